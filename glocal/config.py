@@ -1,0 +1,243 @@
+"""Recipes: typed, checked when loaded, and written to the run folder as they were resolved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from glocal.errors import GlocalError, did_you_mean
+from glocal.methods import method_class
+from glocal.methods.base import MethodSettings
+from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD, ModelSettings
+from glocal.settings import Settings
+from glocal.training.optimizers import OptimizerSettings
+from glocal.views.plan import View
+
+M = TypeVar("M", bound=MethodSettings)
+Triple = tuple[float, float, float]
+
+
+class DataSettings(Settings):
+    """Where the images come from and how they are read."""
+
+    source: str | None = None  # a folder or the name of a data set; --data overrides it
+    test: str | None = None  # labelled images for the k-NN monitor; without, a part of `source` is set aside for it
+    size: int | None = Field(None, ge=8)  # side of the views; null: from the images, at most 224
+    lane: Literal["auto", "resident", "streaming"] = "auto"
+    resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
+    workers: int | None = Field(None, ge=0)  # processes that decode images; null: from the number of cores
+    broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+
+class TrainSettings(Settings):
+    """The training loop."""
+
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(256, ge=2)  # images in an optimiser step, over all processes and accumulated parts
+    accumulate: int = Field(1, ge=1)  # parts in which a process computes its share of the batch
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, ge=1)
+    log_steps: int = Field(10, ge=1)  # optimiser steps between two lines of metrics.csv
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    checkpoint_steps: int | None = Field(None, ge=1)  # in addition to the time
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class MonitorSettings(Settings):
+    """What is watched while training."""
+
+    knn_epochs: int = Field(10, ge=0)  # epochs between two k-NN measurements on labelled data; 0: none
+    knn_k: int = Field(20, ge=1)
+    knn_images: int = Field(10_000, ge=10)  # at most this many images in the bank
+    collapse_epochs: float = Field(1.0, ge=0)  # epochs between two looks at the embeddings; 0: none
+
+
+class Recipe(Settings, Generic[M]):
+    """Everything that decides a run."""
+
+    name: str = "custom"
+    reproduces: str = ""  # paper, table, row
+    published: str = ""  # the number in print, with its protocol
+    seed: int = Field(0, ge=0)
+    data: DataSettings = DataSettings()
+    views: list[View] | None = None  # null: the method's own, for `data.size`
+    model: ModelSettings = ModelSettings()
+    method: M
+    optimizer: OptimizerSettings = OptimizerSettings()
+    train: TrainSettings = TrainSettings()
+    monitor: MonitorSettings = MonitorSettings()
+
+    def to_yaml(self) -> str:
+        """The recipe as a file that `load_mapping` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+AnyRecipe = Recipe[Any]
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes in the package, sorted.
+
+    >>> "sce-cifar10" in recipe_names()
+    True
+    """
+    files = resources.files("glocal.recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_mapping(recipe: str | Path) -> dict[str, Any]:
+    """A recipe's file as a mapping, unchecked.
+
+    Args:
+        recipe: the name of a recipe in the package, or a path that ends in .yaml.
+
+    Raises:
+        GlocalError: no such recipe or file, or no valid YAML mapping in it.
+    """
+    name = str(recipe)
+    if name.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise GlocalError(f"recipe {name}: cannot be read: {error.strerror}") from error
+    elif name in recipe_names():
+        text = resources.files("glocal.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise GlocalError(f"there is no recipe {name!r}; {did_you_mean(name, recipe_names())}")
+    try:
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise GlocalError(f"recipe {name}: no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(mapping, dict):
+        raise GlocalError(f"recipe {name}: must be a mapping of sections (data, model, method, …)")
+    mapping.setdefault("name", Path(name).stem)
+    return mapping
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """`["train.epochs=10"]` → `{"train.epochs": 10}`; values are YAML.
+
+    >>> parse_overrides(["train.epochs=10", "data.test=null"])
+    {'train.epochs': 10, 'data.test': None}
+    """
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise GlocalError(f"--set {setting}: write it as section.key=value, for example train.epochs=10")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise GlocalError(f"--set {setting}: {value!r} is no valid YAML value") from error
+    return overrides
+
+
+def build_recipe(
+    mapping: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, data_size: int | None = None
+) -> AnyRecipe:
+    """Checks a mapping with its overrides and fills in what is derived: the size, the views, the stem.
+
+    Args:
+        mapping: sections as in a recipe file.
+        overrides: values by dotted path, `{"train.epochs": 10, "views.1.grey": 0.2}`.
+        data_size: side of the images in pixels, used when neither says `data.size`.
+
+    Raises:
+        GlocalError: an unknown key, a wrong type or value; one line that names the place and the nearest valid key.
+    """
+    overrides = dict(overrides or {})
+    raw = copy.deepcopy(dict(mapping))
+    of_views = {path: value for path, value in overrides.items() if path.startswith("views.")}
+    for path, value in overrides.items():
+        if path not in of_views:
+            _assign(raw, path, value)
+    recipe = _check(raw)
+    size = recipe.data.size or data_size or 224
+    raw["data"] = {**(raw.get("data") or {}), "size": size}
+    raw["model"] = recipe.model.for_size(size).model_dump()
+    if recipe.views is None:
+        plan = method_class(recipe.method.name).view_plan(size)
+        raw["views"] = [view.model_dump(mode="json") for view in plan]
+    for path, value in of_views.items():
+        _assign(raw, path, value)
+    return _check(raw)
+
+
+def _assign(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Sets a value by its dotted path; numbers are positions in lists. Unknown keys are found by the check."""
+    *parents, last = path.split(".")
+    place: Any = raw
+    for depth, part in enumerate(parents):
+        if isinstance(place, list):
+            place = place[_position(place, part, path)]
+        else:
+            if place.get(part) is None or not isinstance(place[part], dict | list):
+                if depth and isinstance(place.get(part), str | int | float):
+                    raise GlocalError(f"--set {path}: {'.'.join(parents[: depth + 1])} has no parts")
+                place[part] = {}
+            place = place[part]
+    if isinstance(place, list):
+        place[_position(place, last, path)] = value
+    else:
+        place[last] = value
+
+
+def _position(values: Sequence[Any], part: str, path: str) -> int:
+    if not part.isdigit() or int(part) >= len(values):
+        raise GlocalError(f"--set {path}: {part!r} is no position in a list of {len(values)} (they count from 0)")
+    return int(part)
+
+
+def _check(raw: Mapping[str, Any]) -> AnyRecipe:
+    where = f"recipe {raw.get('name', 'custom')}"
+    method = raw.get("method", {})
+    if not isinstance(method, Mapping):
+        raise GlocalError(f"{where}: method must be a section with a name, for example method.name=sce")
+    settings = method_class(str(method.get("name", "sce"))).Settings
+    schema = Recipe[settings]  # type: ignore[valid-type]
+    try:
+        return schema.model_validate({**raw, "method": {**method, "name": method.get("name", "sce")}})
+    except ValidationError as error:
+        raise GlocalError(f"{where}: {_describe(error.errors()[0], schema)}") from None
+
+
+def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    """One of pydantic's findings as a sentence that names the place and the mend."""
+    location = [part for part in error["loc"] if not (isinstance(part, str) and part in {"float", "Schedule"})]
+    path = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        parent = ".".join(str(part) for part in location[:-1])
+        known = _keys_at(schema, location[:-1])
+        choices = [f"{parent}.{key}" if parent else key for key in known]
+        return f"{path} is not a setting; {did_you_mean(path, choices)}"
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be", 1)
+    return f"{path} {message}, not {error['input']!r}" if message.startswith("must be") else f"{path}: {message}"
+
+
+def _keys_at(schema: Any, location: Sequence[Any]) -> list[str]:
+    """The valid keys of the section at `location`."""
+    for part in location:
+        models = [schema, *get_args(schema)]
+        fields = next(
+            (m.model_fields for m in models if isinstance(m, type) and issubclass(m, BaseModel)), {}
+        )
+        if isinstance(part, str) and part in fields:
+            schema = fields[part].annotation
+    models = [schema, *get_args(schema), *(inner for arg in get_args(schema) for inner in get_args(arg))]
+    found = next((m for m in models if isinstance(m, type) and issubclass(m, BaseModel)), None)
+    return list(found.model_fields) if found else []

@@ -1,0 +1,68 @@
+"""Which images make up which batch: a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import Tensor
+
+from glocal.errors import GlocalError
+from glocal.views.random import permutation
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(length: int, seed: int, epoch: int) -> Tensor:
+    return permutation(length, seed, "shuffle", epoch)
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The order of the images over a training.
+
+    Each epoch is a new permutation; what does not fill a batch at its end is left out. The global batch of a step is
+    the same for any number of processes and parts, which take consecutive shares of it.
+
+    Attributes:
+        length: images in the source.
+        batch_size: images in an optimiser step.
+        seed: the run's seed.
+        rank, processes: this process, and how many there are.
+        parts: batches in which a process works off its share of a step (gradient accumulation).
+    """
+
+    length: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    processes: int = 1
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size > self.length:
+            raise GlocalError(f"train.batch_size is {self.batch_size}, but there are only {self.length} images")
+        if self.batch_size % (self.processes * self.parts):
+            raise GlocalError(
+                f"train.batch_size={self.batch_size} must be a multiple of devices x accumulate = "
+                f"{self.processes} x {self.parts}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return self.length // self.batch_size
+
+    @property
+    def share(self) -> int:
+        """Images in one of this process' parts of a step."""
+        return self.batch_size // (self.processes * self.parts)
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[tuple[int, Tensor]]:
+        """For each step from `first_step` up to `last_step` (excluded), `parts` times (epoch, indices (share,))."""
+        for step in range(first_step, last_step):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            order = _epoch_order(self.length, self.seed, epoch)
+            start = place * self.batch_size + self.rank * self.share * self.parts
+            for part in range(self.parts):
+                yield epoch, order[start + part * self.share : start + (part + 1) * self.share]

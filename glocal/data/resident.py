@@ -1,0 +1,128 @@
+"""The resident lane: all images lie on the training device as one tensor, and views are made there in batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from glocal.console import progress_bar
+from glocal.data.order import BatchOrder
+from glocal.data.skipped import SkippedImages
+from glocal.data.sources import Source
+from glocal.errors import BrokenImageError, GlocalError
+from glocal.views.batch import Views
+from glocal.views.crops import render_batch
+from glocal.views.geometry import ViewGeometry
+from glocal.views.photometric import apply_photometry
+from glocal.views.plan import ViewPlan
+
+
+class MixedSizesError(GlocalError):
+    """The images do not have one size, so they cannot be one tensor."""
+
+
+def read_all(source: Source, skipped: SkippedImages, *, progress: bool = True) -> Tensor:
+    """All images of a source as one tensor.
+
+    In place of an unreadable image stands the next readable one, as in the streaming lane, so that indices keep
+    their meaning.
+
+    Returns:
+        (N, 3, H, W) uint8 on the CPU.
+
+    Raises:
+        MixedSizesError: two images differ in size.
+        GlocalError: more images are unreadable than `skipped` allows.
+    """
+    if hasattr(source, "images"):
+        return source.images()  # type: ignore[no-any-return]
+    images: Tensor | None = None
+    broken: list[int] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("images", visible=progress) as bar:
+        task = bar.add_task("reading", total=len(source))
+        for index, result in enumerate(pool.map(_try_read, [source] * len(source), range(len(source)))):
+            bar.advance(task)
+            if isinstance(result, BrokenImageError):
+                skipped.record([result])
+                broken.append(index)
+                continue
+            if images is None:
+                images = torch.empty((len(source), *result.shape), dtype=torch.uint8)
+            if result.shape != images.shape[1:]:
+                pool.shutdown(wait=False, cancel_futures=True)
+                height, width = result.shape[1:]
+                raise MixedSizesError(
+                    f"data.lane=resident needs images of one size; {source.keys[index]} is {width}x{height}, "
+                    f"others are {images.shape[3]}x{images.shape[2]}; use data.lane=streaming"
+                )
+            images[index] = result
+    if images is None:
+        raise GlocalError(f"{source.name}: none of the {len(source)} images can be read")
+    for index in reversed(broken):
+        images[index] = images[(index + 1) % len(source)]
+    return images
+
+
+def _try_read(source: Source, index: int) -> Tensor | BrokenImageError:
+    try:
+        return source[index].image
+    except BrokenImageError as error:
+        return error
+
+
+class ResidentLane:
+    """Views of images that lie on the training device.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        plan: which views.
+        order: which images in which step.
+        device: where images are kept and views are made.
+        mean, std: the normalisation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        plan: ViewPlan,
+        order: BatchOrder,
+        device: torch.device,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.images = images.to(device)
+        self.plan = plan
+        self.order = order
+        self.mean, self.std = mean, std
+        self._size = torch.tensor(images.shape[-2:])
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Views]:
+        """The views of each part of each step from `first_step` up to `last_step` (excluded)."""
+        for epoch, index in self.order.batches(first_step, last_step):
+            yield self.views(epoch, index)
+
+    def views(self, epoch: int, index: Tensor) -> Views:
+        """The views of the images `index` (B,) in an epoch."""
+        device = self.images.device
+        geometry = self.plan.draw_geometry(self._size, self.order.seed, epoch, index)
+        photometry = self.plan.draw_photometry(self.order.seed, epoch, index)
+        geometry = ViewGeometry(
+            geometry.box.to(device, torch.float32), geometry.flipped.to(device, non_blocking=True)
+        )
+        index = index.to(device, non_blocking=True)
+        images = self.images[index].float().div_(255)
+        shown = tuple(
+            apply_photometry(
+                render_batch(images, geometry.view(number), view.size, view.interpolation),
+                photometry.view(number),
+                view,
+                mean=self.mean,
+                std=self.std,
+            )
+            for number, view in enumerate(self.plan.views)
+        )
+        return Views(shown, tuple(geometry.view(number) for number in range(len(self.plan))), index)

@@ -1,0 +1,169 @@
+"""The streaming lane: worker processes decode each image once and cut all its crops; the device does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from glocal.data.order import BatchOrder
+from glocal.data.skipped import SkippedImages
+from glocal.data.sources import Source
+from glocal.errors import BrokenImageError, GlocalError
+from glocal.views.batch import Views
+from glocal.views.crops import render_one
+from glocal.views.geometry import ViewGeometry
+from glocal.views.photometric import apply_photometry
+from glocal.views.plan import ViewPlan
+
+T = TypeVar("T")
+
+_SUBSTITUTES = 100  # how many images after an unreadable one are tried in its place
+
+
+@dataclass
+class CroppedBatch:
+    """What a worker sends: uint8 crops, photometry still to be done."""
+
+    epoch: int
+    index: Tensor  # (B,)
+    crops: list[Tensor]  # for each view (B, 3, S, S) uint8
+    box: Tensor  # (B, V, 4)
+    flipped: Tensor  # (B, V)
+    broken: list[BrokenImageError]
+    complete: bool  # False: an unreadable image found no substitute
+
+    def pin_memory(self) -> CroppedBatch:
+        """Page-locks the crops, so that their copy to the device overlaps with its work."""
+        self.crops = [crop.pin_memory() for crop in self.crops]
+        return self
+
+
+class _Crops(Dataset[CroppedBatch]):
+    """Turns a list of (epoch, index) into a batch; runs in the workers."""
+
+    def __init__(self, source: Source, plan: ViewPlan, seed: int) -> None:
+        self.source = source
+        self.plan = plan
+        self.seed = seed
+
+    def __getitems__(self, requests: list[tuple[int, int]]) -> CroppedBatch:
+        epoch = requests[0][0]
+        index = torch.tensor([index for _, index in requests])
+        views = self.plan.views
+        crops = [torch.empty(len(index), 3, view.size, view.size, dtype=torch.uint8) for view in views]
+        boxes, flips = torch.empty(len(index), len(views), 4), torch.empty(len(index), len(views)).bool()
+        batch = CroppedBatch(epoch, index, crops, boxes, flips, broken=[], complete=True)
+        for row, number in enumerate(index.tolist()):
+            image = self._read(number, batch.broken)
+            if image is None:
+                batch.complete = False
+                break
+            # Drawn with the index that was asked for, whichever image stands in.
+            drawn = self.plan.draw_geometry(
+                torch.tensor(image.shape[1:]), self.seed, epoch, index[row : row + 1]
+            )
+            boxes[row], flips[row] = drawn.box[0], drawn.flipped[0]
+            places = zip(drawn.box[0].int().tolist(), drawn.flipped[0].tolist(), views, crops, strict=True)
+            for box, flipped, view, crop in places:
+                crop[row] = render_one(image, box, flipped, view.size, view.interpolation)
+        return batch
+
+    def _read(self, index: int, broken: list[BrokenImageError]) -> Tensor | None:
+        """The image, or the next readable one."""
+        for step in range(min(_SUBSTITUTES, len(self.source))):
+            try:
+                return self.source[(index + step) % len(self.source)].image
+            except BrokenImageError as error:
+                broken.append(error)
+        return None
+
+
+def as_it_is(batch: T) -> T:
+    """The collation of batches that a dataset has put together itself."""
+    return batch
+
+
+class StreamingLane:
+    """Views of images that are decoded as they are needed, once for all their views.
+
+    Args:
+        source: the images.
+        plan: which views.
+        order: which images in which step.
+        device: where photometric operations run.
+        mean, std: the normalisation.
+        workers: processes that decode; 0 decodes in this one.
+        skipped: takes down unreadable images.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: ViewPlan,
+        order: BatchOrder,
+        device: torch.device,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        workers: int,
+        skipped: SkippedImages,
+    ) -> None:
+        self.dataset = _Crops(source, plan, order.seed)
+        self.plan = plan
+        self.order = order
+        self.device = device
+        self.mean, self.std = mean, std
+        self.workers = workers
+        self.skipped = skipped
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Views]:
+        """The views of each part of each step from `first_step` up to `last_step` (excluded).
+
+        Raises:
+            GlocalError: too many images are unreadable, or a worker process died.
+        """
+        requests = (
+            [(epoch, number) for number in index.tolist()]
+            for epoch, index in self.order.batches(first_step, last_step)
+        )
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists; it is passed over once
+            collate_fn=as_it_is,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        try:
+            for batch in loader:
+                self.skipped.record(batch.broken)
+                if not batch.complete:
+                    raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")
+                yield self._finish(batch)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise GlocalError(
+                "a process that decodes images died, often for want of memory or of /dev/shm; try a smaller "
+                "train.batch_size or data.workers (0 decodes in the main process)"
+            ) from error
+
+    def _finish(self, batch: CroppedBatch) -> Views:
+        photometry = self.plan.draw_photometry(self.order.seed, batch.epoch, batch.index)
+        geometry = ViewGeometry(batch.box.to(self.device), batch.flipped.to(self.device))
+        shown = tuple(
+            apply_photometry(
+                crop.to(self.device, non_blocking=True).float().div_(255),
+                photometry.view(number),
+                view,
+                mean=self.mean,
+                std=self.std,
+            )
+            for number, (crop, view) in enumerate(zip(batch.crops, self.plan.views, strict=True))
+        )
+        places = tuple(geometry.view(number) for number in range(len(self.plan)))
+        return Views(shown, places, batch.index.to(self.device))

@@ -1,0 +1,27 @@
+"""The few collective operations that methods and monitors need; identities in a single process."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def process_count() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """This process' number, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@torch.no_grad()
+def all_gather(tensor: Tensor) -> Tensor:
+    """The rows of all processes in the order of their ranks, without gradient: (B, …) → (P·B, …)."""
+    if process_count() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(process_count())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,109 @@
+"""Soft contrastive targets: the similarity of images to one another (SCE, ReSSL)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from glocal.errors import GlocalError
+from glocal.losses.precision import full_precision
+
+
+@full_precision
+def sce(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    temperature: float,
+    target_temperature: float,
+    coefficient: float,
+) -> Tensor:
+    """Similarity Contrastive Estimation: cross-entropy between w = λ·one-hot + (1 − λ)·s and the prediction p.
+
+    p is the softmax of the query's similarities at temperature τ, s that of the key's at temperature τₘ.
+    Denize et al., "Similarity Contrastive Estimation for Self-Supervised Soft Contrastive Learning", WACV 2023.
+
+    With `negatives`, Algorithm 1 of the supplement: both distributions run over the positive and the negatives, and the
+    positive's logit in s is 0, as printed there. Without, the equations of the supplement's section B: both run
+    over the keys of the batch, and sᵢᵢ = 0.
+
+    Args:
+        query: (B, D) unit vectors of the online network.
+        key: (B, D) unit vectors of the momentum network, detached by the caller.
+        negatives: (K, D) unit vectors (the queue), or None for the keys of the batch (B ≥ 2).
+        temperature: τ > 0 of the prediction.
+        target_temperature: τₘ > 0 of the target, smaller than τ to sharpen it.
+        coefficient: λ in [0, 1]; 1 is InfoNCE.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    Raises:
+        GlocalError: no negatives and a batch of one.
+    """
+    if negatives is None:
+        logits = query @ key.T / temperature  # (B, B)
+        positive = logits.diagonal()
+        target = _similarity_to_others(key, target_temperature)
+        expected = (target * logits).sum(dim=1)
+        normaliser = logits.logsumexp(dim=1)
+    else:
+        positive = (query * key).sum(dim=1) / temperature  # (B,)
+        logits = query @ negatives.T / temperature  # (B, K)
+        # Algorithm 1's zero logit for the positive shares the softmax with the negatives.
+        target_logits = key @ negatives.T / target_temperature
+        target = torch.softmax(torch.nn.functional.pad(target_logits, (1, 0)), dim=1)  # (B, 1 + K)
+        expected = target[:, 0] * positive + (target[:, 1:] * logits).sum(dim=1)
+        normaliser = torch.logaddexp(positive, logits.logsumexp(dim=1))
+    # −Σ w·log p with Σ w = 1: the B × K log-probabilities are never held.
+    return (normaliser - coefficient * positive - (1 - coefficient) * expected).mean()
+
+
+@full_precision
+def relational(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    temperature: float,
+    target_temperature: float,
+) -> Tensor:
+    """ReSSL: cross-entropy between the key's and the query's similarities to other images, the positive left out.
+
+    Zheng et al., "ReSSL: Relational Self-Supervised Learning with Weak Augmentation", NeurIPS 2021, eq. 5–7.
+
+    Args:
+        query: (B, D) unit vectors of the online network.
+        key: (B, D) unit vectors of the momentum network, detached by the caller.
+        negatives: (K, D) unit vectors (the queue), or None for the other keys of the batch (B ≥ 2).
+        temperature: of the prediction.
+        target_temperature: of the target.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    Raises:
+        GlocalError: no negatives and a batch of one.
+    """
+    if negatives is None:
+        target = _similarity_to_others(key, target_temperature)
+        logits = query @ key.T / temperature  # (B, B)
+        normaliser = _without_self(logits).logsumexp(dim=1)
+    else:
+        target = torch.softmax(key @ negatives.T / target_temperature, dim=1)
+        logits = query @ negatives.T / temperature  # (B, K)
+        normaliser = logits.logsumexp(dim=1)
+    return (normaliser - (target * logits).sum(dim=1)).mean()
+
+
+def _similarity_to_others(key: Tensor, temperature: float) -> Tensor:
+    """Softmax of each key's similarity to the other keys of the batch: (B, B) with a zero diagonal."""
+    if len(key) < 2:
+        raise GlocalError("a loss over the batch needs at least 2 images in it, or negatives from a queue")
+    return torch.softmax(_without_self(key @ key.T / temperature), dim=1)
+
+
+def _without_self(logits: Tensor) -> Tensor:
+    itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    return logits.masked_fill(itself, -torch.inf)

@@ -1,0 +1,73 @@
+"""MoCo v2: momentum contrast.
+
+He, Fan, Wu, Xie and Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020
+(Algorithm 1), with the MLP head, the blur and the cosine schedule of Chen, Fan, Girshick and He, "Improved Baselines
+with Momentum Contrastive Learning", 2020. Each query finds its image's key of a slowly moving encoder among a queue of
+others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from glocal.losses import info_nce
+from glocal.methods.base import Method, MethodSettings
+from glocal.models.backbone import Backbone
+from glocal.models.heads import mlp
+from glocal.models.momentum import Buffers, MomentumTeacher
+from glocal.models.queue import NegativeQueue
+from glocal.training.schedules import Scheduled
+from glocal.views.batch import Views
+from glocal.views.plan import Blur, Jitter, View
+
+
+class MoCoSettings(MethodSettings):
+    """Defaults are those of MoCo v2 on ImageNet (its Table 1); `hidden_dim` null is the backbone's own width."""
+
+    name: Literal["moco"] = "moco"
+    hidden_dim: int | None = Field(None, ge=1)
+    output_dim: int = Field(128, ge=1)
+    queue_size: int = Field(65536, ge=1)
+    momentum: Scheduled = 0.999
+    temperature: Scheduled = 0.2
+    teacher_buffers: Buffers = "own"
+    shuffle_groups: int = Field(1, ge=1)
+
+
+class MoCo(Method):
+    """Contrastive learning with a momentum encoder and a queue."""
+
+    Settings = MoCoSettings
+
+    def __init__(self, backbone: Backbone, settings: MoCoSettings) -> None:
+        super().__init__(backbone, settings)
+        self.settings = settings
+        self.projector = mlp(
+            [backbone.dim, settings.hidden_dim or backbone.dim, settings.output_dim], norm=False
+        )
+        self.teacher = MomentumTeacher(self.backbone, self.projector, buffers=settings.teacher_buffers)
+        self.queue = NegativeQueue(settings.queue_size, settings.output_dim)
+        self.new_keys: list[Tensor] = []
+
+    @classmethod
+    def view_plan(cls, size: int) -> list[View]:
+        return [View(count=2, size=size, jitter=Jitter(probability=0.8), grey=0.2, blur=Blur(probability=0.5))]
+
+    def loss(self, views: Views) -> Tensor:
+        """Algorithm 1: `views` are the query's and the key's view of each image."""
+        first, second = views.images
+        query = normalize(self.projector(self.backbone(first)).float(), dim=1)  # (B, D)
+        key = normalize(self.teacher(second, self.settings.shuffle_groups, self.now.step).float(), dim=1)  # (B, D)
+        self.new_keys.append(key)
+        self.embedding = query.detach()
+        return info_nce(query, key, self.queue.keys, temperature=self.now.temperature)
+
+    def after_step(self) -> None:
+        self.queue.enqueue(torch.cat(self.new_keys))
+        self.new_keys.clear()
+        self.teacher.update(self.backbone, self.projector, momentum=self.now.momentum)

@@ -1,0 +1,177 @@
+"""Backbones: timm's models with a stem for small images, and the normalisation that they were trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import timm
+import torch
+from pydantic import Field
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError, did_you_mean
+from glocal.settings import Settings
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
+_SMALL_SIDE = 64  # up to this side, a stem that divides it by four at once loses too much
+
+
+class ModelSettings(Settings):
+    """The network to train.
+
+    `options` go to the model's constructor in timm, e.g. `{patch_size: 8}` or `{channels: [16, 32, 64, 128]}`.
+    """
+
+    name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base
+    stem: Literal["auto", "standard", "small"] = "auto"  # small: 3×3 stride 1, no pooling (ResNets; images ≤ 64)
+    pretrained: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def for_size(self, size: int) -> ModelSettings:
+        """The same with the stem decided for images of `size` pixels."""
+        if self.stem != "auto":
+            return self
+        small = size <= _SMALL_SIDE and issubclass(_entry_family(self.name), ResNet)
+        return self.model_copy(update={"stem": "small" if small else "standard"})
+
+
+def _entry_family(name: str) -> type:
+    """ResNet for names whose network is timm's ResNet; object otherwise, without building the network."""
+    module = getattr(timm.models.model_entrypoint(_known(name)), "__module__", "")
+    return ResNet if module == "timm.models.resnet" else object
+
+
+def _known(name: str) -> str:
+    name = _ALIASES.get(name, name)
+    if not timm.is_model(name):
+        hint = did_you_mean(name, [*timm.list_models(), *_ALIASES]) if name else ""
+        hint = hint if hint.startswith("did") else "`timm.list_models()` lists the names"
+        raise GlocalError(f"model.name: timm has no model {name!r}; {hint}")
+    return name
+
+
+class Backbone(nn.Module):
+    """A network that turns images into features, with the size and the normalisation of the images it knows.
+
+    Args:
+        network: a timm model without classifier.
+        size: side in pixels of the images that it is trained on.
+        mean, std: per channel, of RGB in [0, 1].
+        label: a name for tables.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        size: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        label: str = "backbone",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+        self.label = label
+        self.dim: int = network.num_features  # type: ignore[assignment]
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""
+        return self.network(images)  # type: ignore[no-any-return]
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images as users have them → normalised images on the backbone's device.
+
+        Args:
+            images: (B, 3, S, S) uint8, or floating point in [0, 1].
+
+        Raises:
+            GlocalError: another shape or dtype.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise GlocalError(f"images must have the shape (B, 3, height, width), not {tuple(images.shape)}")
+        images = images.to(self.mean.device)
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        elif not images.is_floating_point():
+            raise GlocalError(f"images must be uint8 or floating point in [0, 1], not {images.dtype}")
+        return (images.to(self.mean) - self.mean) / self.std
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, D) in float32, in evaluation mode and without gradient.
+
+        Args:
+            images: (B, 3, S, S) uint8, or floating point in [0, 1]; normalised here.
+        """
+        return self._in_eval_mode(self.network, images)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """The class token and the patch tokens of a vision transformer, (B, 1 + N, D) in float32.
+
+        Args:
+            images: as for `features`.
+
+        Raises:
+            GlocalError: the network is no vision transformer.
+        """
+        if not isinstance(self.network, VisionTransformer):
+            raise GlocalError(f"{type(self.network).__name__} has no tokens; use .features, or a vision transformer")
+        return self._in_eval_mode(self.network.forward_features, images)
+
+    def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        training = self.training
+        self.eval()
+        try:
+            return function(self.prepare(images)).float()
+        finally:
+            self.train(training)
+
+
+def build_backbone(
+    settings: ModelSettings,
+    *,
+    size: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Backbone:
+    """Builds the network of a recipe's `model` section, randomly initialised by torch's global generator.
+
+    Residual branches of ResNets do not start at zero (torchvision's default, which the papers use) unless
+    `options.zero_init_last` says so. Vision transformers take any image size that their patches divide.
+
+    Raises:
+        GlocalError: unknown name, an option that the model does not take, or a small stem on another family.
+    """
+    settings = settings.for_size(size)
+    name = _known(settings.name)
+    options = dict(settings.options)
+    if _entry_family(name) is ResNet:
+        options.setdefault("zero_init_last", False)
+    elif name.startswith("vit_"):
+        options = {"img_size": size, "dynamic_img_size": True, **options}
+    try:
+        network = timm.create_model(name, pretrained=settings.pretrained, num_classes=0, **options)
+    except TypeError as error:
+        raise GlocalError(f"model.options: {settings.name} does not take them: {error}") from error
+    except OSError as error:
+        raise GlocalError(f"model.pretrained: the weights of {settings.name} cannot be fetched: {error}") from error
+    if settings.stem == "small":
+        if not isinstance(network, ResNet) or not isinstance(network.conv1, nn.Conv2d):
+            raise GlocalError(f"model.stem: the small stem is for ResNets, not for {settings.name}; use standard")
+        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    return Backbone(network, size=size, mean=mean, std=std, label=settings.name)

@@ -1,0 +1,59 @@
+"""Values that change over the training, step by step: learning rate, weight decay, momentum, temperatures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from glocal.settings import Settings
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the training stands: `step` counts optimiser steps from 0."""
+
+    step: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+class Schedule(Settings):
+    """From `start` to `end`, after a linear warm-up from `warmup_start` to `start`.
+
+    `epochs` is the length including the warm-up; afterwards the value stays at `end`. By default it is the whole
+    training.
+    """
+
+    start: float
+    end: float
+    kind: Literal["cosine", "linear"] = "cosine"
+    epochs: float | None = Field(None, gt=0)
+    warmup_epochs: float = Field(0.0, ge=0)
+    warmup_start: float = 0.0
+
+    def at(self, clock: Clock) -> float:
+        """The value for the step that `clock` shows."""
+        warmup = self.warmup_epochs * clock.steps_per_epoch
+        if clock.step < warmup:
+            return self.warmup_start + (self.start - self.warmup_start) * clock.step / warmup
+        length = clock.total_steps if self.epochs is None else self.epochs * clock.steps_per_epoch
+        done = min(1.0, (clock.step - warmup) / max(1.0, length - warmup))
+        if self.kind == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return self.start + (self.end - self.start) * done
+
+
+Scheduled = float | Schedule
+"""A setting that is constant (a number) or changes (a schedule)."""
+
+
+def value_at(value: Scheduled, clock: Clock) -> float:
+    """The value of a constant or a schedule at a step.
+
+    >>> value_at(0.99, Clock(0, 10, 100)), value_at(Schedule(start=0.0, end=1.0), Clock(50, 10, 100))
+    (0.99, 0.5)
+    """
+    return value.at(clock) if isinstance(value, Schedule) else value

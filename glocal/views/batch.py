@@ -1,0 +1,24 @@
+"""A batch as methods receive it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from glocal.views.geometry import ViewGeometry
+
+
+@dataclass(frozen=True)
+class Views:
+    """All views of a batch of images.
+
+    Attributes:
+        images: for each view (B, 3, S, S), normalised float; S may differ from view to view.
+        geometry: for each view where its crops lie in the source images.
+        index: (B,) int64, each image's index in its source.
+    """
+
+    images: tuple[Tensor, ...]
+    geometry: tuple[ViewGeometry, ...]
+    index: Tensor

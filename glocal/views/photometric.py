@@ -1,0 +1,153 @@
+"""Photometric operations on batches, each image with its own parameters; no loop over images.
+
+Colour arithmetic follows torchvision's `adjust_*` functions on float images in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from glocal.views.crops import resample
+from glocal.views.plan import Photometry, View
+
+_HUE = 3
+_GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+# On a CPU the passes over an image should meet in the cache: this many bytes of pixels are worked on at a time.
+_CPU_CHUNK_BYTES = 4 << 20
+
+
+def apply_photometry(
+    images: Tensor, parameters: Photometry, view: View, *, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Jitter, greyscale, blur, solarize and normalise, each image by its own drawn parameters.
+
+    Args:
+        images: (B, 3, S, S) float in [0, 1]; overwritten.
+        parameters: (B,) drawn values, on the CPU (they steer which images an operation touches).
+        view: the settings that the parameters were drawn with.
+        mean, std: per channel, subtracted and divided by last.
+
+    Returns:
+        (B, 3, S, S) float, normalised.
+    """
+    rows = len(images)
+    if images.device.type == "cpu":
+        rows = max(1, _CPU_CHUNK_BYTES // (images[0].numel() * images.element_size()))
+    for first in range(0, len(images), rows):
+        chunk = slice(first, first + rows)
+        images[chunk] = _apply(images[chunk], parameters.rows(chunk), view)
+    centre, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    return images.sub_(centre).div_(spread)
+
+
+def _apply(images: Tensor, parameters: Photometry, view: View) -> Tensor:
+    if view.jitter.probability > 0:
+        images = jitter(images, parameters)
+    if view.grey > 0:
+        chosen = _on(images, parameters.grey)
+        images = torch.where(chosen, greyscale(images), images)
+    if view.blur.probability > 0:
+        rows = parameters.blur.nonzero()[:, 0]
+        if len(rows) > 0:
+            sigma = parameters.sigma[rows].to(images)
+            rows = rows.to(images.device)
+            images[rows] = gaussian_blur(images[rows], sigma, view.blur.kernel_size_at(view.size))
+    if view.solarize.probability > 0:
+        chosen = _on(images, parameters.solarize)
+        images = torch.where(chosen & (images >= view.solarize.threshold), 1 - images, images)
+    return images
+
+
+def _on(images: Tensor, values: Tensor) -> Tensor:
+    """(B,) parameters as (B, 1, 1, 1) on the images' device; floats in the images' dtype."""
+    values = values.to(images.dtype) if values.is_floating_point() else values
+    return values.to(images.device, non_blocking=True)[:, None, None, None]
+
+
+def greyscale(images: Tensor) -> Tensor:
+    """Luminance, (B, 3, S, S) → (B, 1, S, S)."""
+    red, green, blue = _GREY_WEIGHTS
+    return images[:, 0:1] * red + images[:, 1:2] * green + images[:, 2:3] * blue
+
+
+def jitter(images: Tensor, parameters: Photometry) -> Tensor:
+    """Brightness, contrast, saturation and hue, in each image's own order.
+
+    The first three are one operation, clamp(f·x + (1 − f)·y): y is 0 for brightness, the image's mean luminance for
+    contrast and the pixel's luminance for saturation. So each of the four slots is one blend of the whole batch, with
+    factor 1 where the slot's operation is hue, and one change of hue for the images whose slot it is.
+    """
+    factors = torch.stack([parameters.brightness, parameters.contrast, parameters.saturation], dim=1)
+    neutral = torch.ones_like(factors[:, :1])
+    factors = torch.cat([factors, neutral], dim=1)  # (B, 4), by operation
+    factor_at = factors.gather(1, parameters.order)  # (B, 4), by slot
+    for slot in range(4):
+        operation = parameters.order[:, slot]
+        factor = factor_at[:, slot]
+        mean_share, pixel_share = ((1 - factor) * (operation == number) for number in (1, 2))
+        if bool((factor != 1).any()):
+            grey = greyscale(images)
+            mean = grey.mean(dim=(2, 3), keepdim=True)
+            other = grey.mul_(_on(images, pixel_share)).add_(mean * _on(images, mean_share))
+            images = images.mul(_on(images, factor)).add_(other).clamp_(0, 1)
+        rows = ((operation == _HUE) & (parameters.hue != 0)).nonzero()[:, 0]
+        if len(rows) > 0:
+            shift = _on(images, parameters.hue[rows])[:, 0]
+            rows = rows.to(images.device)
+            images[rows] = shift_hue(images[rows], shift)
+    return images
+
+
+def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turns the hue, keeping saturation and value of HSV.
+
+    With V the largest and C = V − min the chroma, channel n of the result is V − C·clamp(min(k, 4 − k), 0, 1),
+    k = (n + 6·hue) mod 6, n = 5, 3, 1 for red, green, blue.
+
+    Args:
+        images: (B, 3, S, S) in [0, 1].
+        shift: in turns, broadcasts with (B, S, S).
+    """
+    red, green, blue = images.unbind(1)
+    value = images.amax(dim=1)  # (B, S, S)
+    chroma = value - images.amin(dim=1)
+    divisor = torch.where(chroma == 0, 1.0, chroma)
+    from_red, from_green, from_blue = (green - blue) / divisor, (blue - red) / divisor, (red - green) / divisor
+    sextant = torch.where(value == green, from_green + 2, from_blue + 4)
+    sextant = torch.where(value == red, from_red, sextant) + 6 * shift
+    offsets = images.new_tensor([5, 3, 1])[:, None, None]
+    k = (offsets + sextant[:, None]).remainder_(6)  # (B, 3, S, S)
+    share = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return value[:, None] - chroma[:, None] * share
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian blur with a σ for each image and reflected borders, as torchvision's `gaussian_blur`.
+
+    Args:
+        images: (B, C, S, S).
+        sigma: (B,) pixels.
+        kernel_size: odd; cut to the largest that reflection allows (2·S − 1).
+    """
+    height, width = images.shape[2:]
+    radius = min(kernel_size // 2, height - 1, width - 1)
+    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.softmax(-0.5 * (taps / sigma[:, None]) ** 2, dim=1)  # (B, taps)
+    down, across = (_banded(kernel, length) for length in (height, width))
+    return resample(images, down, across)
+
+
+def _banded(kernel: Tensor, length: int) -> Tensor:
+    """The matrix (B, length, length) that convolves a line with each image's kernel, borders reflected."""
+    radius = kernel.shape[1] // 2
+    places = torch.arange(length, device=kernel.device)
+    source = places[:, None] + torch.arange(-radius, radius + 1, device=kernel.device)  # (length, taps)
+    source = source.abs()
+    source = torch.where(source >= length, 2 * (length - 1) - source, source)
+    band = kernel.new_zeros(len(kernel), length, length)
+    return band.scatter_add_(
+        2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, length, -1)
+    )

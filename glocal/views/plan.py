@@ -1,0 +1,217 @@
+"""What views a method looks at: settings for each view, and the drawing of their random parameters.
+
+Parameters are drawn here for all views of all images at once, from counters alone (`glocal.views.random`), before any
+pixel is touched. Both lanes of the loader execute these drawings, so they show the same views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from glocal.settings import Settings
+from glocal.views.geometry import ViewGeometry
+from glocal.views.random import uniform
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[float, float]
+
+_ATTEMPTS = 10  # torchvision's RandomResizedCrop also tries ten boxes before it takes the central one
+
+
+class Jitter(Settings):
+    """Colour jitter in random order. Factors are drawn from [max(0, 1 − x), 1 + x], hue from [−hue, hue]."""
+
+    probability: Probability = 0.0
+    brightness: float = Field(0.4, ge=0)
+    contrast: float = Field(0.4, ge=0)
+    saturation: float = Field(0.4, ge=0)
+    hue: float = Field(0.1, ge=0, le=0.5)
+
+    @classmethod
+    def of_strength(cls, strength: float, probability: float = 0.8) -> Jitter:
+        """SimCLR's distortion of strength s: 0.8·s for brightness, contrast and saturation, 0.2·s for hue."""
+        factor = 0.8 * strength
+        return cls(
+            probability=probability, brightness=factor, contrast=factor, saturation=factor, hue=0.2 * strength
+        )
+
+
+class Blur(Settings):
+    """Gaussian blur with σ in pixels drawn from `sigma`.
+
+    `kernel_size` (odd) defaults to a tenth of the view's side, as SimCLR has it: 23 at 224, 3 at 32.
+    """
+
+    probability: Probability = 0.0
+    sigma: Range = (0.1, 2.0)
+    kernel_size: int | None = Field(None, ge=1)
+
+    def kernel_size_at(self, size: int) -> int:
+        """The odd side of the kernel for a view of `size` pixels: twice half a tenth, plus 1, at least 3.
+
+        >>> Blur().kernel_size_at(224), Blur().kernel_size_at(32)
+        (23, 3)
+        """
+        return self.kernel_size or max(3, 2 * (size // 20) + 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 0 < self.sigma[0] <= self.sigma[1]:
+            raise ValueError(f"sigma must be a range of positive numbers, not {list(self.sigma)}")
+        if self.kernel_size is not None and self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        return self
+
+
+class Solarize(Settings):
+    """Inversion of the pixels at or above `threshold` (of 1)."""
+
+    probability: Probability = 0.0
+    threshold: float = Field(0.5, ge=0, le=1)
+
+
+class View(Settings):
+    """One kind of view: a random resized crop, a flip, and the photometric operations in this order."""
+
+    name: str = "view"
+    count: int = Field(1, ge=1)  # how many views of this kind
+    size: int = Field(224, ge=1)  # side in pixels
+    scale: Range = (0.2, 1.0)  # share of the image's area
+    ratio: Range = (3 / 4, 4 / 3)  # width / height
+    flip: Probability = 0.5
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    jitter: Jitter = Jitter()
+    grey: Probability = 0.0
+    blur: Blur = Blur()
+    solarize: Solarize = Solarize()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be a range within (0, 1], not {list(self.scale)}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be a range of positive numbers, not {list(self.ratio)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """Drawn photometric parameters, each (B,) or, for several views, (B, V).
+
+    An operation that does not apply to an image has its neutral value (factor 1, shift 0) or False.
+    """
+
+    order: Tensor  # (…, 4) int64: operations in order (0 brightness, 1 contrast, 2 saturation, 3 hue)
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor  # shift in turns
+    grey: Tensor  # bool
+    blur: Tensor  # bool
+    sigma: Tensor  # pixels
+    solarize: Tensor  # bool
+
+    def view(self, number: int) -> Photometry:
+        """The parameters of one view out of several."""
+        return Photometry(*(getattr(self, field.name)[:, number] for field in fields(self)))
+
+    def rows(self, rows: slice) -> Photometry:
+        """The parameters of some images of a batch."""
+        return Photometry(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+class ViewPlan:
+    """The views of each image, in order: the kinds of `views`, each repeated `count` times."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self.views = [view for view in views for _ in range(view.count)]
+        self._scale = torch.tensor([view.scale for view in self.views], dtype=torch.float64)  # (V, 2)
+        self._log_ratio = torch.tensor([view.ratio for view in self.views], dtype=torch.float64).log()
+        self._flip = self._column([view.flip for view in self.views])
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    @staticmethod
+    def _column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64)
+
+    def draw_geometry(self, sizes: Tensor, seed: int, epoch: int, index: Tensor) -> ViewGeometry:
+        """Draws a random resized crop and a flip for each view of each image.
+
+        The distribution is that of torchvision's RandomResizedCrop: area and log-ratio uniform, ten attempts, then
+        the largest central box with an allowed ratio; whole pixels.
+
+        Args:
+            sizes: (B, 2) height and width of the source images, or (2,) when all are alike.
+            seed: the run's seed.
+            epoch: counts from 0.
+            index: (B,) int64, each sample's index in its source.
+
+        Returns:
+            Geometry with box (B, V, 4) and flipped (B, V), on the CPU.
+        """
+        height, width = sizes.double().unbind(-1)  # (B,) or ()
+        height, width = height[..., None, None], width[..., None, None]  # broadcast with (B, V, attempts)
+        numbers = torch.arange(2 * _ATTEMPTS + 3)
+        views = torch.arange(len(self))[:, None]
+        draws = uniform(seed, "geometry", epoch, index[:, None, None], views, numbers)  # (B, V, 2·attempts + 3)
+        share, log_ratio = draws[..., :_ATTEMPTS], draws[..., _ATTEMPTS : 2 * _ATTEMPTS]
+        u_top, u_left, u_flip = draws[..., -3:].unbind(-1)
+
+        area = torch.lerp(*self._scale[:, :, None].unbind(1), share) * height * width
+        ratio = torch.lerp(*self._log_ratio[:, :, None].unbind(1), log_ratio).exp()
+        widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+        first = fits.byte().argmax(dim=-1, keepdim=True)  # the first attempt that fits
+        found = fits.any(dim=-1)
+        height, width = height[..., 0], width[..., 0]  # (B, 1) or (1,)
+        bounded = (width / height).clamp(*self._log_ratio.exp().unbind(1))
+        central_width = torch.minimum(width, (height * bounded).round())
+        central_height = torch.minimum(height, (width / bounded).round())
+        crop_width = torch.where(found, widths.gather(-1, first)[..., 0], central_width)  # (B, V)
+        crop_height = torch.where(found, heights.gather(-1, first)[..., 0], central_height)
+        top = torch.where(found, u_top * (height - crop_height + 1), (height - crop_height) / 2).floor()
+        left = torch.where(found, u_left * (width - crop_width + 1), (width - crop_width) / 2).floor()
+        box = torch.stack([left, top, left + crop_width, top + crop_height], dim=-1)
+        return ViewGeometry(box, u_flip < self._flip)
+
+    def draw_photometry(self, seed: int, epoch: int, index: Tensor) -> Photometry:
+        """Draws the photometric parameters of each view of each image.
+
+        Args:
+            seed, epoch, index: as for `draw_geometry`.
+
+        Returns:
+            Parameters of shape (B, V), on the CPU.
+        """
+        views = torch.arange(len(self))[:, None]
+        draws = uniform(seed, "photometry", epoch, index[:, None, None], views, torch.arange(13))  # (B, V, 13)
+        u = draws.unbind(-1)
+        jitters = [view.jitter for view in self.views]
+        jittered = u[0] < self._column([jitter.probability for jitter in jitters])
+
+        def factor(draw: Tensor, strengths: list[float]) -> Tensor:
+            strength = self._column(strengths)
+            drawn = torch.lerp((1 - strength).clamp(min=0), 1 + strength, draw)
+            return torch.where(jittered, drawn, 1.0)
+
+        hue = (2 * u[4] - 1) * self._column([jitter.hue for jitter in jitters])
+        low, high = self._column([x for view in self.views for x in view.blur.sigma]).view(-1, 2).unbind(1)
+        return Photometry(
+            order=draws[..., 5:9].argsort(dim=-1),
+            brightness=factor(u[1], [jitter.brightness for jitter in jitters]),
+            contrast=factor(u[2], [jitter.contrast for jitter in jitters]),
+            saturation=factor(u[3], [jitter.saturation for jitter in jitters]),
+            hue=torch.where(jittered, hue, 0.0),
+            grey=u[9] < self._column([view.grey for view in self.views]),
+            blur=u[10] < self._column([view.blur.probability for view in self.views]),
+            sigma=torch.lerp(low, high, u[11]),
+            solarize=u[12] < self._column([view.solarize.probability for view in self.views]),
+        )

@@ -1,0 +1,121 @@
+"""The losses against the authors' numbers, plain loops and finite differences."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from glocal.errors import GlocalError
+from glocal.losses import info_nce, negative_cosine, relational, sce
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "loss_sce.json").read_text())["sce"]
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_sce_gives_the_authors_numbers(case: dict) -> None:
+    query, key, queue = (torch.tensor(case[name], dtype=torch.float64) for name in ("query", "key", "queue"))
+    settings = {name: case[name] for name in ("temperature", "target_temperature", "coefficient")}
+    assert sce(query, key, queue, **settings).item() == pytest.approx(case["loss_queue"], abs=1e-6)
+    assert sce(query, key, **settings).item() == pytest.approx(case["loss_batch"], abs=1e-6)
+
+
+def test_info_nce_equals_a_plain_loop() -> None:
+    query, key, negatives = unit(5, 7), unit(5, 7, seed=1), unit(11, 7, seed=2)
+    expected = 0.0
+    for q, k in zip(query, key, strict=True):
+        positive = math.exp(float(q @ k) / 0.2)
+        others = sum(math.exp(float(q @ n) / 0.2) for n in negatives)
+        expected -= math.log(positive / (positive + others)) / 5
+    assert info_nce(query, key, negatives, temperature=0.2).item() == pytest.approx(expected, rel=1e-12)
+
+
+def relational_by_loop(query: Tensor, key: Tensor, others: list[Tensor], tau: float, target_tau: float) -> float:
+    """ReSSL where image i sees others[i] (N, D)."""
+    total = 0.0
+    for q, k, bank in zip(query, key, others, strict=True):
+        targets = [math.exp(float(k @ n) / target_tau) for n in bank]
+        logits = [math.exp(float(q @ n) / tau) for n in bank]
+        for target, logit in zip(targets, logits, strict=True):
+            total -= target / sum(targets) * math.log(logit / sum(logits))
+    return total / len(query)
+
+
+@pytest.mark.parametrize("with_queue", [True, False])
+def test_relational_equals_a_plain_loop(with_queue: bool) -> None:
+    query, key, queue = unit(4, 6), unit(4, 6, seed=1), unit(9, 6, seed=2)
+    others = [queue if with_queue else torch.cat([key[:i], key[i + 1 :]]) for i in range(4)]
+    found = relational(query, key, queue if with_queue else None, temperature=0.1, target_temperature=0.05)
+    assert found.item() == pytest.approx(relational_by_loop(query, key, others, 0.1, 0.05), rel=1e-12)
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.3, 0.5, 1.0])
+def test_proposition_1_sce_is_info_nce_plus_relational_plus_ceiling(coefficient: float) -> None:
+    query, key = unit(6, 8), unit(6, 8, seed=1)
+    tau, target_tau = 0.1, 0.05
+    nce = relations = ceiling = 0.0
+    for i in range(6):
+        others = torch.cat([key[:i], key[i + 1 :]])
+        scores = [math.exp(float(query[i] @ k) / tau) for k in key]
+        nce -= math.log(scores[i] / sum(scores)) / 6
+        ceiling -= math.log((sum(scores) - scores[i]) / sum(scores)) / 6
+        relations += relational_by_loop(query[i : i + 1], key[i : i + 1], [others], tau, target_tau) / 6
+    found = sce(query, key, temperature=tau, target_temperature=target_tau, coefficient=coefficient)
+    expected = coefficient * nce + (1 - coefficient) * (relations + ceiling)
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_sce_with_coefficient_one_is_info_nce() -> None:
+    query, key, queue = unit(5, 7), unit(5, 7, seed=1), unit(11, 7, seed=2)
+    soft = sce(query, key, queue, temperature=0.2, target_temperature=0.05, coefficient=1.0)
+    assert soft.item() == pytest.approx(info_nce(query, key, queue, temperature=0.2).item(), rel=1e-12)
+
+
+def test_negative_cosine_equals_a_plain_loop_at_any_length() -> None:
+    p, z = 3 * unit(5, 7), 0.1 * unit(5, 7, seed=1)
+    expected = -sum(float(a @ b) / (float(a.norm()) * float(b.norm())) for a, b in zip(p, z, strict=True)) / 5
+    assert negative_cosine(p, z).item() == pytest.approx(expected, rel=1e-12)
+
+
+LOSSES = {
+    "info_nce": lambda q, k, n: info_nce(q, k, n, temperature=0.5),
+    "sce queue": lambda q, k, n: sce(q, k, n, temperature=0.5, target_temperature=0.3, coefficient=0.4),
+    "sce batch": lambda q, k, n: sce(q, k, temperature=0.5, target_temperature=0.3, coefficient=0.4),
+    "relational queue": lambda q, k, n: relational(q, k, n, temperature=0.5, target_temperature=0.3),
+    "relational batch": lambda q, k, n: relational(q, k, temperature=0.5, target_temperature=0.3),
+    "negative_cosine": lambda q, k, n: negative_cosine(q, k),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_agree_with_finite_differences(name: str) -> None:
+    inputs = [unit(3, 4).requires_grad_(), unit(3, 4, seed=1).requires_grad_(), unit(5, 4, seed=2)]
+    assert torch.autograd.gradcheck(LOSSES[name], inputs)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_keep_the_dtype_and_their_arguments_also_under_autocast(name: str, dtype: torch.dtype) -> None:
+    inputs = [unit(3, 4).to(dtype), unit(3, 4, seed=1).to(dtype), unit(5, 4, seed=2).to(dtype)]
+    before = [tensor.clone() for tensor in inputs]
+    plain = LOSSES[name](*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = LOSSES[name](*inputs)
+    assert plain.dtype == inside.dtype == dtype
+    assert plain.shape == ()
+    assert torch.equal(plain, inside)
+    assert all(torch.equal(a, b) for a, b in zip(before, inputs, strict=True))
+
+
+@pytest.mark.parametrize("name", ["sce batch", "relational batch"])
+def test_a_batch_of_one_without_negatives_is_refused(name: str) -> None:
+    with pytest.raises(GlocalError, match="at least 2 images"):
+        LOSSES[name](unit(1, 4), unit(1, 4), None)
