@@ -9,7 +9,7 @@ from torch import Tensor
 from glocal.views.geometry import ViewGeometry
 
 
-@dataclass(frozen=True)
+@dataclass
 class Views:
     """All views of a batch of images.
 

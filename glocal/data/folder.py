@@ -1,0 +1,114 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glocal.data.images import image_size, read_image
+from glocal.data.sources import Sample
+from glocal.errors import BrokenImageError, GlocalError, did_you_mean
+
+_OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
+
+
+def image_extensions() -> frozenset[str]:
+    """The endings, with their dot and in lower case, of the files that Pillow opens as images."""
+    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return frozenset(readable - {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
+
+
+class ImageFolder:
+    """All images in a folder and the folders in it, at any depth.
+
+    Their order is that of their paths, the same on every machine. Hidden files and folders are passed over; links are
+    followed. Where every image lies below a folder of the first level and there are at least two of these, they are
+    the classes.
+
+    Args:
+        folder: the path.
+
+    Raises:
+        GlocalError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.name = str(folder)
+        if not self.folder.is_dir():
+            raise GlocalError(_no_folder(self.folder))
+        extensions = image_extensions()
+        found = sorted(_files(self.folder))
+        self.keys: Sequence[str] = [key for key in found if os.path.splitext(key)[1].lower() in extensions]
+        if not self.keys:
+            raise GlocalError(
+                f"{self.folder}: there is no image among its {len(found)} files; "
+                "files ending in .jpg, .png, .webp, .tif, .bmp, .gif and what else Pillow opens count"
+            )
+        self.classes: list[str] | None = None
+        self.labels: Tensor | None = None
+        tops = [key.partition("/")[0] if "/" in key else None for key in self.keys]
+        names = sorted({top for top in tops if top is not None})
+        if None not in tops and len(names) > 1:
+            number = {name: place for place, name in enumerate(names)}
+            self.classes = names
+            self.labels = torch.tensor([number[top] for top in tops if top is not None])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        key = self.keys[index]
+        label = None if self.labels is None else int(self.labels[index])
+        return Sample(read_image(self.folder / key, key), label, key)
+
+    def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """Heights and widths from the headers of some images, unreadable ones left out."""
+        sizes = []
+        for index in indices:
+            try:
+                sizes.append(image_size(self.folder / self.keys[index]))
+            except BrokenImageError:
+                continue
+        return sizes
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of all files, relative to the folder and with forward slashes; each real folder is entered once."""
+    found: list[str] = []
+    entered: set[tuple[int, int]] = set()
+    waiting = [("", str(folder))]
+    while waiting:
+        prefix, path = waiting.pop()
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            raise GlocalError(f"{path}: cannot be read: {error.strerror}") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                waiting.append((f"{prefix}{entry.name}/", entry.path))
+            elif entry.is_file():
+                found.append(prefix + entry.name)
+    return found
+
+
+def _no_folder(folder: Path) -> str:
+    if folder.exists():
+        return f"{folder} is a file; give the folder that holds the images"
+    parent = folder.absolute().parent
+    siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    names = {name: name for name in _OTHER_SOURCES} | {name: str(folder.parent / name) for name in siblings}
+    hint = did_you_mean(folder.name, names)
+    hint = f"did you mean {names[hint[13:-1]]}?" if hint.startswith("did") else "data sets: " + ", ".join(_OTHER_SOURCES)
+    return f"there is no folder {folder}; {hint}"

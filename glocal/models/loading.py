@@ -1,0 +1,76 @@
+"""Backbones from where they lie: run folders, checkpoints, timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+
+from glocal.errors import GlocalError, did_you_mean
+from glocal.models.backbone import Backbone, build_backbone
+
+
+def choose_device(device: str) -> str:
+    """`auto` → cuda, mps or cpu, the first that is there.
+
+    Raises:
+        GlocalError: the device that was asked for is unknown or not there.
+    """
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if usable[name])
+    if device not in usable:
+        raise GlocalError(f"device {device!r}: {did_you_mean(device, [*usable, 'auto'])}")
+    if not usable[device]:
+        raise GlocalError(f"device {device!r} is not usable here; `glocal doctor` says what is")
+    return device
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """The trained backbone of a run, on the CPU and in evaluation mode.
+
+    Args:
+        path: a run's folder (its newest checkpoint is taken), a checkpoint file, or `timm:NAME` (pretrained weights).
+
+    Raises:
+        GlocalError: nothing is there, it cannot be read, or its weights do not fit the recipe in it.
+    """
+    from glocal.config import build_recipe
+    from glocal.training.checkpoints import load_checkpoint, load_weights, newest_checkpoint
+
+    text = str(path)
+    if text.startswith("timm:"):
+        return _from_timm(text.removeprefix("timm:"))
+    path = Path(path)
+    if not path.exists():
+        raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
+    state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
+    if state is None:
+        raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
+    recipe = build_recipe(yaml.safe_load(state["recipe"]))
+    assert recipe.data.size is not None  # a resolved recipe has it
+    untrained = recipe.model.model_copy(update={"pretrained": False})
+    backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    prefix = f"{state['evaluated']}."
+    weights = {
+        name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)
+    }
+    load_weights(backbone, weights, what=text)
+    backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
+    return backbone.eval()
+
+
+def _from_timm(name: str) -> Backbone:
+    if not timm.is_model(name.split(".")[0]):
+        raise GlocalError(f"timm:{name}: {did_you_mean(name, timm.list_models())}")
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # every hub client fails in its own way
+        raise GlocalError(f"timm:{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}") from error
+    config = network.pretrained_cfg
+    backbone = Backbone(
+        network, size=config["input_size"][-1], mean=config["mean"], std=config["std"], label=f"timm:{name}"
+    )
+    return backbone.eval()

@@ -1,0 +1,64 @@
+"""Pictures of a run: the loss curve, and what the views look like."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+
+from glocal.config import AnyRecipe
+from glocal.data.loader import Lane
+from glocal.training.log import read_metrics
+
+matplotlib.use("Agg")
+
+_IMAGES = 8
+_MOST_VIEWS = 10
+
+
+def draw_loss(folder: Path) -> None:
+    """Draws the loss and the learning rate over the epochs to loss.png in the run's folder."""
+    metrics = read_metrics(folder)
+    if not metrics:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    lines = axes.plot(metrics["epoch"], metrics["loss"], color="#1f5fa8", label="loss")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    other = axes.twinx()
+    lines += other.plot(metrics["epoch"], metrics["lr"], color="#b0772b", alpha=0.7, label="learning rate")
+    other.set_ylabel("learning rate")
+    axes.legend(handles=lines, loc="upper right")
+    axes.set_title(folder.name)
+    figure.savefig(folder / "loss.png", dpi=110)
+
+
+def draw_views(lane: Lane, recipe: AnyRecipe, path: Path) -> None:
+    """Draws the views of the first images of the first batch: a column for each image, a row for each view.
+
+    Args:
+        lane: gives the views.
+        recipe: names them.
+        path: the PNG file.
+    """
+    views = next(islice(lane.batches(0, 1), 1))
+    names = [view.name for view in recipe.views or [] for _ in range(view.count)][:_MOST_VIEWS]
+    shown = min(_IMAGES, len(views.index))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.data.mean, recipe.data.std))
+    figure = Figure(figsize=(1.2 * shown + 0.8, 1.2 * len(names) + 0.3), layout="constrained")
+    grid = figure.subplots(len(names), shown, squeeze=False)
+    for row, name in enumerate(names):
+        pixels = (views.images[row][:shown].cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+        for column in range(shown):
+            axes = grid[row][column]
+            axes.imshow(pixels[column].numpy(), interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if column == 0:
+                axes.set_ylabel(f"{name}\n{pixels.shape[1]} px", fontsize=8)
+    figure.savefig(path, dpi=110)

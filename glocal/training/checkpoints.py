@@ -1,0 +1,97 @@
+"""Checkpoints: written atomically, loaded without executing anything, the newest few kept."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glocal.console import warn
+from glocal.errors import GlocalError
+from glocal.files import write_atomically
+
+FORMAT = 1
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
+    """Writes `state` (with its "step") and deletes all but the newest `keep` checkpoints.
+
+    Returns:
+        The new file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for remains in folder.glob(".step-*.part"):  # of a process that was killed while it wrote
+        remains.unlink(missing_ok=True)
+    path = folder / f"step-{state['step']:09d}.pt"
+    write_atomically(path, lambda file: torch.save({**state, "format": FORMAT}, file))
+    for old in checkpoint_files(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU; only tensors and plain values are accepted (`weights_only`).
+
+    Raises:
+        GlocalError: the file is missing, damaged, not of this package or of a newer format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise GlocalError(f"there is no checkpoint {path}") from None
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise GlocalError(f"{path} is no readable checkpoint: {' '.join(str(error).split())[:120]}") from error
+    if not isinstance(state, dict) or "format" not in state or "method" not in state:
+        raise GlocalError(f"{path} is no checkpoint of glocal; export its weights or use timm:NAME")
+    if state["format"] > FORMAT:
+        raise GlocalError(f"{path} was written by a newer glocal (format {state['format']}); upgrade glocal")
+    return state
+
+
+def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest readable checkpoint in a folder, or None where there is none; damaged ones are named."""
+    files = checkpoint_files(folder)
+    for path in files:
+        try:
+            return load_checkpoint(path)
+        except GlocalError as error:
+            warn(f"{error}; the one before it is taken")
+    if files:
+        raise GlocalError(f"none of the {len(files)} checkpoints in {folder} can be read")
+    return None
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, what: str) -> None:
+    """`load_state_dict` whose error is one line with the first key or shape that does not fit.
+
+    Args:
+        module: gets the weights.
+        weights: by name.
+        what: the file, for the message.
+
+    Raises:
+        GlocalError: a missing or unknown name, or another shape.
+    """
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise GlocalError(f"{what}: it has no {name}; was it made with another model or method?")
+        if weights[name].shape != tensor.shape:
+            raise GlocalError(
+                f"{what}: {name} has shape {tuple(weights[name].shape)}, but the recipe's model needs "
+                f"{tuple(tensor.shape)}"
+            )
+    unknown = sorted(set(weights) - set(own))
+    if unknown:
+        raise GlocalError(f"{what}: {unknown[0]} is not in the recipe's model")
+    module.load_state_dict(dict(weights))

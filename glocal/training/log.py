@@ -1,0 +1,75 @@
+"""Metrics of a run as CSV and for TensorBoard; a resumed run goes on where its checkpoint stands."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from glocal.files import write_text
+
+
+class RunLog:
+    """Writes metrics.csv (one line every few steps), monitor.csv (one line a measurement) and TensorBoard events.
+
+    Args:
+        folder: the run's folder.
+        first_step: where the training (re)starts; later lines, of a run that was stopped, are dropped.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self.folder = folder
+        for name in ("metrics.csv", "monitor.csv"):
+            _drop_after(folder / name, first_step)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """A line of the training's numbers after `step` steps."""
+        _append(self.folder / "metrics.csv", {"step": step, **values})
+        for name, value in values.items():
+            if name != "epoch":
+                self.board.add_scalar(name, value, step)
+
+    def monitor(self, step: int, name: str, value: float) -> None:
+        """One measurement after `step` steps."""
+        _append(self.folder / "monitor.csv", {"step": step, "name": name, "value": value})
+        self.board.add_scalar(f"monitor/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes what TensorBoard still holds."""
+        self.board.close()
+
+
+def _append(path: Path, row: Mapping[str, float | str]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow({key: f"{v:.8g}" if isinstance(v, float) else v for key, v in row.items()})
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Removes the lines that a killed run wrote after its last checkpoint, a torn last line included."""
+    if not path.exists():
+        return
+    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    columns = header.count(",")
+    kept = [
+        line
+        for line in lines
+        if line.count(",") == columns and line.split(",")[0].isdigit() and int(line.split(",")[0]) <= step
+    ]
+    write_text(path, "\n".join([header, *kept, ""]))
+
+
+def read_metrics(folder: Path) -> dict[str, list[float]]:
+    """The columns of metrics.csv; empty where there is none."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in rows[0]} if rows else {}

@@ -1,0 +1,251 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from glocal.config import AnyRecipe
+from glocal.console import progress_bar, warn
+from glocal.data.loader import Lane
+from glocal.data.order import BatchOrder
+from glocal.errors import GlocalError
+from glocal.methods.base import Method
+from glocal.training.log import RunLog
+from glocal.training.monitors import measure_spread
+from glocal.training.optimizers import set_schedules
+from glocal.training.schedules import Clock
+from glocal.views.batch import Views
+
+
+class NonFiniteLossError(GlocalError):
+    """The loss became infinite or no number."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint.
+
+    Attributes:
+        signal: the number of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into a flag; the second SIGINT interrupts at once.
+
+    Signals can be caught in the main thread only; elsewhere the flag stays down.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+@dataclass
+class Hooks:
+    """What the loop calls besides the method.
+
+    Attributes:
+        save: writes a checkpoint after so many steps and returns its name.
+        log: takes the numbers; None in all processes but the first.
+        knn: measures k-NN accuracy of the backbone; None where there are no labels.
+    """
+
+    save: Callable[[int], str]
+    log: RunLog | None = None
+    knn: Callable[[], float] | None = None
+
+
+@dataclass
+class _Window:
+    """Losses since the last line of the log, kept on the device: looking at one waits for the device."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+
+    def read(self, images: int) -> tuple[Tensor, float]:
+        """The losses on the CPU and images per second since the last call."""
+        losses = torch.stack(self.losses).float().cpu()
+        now = time.perf_counter()
+        rate = images * len(losses) / max(1e-9, now - self.since)
+        self.losses.clear()
+        self.since = now
+        return losses, rate
+
+
+def train(
+    method: Method,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    lane: Lane,
+    order: BatchOrder,
+    recipe: AnyRecipe,
+    fabric: Fabric,
+    hooks: Hooks,
+    *,
+    first_step: int,
+    progress: bool = True,
+) -> None:
+    """Trains from `first_step` to the end of the recipe's epochs.
+
+    Args:
+        method: on the fabric's device; its weights and state are changed.
+        optimizers: one for each phase of the method.
+        lane: gives the views.
+        order: says how many steps make an epoch.
+        recipe: the settings.
+        fabric: devices, precision and processes.
+        hooks: checkpoints, log and measurements.
+        first_step: optimiser steps done before.
+        progress: show a progress bar.
+
+    Raises:
+        NonFiniteLossError: the loss is infinite or no number; says at which step and what the last checkpoint is.
+        RunInterrupted: after SIGINT or SIGTERM, when the checkpoint is written.
+    """
+    settings = recipe.train
+    total = settings.epochs * order.steps_per_epoch
+    module, *wrapped = fabric.setup(method, *optimizers.values())
+    optimizers = dict(zip(optimizers, wrapped, strict=True))
+    batches = lane.batches(first_step, total)
+    window, saved, last_save = _Window(), "none yet", time.monotonic()
+    look_every = _steps(recipe.monitor.collapse_epochs, order)
+    knn_every = _steps(recipe.monitor.knn_epochs, order) if hooks.knn else 0
+    bar = progress_bar("steps", visible=progress, extra=("numbers",))
+    with StopSignals() as stop, bar:
+        task = bar.add_task(recipe.name, total=total, completed=first_step, numbers="")
+        for step in range(first_step, total):
+            clock = Clock(step, order.steps_per_epoch, total)
+            parts = list(islice(batches, settings.accumulate))
+            window.losses.append(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
+            done = step + 1
+            last = done == total
+            stopping = late = False
+            if fabric.world_size == 1 or done % settings.log_steps == 0:  # asking the others waits for them
+                late = time.monotonic() - last_save > 60 * settings.checkpoint_minutes
+                stopping, late = _any_process(fabric, stop.received is not None, late)
+            due = last or stopping or late
+            due = due or (settings.checkpoint_steps is not None and done % settings.checkpoint_steps == 0)
+
+            if due or done % settings.log_steps == 0:
+                losses, rate = window.read(settings.batch_size)
+                _check_finite(losses, done, saved)
+                numbers = {
+                    "epoch": done / order.steps_per_epoch,
+                    "loss": float(losses.mean()),
+                    "lr": optimizers[method.phases[0]].param_groups[0]["lr"],
+                    "weight_decay": optimizers[method.phases[0]].param_groups[0]["weight_decay"],
+                    "images_per_second": rate,
+                }
+                if hooks.log:
+                    hooks.log.metrics(done, numbers)
+                bar.update(task, numbers=f"loss {numbers['loss']:.3f}  {rate:.0f} images/s")
+            bar.update(task, completed=done)
+
+            if look_every and (done % look_every == 0 or last) and method.embedding is not None:
+                _look_at_embeddings(method.embedding, done, hooks.log)
+            if hooks.knn and knn_every and (done % knn_every == 0 or last):
+                accuracy = hooks.knn()
+                if hooks.log:
+                    hooks.log.monitor(done, "knn", accuracy)
+                if fabric.global_rank == 0 and progress:
+                    bar.console.print(f"epoch {done / order.steps_per_epoch:.0f}: k-NN {accuracy:.1f} %")
+            if due:
+                saved, last_save = hooks.save(done), time.monotonic()
+            if stopping and not last:
+                raise RunInterrupted(f"stopped after step {done} of {total}", stop.received or signal.SIGTERM)
+
+
+def _steps(epochs: float, order: BatchOrder) -> int:
+    return max(1, round(epochs * order.steps_per_epoch)) if epochs else 0
+
+
+def _optimise(
+    method: Method,
+    module: Any,
+    optimizers: Mapping[str, Any],
+    parts: list[Views],
+    recipe: AnyRecipe,
+    clock: Clock,
+    fabric: Fabric,
+) -> Tensor:
+    """One step: every phase's gradients over all parts of the batch, then its optimiser. Returns the mean loss."""
+    method.before_step(clock)
+    losses = []
+    for phase in method.phases:
+        optimizer = optimizers[phase]
+        set_schedules(optimizer, recipe.optimizer, recipe.train.batch_size, clock)
+        for number, views in enumerate(parts, start=1):
+            with fabric.no_backward_sync(module, enabled=number < len(parts)):
+                loss = module(_in_layout(views, recipe.train.channels_last), phase)
+                fabric.backward(loss / len(parts))
+            losses.append(loss.detach())
+        if recipe.train.clip_norm is not None:
+            fabric.clip_gradients(module, optimizer, max_norm=recipe.train.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    method.after_step()
+    return torch.stack(losses).mean()
+
+
+def _in_layout(views: Views, channels_last: bool) -> Views:
+    if not channels_last:
+        return views
+    images = tuple(image.contiguous(memory_format=torch.channels_last) for image in views.images)
+    return Views(images, views.geometry, views.index)
+
+
+def _check_finite(losses: Tensor, done: int, saved: str) -> None:
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad) > 0:
+        step = done - len(losses) + int(bad[0]) + 1
+        raise NonFiniteLossError(
+            f"the loss is {float(losses[bad[0]])} at step {step}; the last good checkpoint is {saved}; try a smaller "
+            "optimizer.lr, train.clip_norm=1 or train.precision=fp32"
+        )
+
+
+def _look_at_embeddings(embedding: Tensor, done: int, log: RunLog | None) -> None:
+    spread = measure_spread(embedding)
+    if log:
+        log.monitor(done, "spread", spread.spread)
+        log.monitor(done, "effective_rank", spread.effective_rank)
+    message = spread.warning()
+    if message:
+        warn(f"step {done}: {message}")
+
+
+def _any_process(fabric: Fabric, *flags: bool) -> list[bool]:
+    """Which flags are up in any process, so that all of them take the same turn."""
+    if fabric.world_size == 1:
+        return list(flags)
+    raised = fabric.all_reduce(torch.tensor([float(flag) for flag in flags], device=fabric.device), reduce_op="sum")
+    return [bool(value > 0) for value in raised]
