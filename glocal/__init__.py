@@ -1,3 +1,49 @@
-"""glocal: self-supervised visual representation learning, globally and locally at once."""
+"""glocal: self-supervised visual representation learning that looks at images globally and locally at once.
+
+>>> import glocal
+>>> run = glocal.pretrain("photos/", "runs/a")  # doctest: +SKIP
+>>> backbone = glocal.load_backbone("runs/a")  # doctest: +SKIP
+>>> features = backbone.features(images)  # (B, 3, S, S) uint8 → (B, D)  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from glocal import losses, methods
+    from glocal.errors import GlocalError
+    from glocal.evaluation import evaluate
+    from glocal.models.backbone import Backbone
+    from glocal.models.loading import load_backbone
+    from glocal.training.run import Run, pretrain
+
+_HOME = {
+    "Backbone": "glocal.models.backbone",
+    "GlocalError": "glocal.errors",
+    "Run": "glocal.training.run",
+    "evaluate": "glocal.evaluation",
+    "load_backbone": "glocal.models.loading",
+    "pretrain": "glocal.training.run",
+}
+
+__all__ = [
+    "Backbone",
+    "GlocalError",
+    "Run",
+    "evaluate",
+    "load_backbone",
+    "losses",
+    "methods",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, when it is asked for: `glocal --help` need not wait for torch."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in {"losses", "methods"}:
+        return import_module(f"glocal.{name}")
+    raise AttributeError(f"module 'glocal' has no attribute {name!r}")

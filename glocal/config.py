@@ -22,6 +22,8 @@ from glocal.views.plan import View
 M = TypeVar("M", bound=MethodSettings)
 Triple = tuple[float, float, float]
 
+_BRANCHES = {"float", "constrained-float", "Schedule"}  # pydantic's names for the sides of a number-or-schedule
+
 
 class DataSettings(Settings):
     """Where the images come from and how they are read."""
@@ -215,7 +217,7 @@ def _check(raw: Mapping[str, Any]) -> AnyRecipe:
 
 def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
     """One of pydantic's findings as a sentence that names the place and the mend."""
-    location = [part for part in error["loc"] if not (isinstance(part, str) and part in {"float", "Schedule"})]
+    location = [part for part in error["loc"] if part not in _BRANCHES]
     path = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         parent = ".".join(str(part) for part in location[:-1])

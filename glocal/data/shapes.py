@@ -138,9 +138,9 @@ def draw(split: str, index: Tensor) -> Tensor:
         return ((turn.cos() * x + turn.sin() * y) * (2 * math.pi / period) + phase).sin()
 
     ground, figure = _colours(between)
-    slope = between(-0.5, 0.5, "gradient", 2)[:, :, None, None]
+    slope = between(-0.2, 0.2, "gradient", 2)[:, :, None, None]
     light = slope[:, 0] * (x / SIDE - 0.5) + slope[:, 1] * (y / SIDE - 0.5)
-    light = light + between(0, 0.14, "ground texture")[:, None, None] * waves("ground", 5, 16)
+    light = light + between(0, 0.06, "ground texture")[:, None, None] * waves("ground", 5, 16)
     picture = ground[:, :, None, None] + light[:, None]
 
     for mark in range(_MARKS):  # short rods, some of them dots

@@ -125,7 +125,7 @@ def evaluate(
         "train": _describe(train, bank),
         "test": _describe(test, queries),
         "protocols": {name: PROTOCOLS[name](bank, queries, k, where, progress) for name in protocols},
-        "versions": {"glocal": glocal.__version__, "torch": torch.__version__},
+        "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - started, 3),
     }

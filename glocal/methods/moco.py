@@ -21,7 +21,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.models.queue import NegativeQueue
-from glocal.training.schedules import Scheduled
+from glocal.training.schedules import Share, Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
@@ -33,8 +33,8 @@ class MoCoSettings(MethodSettings):
     hidden_dim: int | None = Field(None, ge=1)
     output_dim: int = Field(128, ge=1)
     queue_size: int = Field(65536, ge=1)
-    momentum: Scheduled = 0.999
-    temperature: Scheduled = 0.2
+    momentum: Share = 0.999
+    temperature: Temperature = 0.2
     teacher_buffers: Buffers = "own"
     shuffle_groups: int = Field(1, ge=1)
 

@@ -21,7 +21,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.models.queue import NegativeQueue
-from glocal.training.schedules import Scheduled
+from glocal.training.schedules import Share, Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
@@ -33,10 +33,10 @@ class SCESettings(MethodSettings):
     hidden_dim: int = Field(512, ge=1)
     output_dim: int = Field(256, ge=1)
     queue_size: int = Field(4096, ge=1)
-    momentum: Scheduled = 0.99
-    temperature: Scheduled = 0.2
-    target_temperature: Scheduled = 0.1
-    coefficient: Scheduled = 0.5
+    momentum: Share = 0.99
+    temperature: Temperature = 0.2
+    target_temperature: Temperature = 0.1
+    coefficient: Share = 0.5
     teacher_buffers: Buffers = "own"
     shuffle_groups: int = Field(1, ge=1)
 

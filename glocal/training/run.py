@@ -224,7 +224,7 @@ def _prepare_folder(folder: Path, recipe: AnyRecipe, resume: Resume) -> dict[str
         write_text(written, recipe.to_yaml())
         about = {
             "glocal": glocal.__version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "python": platform.python_version(),
             "machine": platform.platform(),
         }
@@ -308,7 +308,7 @@ def _train(
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in optimizers.items()},
             "precision": fabric.strategy.precision.state_dict(),
             "rng": torch.get_rng_state(),
-            "versions": {"glocal": glocal.__version__, "torch": torch.__version__},
+            "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},
         }
         if fabric.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(fabric.device)

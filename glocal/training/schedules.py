@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,12 @@ class Schedule(Settings):
 
 Scheduled = float | Schedule
 """A setting that is constant (a number) or changes (a schedule)."""
+
+Share = Annotated[float, Field(ge=0, le=1)] | Schedule
+"""A scheduled momentum or coefficient: numbers lie in [0, 1]."""
+
+Temperature = Annotated[float, Field(gt=0)] | Schedule
+"""A scheduled temperature: numbers are above 0."""
 
 
 def value_at(value: Scheduled, clock: Clock) -> float:

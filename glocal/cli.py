@@ -1,0 +1,179 @@
+"""The command line: each command parses, calls one public function, and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from glocal.errors import GlocalError, did_you_mean
+
+app = typer.Typer(
+    help="Self-supervised visual representation learning, globally and locally at once.",
+    epilog="--debug, anywhere in the command, shows the traceback of an error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting by its path, e.g. train.epochs=10; repeatable.")
+]
+
+
+def _show(*things: Any) -> None:
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width; rich would cut tables at 80 columns
+        console = Console(width=160)
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, str), highlight=False, markup=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from glocal import __version__
+
+        print(f"glocal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="The run's folder; a run in it is continued.")],
+    data: Annotated[
+        str | None, typer.Option(help="A folder of images, or shapes, digits, torchvision:CIFAR10, …")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
+    settings: Sets = None,
+    resume: Annotated[str, typer.Option(help="auto: continue a run in --out; must: demand one; never: refuse one.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Pretrain a backbone on unlabelled images, or continue a stopped run."""
+    choices = ("auto", "must", "never")
+    if resume not in choices:
+        raise GlocalError(f"--resume {resume}: {did_you_mean(resume, choices)}")
+    from glocal.config import parse_overrides
+    from glocal.training.run import pretrain
+
+    overrides = parse_overrides(settings or [])
+    run = pretrain(data, out, recipe=recipe, overrides=overrides, resume=resume, progress=not quiet)  # type: ignore[arg-type]
+    _show(
+        f"run:       {run.folder} (loss.png, views.png, metrics.csv, checkpoints/)",
+        f"measure:   glocal evaluate {run.folder} --train LABELLED --test LABELLED",
+        f'use:       glocal.load_backbone("{run.folder}").features(images)',
+    )
+
+
+@app.command()
+def evaluate(
+    backbone: Annotated[str, typer.Argument(help="A run's folder, a checkpoint, or timm:NAME.")],
+    train: Annotated[str, typer.Option(help="Labelled images that the protocols learn from.")],
+    test: Annotated[str, typer.Option(help="Labelled images to measure on.")],
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="knn, linear (SGD), logistic (L-BFGS); repeatable. Default: knn, linear.")
+    ] = None,
+    k: Annotated[list[int] | None, typer.Option("--k", help="Neighbours for knn; repeatable.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.json and .csv; default: evaluation/ in a run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Measure a backbone on labelled images."""
+    from glocal.evaluation import evaluate, results
+
+    if out is None and Path(backbone).is_dir():
+        out = Path(backbone) / "evaluation"
+    found = evaluate(
+        backbone,
+        train=train,
+        test=test,
+        protocols=protocol or ("knn", "linear"),
+        k=k,
+        out=out,
+        device=device,
+        progress=not quiet,
+    )
+    _show(results.table(found))
+    if out is not None:
+        _show(f"written to {out}/evaluation.json and {out}/evaluation.csv")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes, what each reproduces, and the published number."""
+    from glocal.config import build_recipe, load_mapping, recipe_names
+
+    table = Table(title="recipes (glocal pretrain --recipe NAME)", title_justify="left")
+    for column in ("name", "method", "backbone", "epochs", "reproduces", "published"):
+        table.add_column(column)
+    for name in recipe_names():
+        recipe = build_recipe(load_mapping(name))
+        table.add_row(
+            name,
+            recipe.method.name,
+            recipe.model.name,
+            str(recipe.train.epochs),
+            recipe.reproduces,
+            recipe.published,
+        )
+    _show(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices and what is usable here, with advice."""
+    from glocal.doctor import examine, table
+
+    findings = examine()
+    _show(table(findings))
+    if any(finding.status == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Pretrain on the embedded shapes for about two minutes and show what was learned."""
+    from glocal.demo import run_demo
+
+    table = run_demo(out, progress=not quiet)
+    _show(table, f"loss curve: {out}/loss.png   views: {out}/views.png")
+
+
+def main() -> None:
+    """Runs the command line; errors that a user can mend become one line and exit code 2."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except GlocalError as error:
+        if debug:
+            raise
+        Console(stderr=True, highlight=False).print(f"glocal: {error}", soft_wrap=True, markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        if debug:
+            raise
+        number = getattr(stop, "signal", 2)
+        message = f"{stop}; the same command continues it" if str(stop) else "interrupted"
+        Console(stderr=True, highlight=False).print(f"glocal: {message}", soft_wrap=True, markup=False)
+        sys.stdout.flush()
+        os._exit(128 + number)  # worker processes and threads need not be waited for

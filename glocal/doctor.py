@@ -1,0 +1,132 @@
+"""What is installed and usable here, with advice."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.table import Table
+
+import glocal
+
+Status = Literal["ok", "warn", "bad"]
+_MARKS = {"ok": "ok", "warn": "look", "bad": "BAD"}
+_PACKAGES = ("lightning", "timm", "scikit-learn", "pillow", "numpy", "pydantic", "tensorboard")
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        value: what was found.
+        status: ok, warn (it works, but see the advice) or bad (it does not work).
+        advice: what to do; empty when all is well.
+    """
+
+    name: str
+    value: str
+    status: Status = "ok"
+    advice: str = ""
+
+
+def examine(folder: str | Path = ".") -> list[Finding]:
+    """Looks at versions, devices, memory and disk.
+
+    Args:
+        folder: where runs would be written.
+    """
+    return [*_versions(), *_devices(), *_machine(Path(folder))]
+
+
+def table(findings: list[Finding]) -> Table:
+    """The findings for the terminal."""
+    shown = Table(title="glocal doctor", title_justify="left")
+    for column in ("what", "found", "", "advice"):
+        shown.add_column(column)
+    for finding in findings:
+        shown.add_row(finding.name, finding.value, _MARKS[finding.status], finding.advice)
+    return shown
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("glocal", glocal.__version__)
+    yield Finding("Python", platform.python_version())
+    yield Finding("torch", str(torch.__version__))
+    yield _torchvision()
+    for package in _PACKAGES:
+        try:
+            yield Finding(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(package, "missing", "bad", f"pip install {package}")
+
+
+def _torchvision() -> Finding:
+    """torchvision's compiled operations load only with the torch that they were built for."""
+    try:
+        import torchvision
+
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError, NotImplementedError):
+        advice = "it does not belong to this torch: pip install --upgrade torch torchvision"
+        return Finding("torchvision", "does not work", "bad", advice)
+    return Finding("torchvision", str(torchvision.__version__))
+
+
+def _devices() -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(number)
+            bf16 = found.major >= 8
+            value = f"{found.name}, {found.total_memory / _GIB:.0f} GiB, compute {found.major}.{found.minor}"
+            advice = "train.precision=bf16 is fast here" if bf16 else "no bf16: use train.precision=fp16"
+            yield Finding(f"GPU {number}", value, "ok", advice)
+    elif torch.version.cuda is not None:
+        yield Finding(
+            "GPU", "none visible", "warn", "torch is built for CUDA but sees no GPU: training runs on the CPU"
+        )
+    if torch.backends.mps.is_available():
+        yield Finding("MPS", "usable", "ok", "train.device=mps, or auto")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    advice = "" if threads >= cores // 2 else f"torch uses {threads} threads: see OMP_NUM_THREADS"
+    yield Finding("CPU", f"{cores} cores, {threads} threads", "warn" if advice else "ok", advice)
+    if not torch.cuda.is_available():
+        fast = _cpu_has_bf16()
+        advice = "train.precision=bf16 may be faster here" if fast else "keep train.precision=fp32"
+        yield Finding("CPU bf16", "yes" if fast else "no", "ok", advice)
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    advice = "" if compiler else "train.compile on a CPU needs g++ or clang++"
+    yield Finding("C++ compiler", compiler or "none", "ok" if compiler else "warn", advice)
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _machine(folder: Path) -> Iterator[Finding]:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+        advice = "" if memory >= 4 else "little memory: small batches, data.lane=streaming"
+        yield Finding("memory", f"{memory:.1f} GiB", "warn" if advice else "ok", advice)
+    free = shutil.disk_usage(folder).free / _GIB
+    advice = "" if free >= 2 else "checkpoints may not fit"
+    yield Finding("free disk", f"{free:.1f} GiB", "warn" if advice else "ok", advice)
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).free / _GIB
+        advice = "" if size >= 1 else "worker processes pass images through it: data.workers=0, or docker --shm-size"
+        yield Finding("/dev/shm", f"{size:.1f} GiB", "warn" if advice else "ok", advice)
