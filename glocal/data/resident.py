@@ -117,7 +117,7 @@ class ResidentLane:
         images = self.images[index].float().div_(255)
         shown = tuple(
             apply_photometry(
-                render_batch(images, geometry.view(number), view.size, view.interpolation),
+                render_batch(images, geometry.view(number), view.size, view.interpolation).clamp_(0, 1),
                 photometry.view(number),
                 view,
                 mean=self.mean,

@@ -121,10 +121,12 @@ def draw(split: str, index: Tensor) -> Tensor:
     axis = torch.arange(SIDE) + 0.5
     y, x = axis[:, None], axis[None, :]  # pixel centres
 
-    def placed(what: str, low: float, high: float, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    def placed(
+        what: str, low: float, high: float, margin: float, most: float = SIDE / 2
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Coordinates turned and scaled to a shape of radius `low` … `high` pixels, and the radius (B, 1, 1)."""
         radius = between(low, high, f"{what} radius")[:, None, None]
-        reach = (SIDE / 2 - margin * radius).clamp(min=0)
+        reach = (SIDE / 2 - margin * radius).clamp(0, most)
         left, top = (between(-1, 1, f"{what} {way}")[:, None, None] * reach + SIDE / 2 for way in ("x", "y"))
         turn = between(0, 2 * math.pi, f"{what} turn")[:, None, None]
         dx, dy = (x - left) / radius, (y - top) / radius
@@ -140,7 +142,7 @@ def draw(split: str, index: Tensor) -> Tensor:
     ground, figure = _colours(between)
     slope = between(-0.2, 0.2, "gradient", 2)[:, :, None, None]
     light = slope[:, 0] * (x / SIDE - 0.5) + slope[:, 1] * (y / SIDE - 0.5)
-    light = light + between(0, 0.06, "ground texture")[:, None, None] * waves("ground", 5, 16)
+    light = light + between(0.03, 0.15, "ground texture")[:, None, None] * waves("ground", 5, 16)
     picture = ground[:, :, None, None] + light[:, None]
 
     for mark in range(_MARKS):  # short rods, some of them dots
@@ -148,7 +150,7 @@ def draw(split: str, index: Tensor) -> Tensor:
         cover = (0.5 - _box(mark_x, mark_y, 1.0, 0.45) * radius).clamp(0, 1)[:, None]
         picture = picture.lerp(between(0, 1, f"mark {mark} colour", 3)[:, :, None, None], cover * 0.8)
 
-    own_x, own_y, radius = placed("shape", 7.0, 11.5, 0.95)
+    own_x, own_y, radius = placed("shape", 8.0, 12.0, 0.95, most=5.0)
     distance = torch.empty(len(index), SIDE, SIDE)
     for number, shape in enumerate(_SHAPES.values()):
         rows = (index % len(_SHAPES) == number).nonzero()[:, 0]
@@ -159,21 +161,19 @@ def draw(split: str, index: Tensor) -> Tensor:
     checks = stripes * waves("checks", 3, 7).sign()
     speckle = between(-1, 1, "speckle", SIDE, SIDE)
     texture = torch.where(kind == 1, stripes, torch.where(kind == 2, checks, speckle))
-    texture = torch.where(kind == 0, 0.0, texture) * between(0.04, 0.14, "texture strength")[:, None, None]
+    texture = torch.where(kind == 0, 0.0, texture) * between(0.05, 0.2, "texture strength")[:, None, None]
     picture = picture.lerp(figure[:, :, None, None] + texture[:, None], cover)
     picture = picture + between(-0.05, 0.05, "noise", 3, SIDE, SIDE)
     return (picture.clamp(0, 1) * 255).round().byte()
 
 
 def _colours(between: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
-    """Colours (B, 3) of ground and shape whose luminance differs by 0.3 to 0.55, either of them the lighter."""
+    """Colours (B, 3) of ground and shape: strong tints of about equal luminance 0.5, one of the two 0.3 to 0.4 lighter."""
     weights = torch.tensor([0.299, 0.587, 0.114])
-    gap = between(0.3, 0.55, "contrast")
-    darker = between(0, 1, "dark level") * (0.9 - gap) + 0.05
-    levels = torch.stack([darker, darker + gap], dim=1)  # (B, 2)
+    gap = between(0.3, 0.4, "contrast")
     swap = between(0, 1, "polarity") < 0.5
-    levels = torch.where(swap[:, None], levels.flip(1), levels)
-    tints = between(-0.35, 0.35, "tints", 2, 3)
+    gap = torch.where(swap, -gap, gap)[:, None]
+    tints = between(-0.65, 0.65, "tints", 2, 3)
     tints = tints - (tints * weights).sum(dim=2, keepdim=True)  # a tint does not change the luminance
-    ground, figure = (levels[:, :, None] + tints).clamp(0, 1).unbind(1)
-    return ground, figure
+    ground, figure = tints.unbind(1)
+    return (0.5 - gap / 2 + ground).clamp(0, 1), (0.5 + gap / 2 + figure).clamp(0, 1)

@@ -80,7 +80,8 @@ def render_one(
 ) -> Tensor:
     """The same for one uint8 image, (C, H, W) → (C, size, size) uint8, by torchvision's integer kernels.
 
-    Differs from `render_batch` by the rounding to whole grey levels: at most 1 for bilinear.
+    Differs from `render_batch` by the rounding to whole grey levels: at most 1 where bicubic does not overshoot black
+    or white, which is cut off here.
     """
     left, top, right, bottom = box
     view = tv.resized_crop(

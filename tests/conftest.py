@@ -1,0 +1,32 @@
+"""Small data that tests make for themselves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from glocal.data.shapes import Shapes
+
+
+@pytest.fixture(scope="session")
+def shape_images() -> torch.Tensor:
+    """256 shapes, (256, 3, 32, 32) uint8."""
+    return Shapes("train", 256).images()
+
+
+@pytest.fixture()
+def image_folder(tmp_path: Path, shape_images: torch.Tensor) -> Callable[..., Path]:
+    """Makes a folder of PNG files by class: `image_folder(count, sizes)`."""
+
+    def make(count: int = 64, sizes: tuple[tuple[int, int], ...] = ((32, 32),), name: str = "images") -> Path:
+        folder = tmp_path / name
+        for index in range(count):
+            place = folder / f"class{index % 8}"
+            place.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(shape_images[index].permute(1, 2, 0).numpy())
+            picture.resize(sizes[index % len(sizes)]).save(place / f"{index:04d}.png")
+        return folder
+
+    return make
