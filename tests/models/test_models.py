@@ -1,0 +1,133 @@
+"""Backbones, heads, the momentum teacher and the queue."""
+
+import pytest
+import torch
+from torch import nn
+
+from glocal.errors import GlocalError
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.heads import mlp
+from glocal.models.momentum import MomentumTeacher
+from glocal.models.queue import NegativeQueue
+
+TINY = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}
+
+
+def test_small_images_get_the_small_stem_and_large_ones_the_standard() -> None:
+    small = build_backbone(ModelSettings(options=TINY), size=32).network
+    assert small.conv1.kernel_size == (3, 3)
+    assert small.conv1.stride == (1, 1)
+    assert isinstance(small.maxpool, nn.Identity)
+    assert small.forward_features(torch.zeros(1, 3, 32, 32)).shape[-1] == 4  # 32 / 2³
+    assert build_backbone(ModelSettings(options=TINY), size=224).network.conv1.stride == (2, 2)
+
+
+@pytest.mark.parametrize(("name", "dim", "parameters"), [("resnet18", 512, 11.2), ("resnet34", 512, 21.3), ("resnet50", 2048, 23.5)])
+def test_resnets_have_their_papers_size(name: str, dim: int, parameters: float) -> None:
+    backbone = build_backbone(ModelSettings(name=name), size=32)
+    assert backbone.dim == dim
+    assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(parameters, abs=0.1)
+
+
+def test_vision_transformers_take_several_sizes_and_give_tokens() -> None:
+    backbone = build_backbone(ModelSettings(name="vit_tiny", options={"depth": 1, "patch_size": 8}), size=32)
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
+    assert backbone(torch.zeros(2, 3, 48, 48)).shape == (2, 192)
+    assert backbone.tokens(torch.zeros(2, 3, 48, 48)).shape == (2, 1 + 36, 192)
+
+
+def test_features_normalise_run_in_eval_mode_and_restore_the_mode() -> None:
+    backbone = build_backbone(ModelSettings(options=TINY), size=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    backbone.train()
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    found = backbone.features(images)
+    assert backbone.training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.5, 0.6, 0.7])[:, None, None]
+    backbone.eval()
+    expected = backbone.network((images / 255 - mean) / std)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(backbone.features(images / 255), expected, atol=1e-5)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (ModelSettings(name="resnet19"), "no model 'resnet19'; did you mean resnet18"),
+        (ModelSettings(name="vit_tiny", stem="small"), "small stem is for ResNets"),
+        (ModelSettings(options={"chanels": [8]}), "model.options: resnet18 does not take them"),
+    ],
+)
+def test_wrong_models_are_refused_in_one_line(settings: ModelSettings, message: str) -> None:
+    with pytest.raises(GlocalError, match=message):
+        build_backbone(settings, size=32)
+
+
+def test_wrong_images_are_refused() -> None:
+    backbone = Backbone(build_backbone(ModelSettings(options=TINY), size=32).network, size=32)
+    with pytest.raises(GlocalError, match=r"shape \(B, 3, height, width\), not \(3, 32, 32\)"):
+        backbone.features(torch.zeros(3, 32, 32))
+    with pytest.raises(GlocalError, match="not torch.int64"):
+        backbone.features(torch.zeros(1, 3, 32, 32, dtype=torch.int64))
+    with pytest.raises(GlocalError, match="ResNet has no tokens"):
+        backbone.tokens(torch.zeros(1, 3, 32, 32))
+
+
+def test_heads_have_the_layers_of_the_papers() -> None:
+    kinds = [type(layer).__name__ for layer in mlp([8, 16, 16, 4], norm=True, last_norm=True)]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    head = mlp([8, 16, 4], norm=True)
+    assert head[0].bias is None
+    assert head[3].bias is not None
+    assert mlp([8, 4], norm=True, last_norm=True)[1].weight is None
+    assert [type(layer).__name__ for layer in mlp([8, 8, 4], norm=False)] == ["Linear", "ReLU", "Linear"]
+
+
+def student() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize("buffers", ["own", "average", "copy"])
+def test_teacher_follows_by_the_moving_average(buffers: str) -> None:
+    module = student()
+    teacher = MomentumTeacher(module, buffers=buffers)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for value in (*module.parameters(), module[1].running_mean, module[1].running_var):
+            value.add_(torch.randn_like(value).abs())
+        module[1].num_batches_tracked += 3
+    before = [value.clone() for value in (*teacher.chain.parameters(), *teacher.chain.buffers())]
+    teacher.update(module, momentum=0.9)
+    after = [*teacher.chain.parameters(), *teacher.chain.buffers()]
+    targets = [*module.parameters(), *module.buffers()]
+    for old, new, target in zip(before[:4], after[:4], targets[:4], strict=True):
+        assert torch.allclose(new, 0.9 * old + 0.1 * target, atol=1e-6)
+    for old, new, target in zip(before[4:], after[4:], targets[4:], strict=True):
+        moves = {"own": old, "copy": target, "average": 0.9 * old + 0.1 * target if old.is_floating_point() else target}
+        assert torch.allclose(new, moves[buffers], atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_teacher_in_shuffled_groups_keeps_the_order_and_normalises_each_group() -> None:
+    teacher = MomentumTeacher(nn.BatchNorm1d(3, affine=False))
+    images = 100 * torch.randn(8, 3)
+    together, parted = teacher(images), teacher(images, 4, 5)
+    assert not torch.allclose(together, parted)
+    # In groups of two, batch normalisation maps each pair to −1 and 1: every row has a partner of opposite sign.
+    assert torch.allclose(parted.abs(), torch.ones(8, 3), atol=1e-3)
+    linear = MomentumTeacher(nn.Linear(3, 3))
+    assert torch.allclose(linear(images), linear(images, 4, 5), atol=1e-4)
+
+
+@pytest.mark.parametrize("batches", [[3, 3, 3], [4, 5], [10], [1] * 7, [20]])
+def test_queue_keeps_the_newest_keys(batches: list[int]) -> None:
+    queue = NegativeQueue(8, 1)
+    start = queue.keys[:, 0].tolist()
+    keys = torch.arange(100.0, 100.0 + sum(batches))
+    for part in keys.split(batches):
+        queue.enqueue(part[:, None])
+    expected = [*start, *keys.tolist()][-8:]
+    assert sorted(queue.keys[:, 0].tolist()) == sorted(expected)
+    assert queue.position.item() == sum(batches) % 8
