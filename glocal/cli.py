@@ -164,16 +164,13 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app()
-    except GlocalError as error:
-        if debug:
+    except BaseException as error:
+        number = getattr(error, "signal", None)
+        if debug or not (isinstance(error, GlocalError) or number is not None):
             raise
-        Console(stderr=True, highlight=False).print(f"glocal: {error}", soft_wrap=True, markup=False)
-        sys.exit(2)
-    except KeyboardInterrupt as stop:
-        if debug:
-            raise
-        number = getattr(stop, "signal", 2)
-        message = f"{stop}; the same command continues it" if str(stop) else "interrupted"
-        Console(stderr=True, highlight=False).print(f"glocal: {message}", soft_wrap=True, markup=False)
+        text = str(error) if number is None else f"{error}; the same command continues it"
+        Console(stderr=True, highlight=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
+        if number is None:
+            sys.exit(2)
         sys.stdout.flush()
         os._exit(128 + number)  # worker processes and threads need not be waited for

@@ -32,8 +32,10 @@ class NonFiniteLossError(GlocalError):
     """The loss became infinite or no number."""
 
 
-class RunInterrupted(KeyboardInterrupt):
+class RunInterrupted(BaseException):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint.
+
+    Like KeyboardInterrupt it is no Exception: code that catches all errors does not go on by mistake.
 
     Attributes:
         signal: the number of the signal.

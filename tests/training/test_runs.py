@@ -1,0 +1,251 @@
+"""Runs: they learn, resume bit for bit, survive being killed, and say what is wrong."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import glocal
+from glocal.errors import GlocalError
+from glocal.training import loop
+from glocal.training.checkpoints import checkpoint_files, load_checkpoint, newest_checkpoint, save_checkpoint
+from glocal.training.loop import NonFiniteLossError
+
+TINY: dict[str, Any] = {
+    "model.options": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
+    "model.stem": "standard",
+    "train.epochs": 2,
+    "train.batch_size": 32,
+    "train.checkpoint_steps": 1,
+    "train.log_steps": 1,
+    "method.queue_size": 64,
+    "monitor.knn_epochs": 0,
+}
+DATA = "shapes:train:192"  # 6 steps an epoch
+
+
+def run(out: Path, data: Any = DATA, **overrides: Any) -> glocal.Run:
+    settings = {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    return glocal.pretrain(data, out, overrides=settings, progress=False)
+
+
+def final_state(out: Path) -> dict[str, Any]:
+    state = newest_checkpoint(out / "checkpoints")
+    assert state is not None
+    return state
+
+
+def assert_equal(a: Any, b: Any, where: str = "") -> None:
+    """Bit for bit, through dictionaries and lists."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}.{number}")
+    else:
+        assert a == b, where
+
+
+def test_a_run_leaves_everything_a_user_needs(tmp_path: Path) -> None:
+    finished = run(tmp_path / "a", monitor__knn_epochs=1)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert {"recipe.yaml", "metrics.csv", "monitor.csv", "checkpoints", "loss.png", "views.png", "tensorboard"} <= names
+    assert finished.metrics["step"] == list(range(1, 13))
+    assert all(value > 0 for value in finished.metrics["images_per_second"])
+    assert len(checkpoint_files(tmp_path / "a" / "checkpoints")) == 2
+    monitored = [row["name"] for row in csv.DictReader((tmp_path / "a" / "monitor.csv").open())]
+    assert monitored.count("knn") == 2
+    assert {"spread", "effective_rank"} <= set(monitored)
+    features = glocal.load_backbone(tmp_path / "a").features(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert features.shape == (2, 16)
+
+
+def test_the_written_recipe_repeats_the_run(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    glocal.pretrain(None, tmp_path / "b", recipe=tmp_path / "a" / "recipe.yaml", progress=False)
+    first, second = final_state(tmp_path / "a"), final_state(tmp_path / "b")
+    assert_equal(first["method"], second["method"])
+    assert_equal(first["optimizers"], second["optimizers"])
+
+
+KILLED = """
+import sys, glocal
+from glocal.training import loop
+steps = int(sys.argv[2])
+real = loop._optimise
+def counted(*args):
+    global steps
+    if steps == 0:
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+    steps -= 1
+    return real(*args)
+loop._optimise = counted
+glocal.pretrain("shapes:train:192", sys.argv[1], overrides=eval(sys.argv[3]), progress=False)
+"""
+
+
+def test_a_run_killed_at_random_steps_ends_in_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    settings = {**TINY, "train.checkpoint_steps": 2}  # odd steps are lost and done again
+    glocal.pretrain(DATA, tmp_path / "whole", overrides=settings, progress=False)
+    threads = str(torch.get_num_threads())
+    for survived in (3, 1, 4, 2, 3):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(survived), repr(settings)],
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    glocal.pretrain(DATA, tmp_path / "killed", overrides=settings, progress=False)
+    whole, killed = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
+    assert whole["step"] == killed["step"] == 12
+    assert_equal(whole["method"], killed["method"])
+    assert_equal(whole["optimizers"], killed["optimizers"])
+    losses = [[row["loss"] for row in csv.DictReader((tmp_path / name / "metrics.csv").open())] for name in ("whole", "killed")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(number: int, tmp_path: Path) -> None:
+    arguments = ["pretrain", "--data", DATA, "--out", str(tmp_path / "a"), "--set", "train.epochs=100000"]
+    for key, value in TINY.items():
+        if key not in ("train.epochs", "train.checkpoint_steps"):
+            arguments += ["--set", f"{key}={value}"]
+    code = "from glocal.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "a" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "stopped after step" in errors
+    assert "the same command continues it" in errors
+    assert "Traceback" not in errors
+    assert final_state(tmp_path / "a")["step"] >= 1
+
+
+def test_gradient_accumulation_equals_the_whole_batch_where_nothing_depends_on_it(tmp_path: Path) -> None:
+    options = {"model__name": "vit_tiny", "model__options": {"depth": 1, "patch_size": 16, "embed_dim": 32, "num_heads": 2}}
+    common = {**options, "method__name": "moco", "train__epochs": 1, "train__channels_last": False}
+    run(tmp_path / "whole", **common)
+    run(tmp_path / "parts", **common, train__accumulate=4)
+    whole, parts = final_state(tmp_path / "whole")["method"], final_state(tmp_path / "parts")["method"]
+    for name in whole:
+        if whole[name].is_floating_point():
+            assert torch.allclose(whole[name], parts[name], atol=2e-4), name
+
+
+def test_bf16_and_clipping_train(tmp_path: Path) -> None:
+    finished = run(tmp_path / "a", train__precision="bf16", train__clip_norm=0.5, train__epochs=1)
+    assert finished.metrics["step"][-1] == 6
+
+
+def test_the_streaming_lane_trains_on_a_folder(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
+    folder = image_folder(64, sizes=((32, 32), (48, 40)))
+    finished = run(tmp_path / "a", folder, data__workers=1, train__epochs=1)
+    assert finished.recipe.data.size == 32
+    assert finished.metrics["step"][-1] == 2
+
+
+def test_few_images_shrink_the_batch_and_the_queue_and_say_so(
+    tmp_path: Path, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = run(tmp_path / "a", image_folder(20), train__epochs=1)
+    assert finished.recipe.train.batch_size == 20
+    assert finished.recipe.method.queue_size == 20
+    said = capsys.readouterr().err
+    assert "train.batch_size is 20 instead of 32" in said
+    assert "method.queue_size is 20 instead of 64" in said
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, count = loop._optimise, iter(range(100))
+
+    def poisoned(*args: Any) -> torch.Tensor:
+        loss = real(*args)
+        return loss * float("nan") if next(count) == 4 else loss
+
+    monkeypatch.setattr(loop, "_optimise", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 5; the last good checkpoint is .*step-000000004\.pt"):
+        run(tmp_path / "a")
+    assert final_state(tmp_path / "a")["step"] == 4
+
+
+def test_a_collapsing_run_is_told_so_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    constant = [{"size": 32, "count": 2, "jitter": {"probability": 0}}]
+    run(tmp_path / "a", data=_SameImage(), views=constant)
+    assert "the embeddings are collapsing to one point" in capsys.readouterr().err
+
+
+def _SameImage() -> Any:
+    from glocal.data.sources import MemorySource
+
+    return MemorySource("grey", torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), None, None)
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp_path: Path) -> None:
+    run(tmp_path / "a", train__epochs=1)
+    with pytest.raises(GlocalError, match=r"other settings: train.epochs was 1, is 2; choose another folder"):
+        run(tmp_path / "a", train__epochs=2)
+    run(tmp_path / "a", train__epochs=1, train__log_steps=5)
+    with pytest.raises(GlocalError, match="there is a run in"):
+        glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, resume="never")
+    with pytest.raises(GlocalError, match="there is no run in .* to continue"):
+        glocal.pretrain(DATA, tmp_path / "b", overrides=TINY, resume="must")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "a", train__epochs=1)
+    newest, before = checkpoint_files(tmp_path / "a" / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert final_state(tmp_path / "a")["step"] == 5
+    assert "no readable checkpoint" in capsys.readouterr().err
+    before.write_bytes(b"")
+    with pytest.raises(GlocalError, match="none of the 2 checkpoints"):
+        newest_checkpoint(tmp_path / "a" / "checkpoints")
+
+
+def test_checkpoints_of_another_shape_or_kind_are_refused_by_name(tmp_path: Path) -> None:
+    run(tmp_path / "a", train__epochs=1)
+    path = checkpoint_files(tmp_path / "a" / "checkpoints")[0]
+    state = load_checkpoint(path)
+    state["method"]["backbone.network.conv1.weight"] = torch.zeros(8, 3, 3, 3)
+    torch.save(state, path)
+    with pytest.raises(GlocalError, match=r"network.conv1.weight has shape \(8, 3, 3, 3\), but .* needs \(64, 3, 7, 7\)"):
+        glocal.load_backbone(path)
+    torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(GlocalError, match="is no checkpoint of glocal"):
+        glocal.load_backbone(path)
+    path.write_bytes(b"cposix\nsystem\n(S'true'\ntR.")  # a pickle that would run a command
+    with pytest.raises(GlocalError, match="is no readable checkpoint"):
+        glocal.load_backbone(path)
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, {"step": 1, "method": {}}, keep=2)
+
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, {"step": 2, "method": {}}, keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.pt"]
