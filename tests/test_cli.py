@@ -1,0 +1,74 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glocal
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from glocal.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "--data", "shapez", "--out", "X"], "there is no folder shapez; did you mean shapes?"),
+        (["pretrain", "--out", "X"], "no images: give a folder or a data set (--data)"),
+        (["pretrain", "--data", "shapes", "--out", "X", "--recipe", "sce-cifar"], "did you mean sce-cifar10?"),
+        (["pretrain", "--data", "shapes", "--out", "X", "--set", "train.epoch=1"], "did you mean train.epochs?"),
+        (["pretrain", "--data", "shapes", "--out", "X", "--resume", "always"], "--resume always"),
+        (["pretrain", "--data", "shapes", "--out", "X", "--set", "train.device=tpu"], "train.device must be"),
+        (["evaluate", "nowhere", "--train", "shapes", "--test", "shapes:test"], "no run folder or checkpoint nowhere"),
+        (["evaluate", "timm:resnet19", "--train", "digits", "--test", "digits:test"], "timm:resnet19: did you mean"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = call(*[str(tmp_path / "run") if argument == "X" else argument for argument in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = call("pretrain", "--data", "shapez", "--out", "x", "--debug")
+    assert "Traceback" in done.stderr
+    assert "GlocalError" in done.stderr
+
+
+def test_recipes_lists_what_each_reproduces_with_its_number() -> None:
+    done = call("recipes")
+    assert done.returncode == 0
+    assert "sce-cifar10" in done.stdout
+    assert "90.34 % linear top-1" in done.stdout
+
+
+def test_version_and_doctor() -> None:
+    assert call("--version").stdout.strip() == f"glocal {glocal.__version__}"
+    done = call("doctor")
+    assert done.returncode == 0
+    assert "torchvision" in done.stdout
+    assert "CPU" in done.stdout
+
+
+def test_pretrain_then_evaluate(tmp_path: Path) -> None:
+    options = ["model.options={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}", "train.epochs=1", "train.batch_size=64"]
+    sets = [part for option in options for part in ("--set", option)]
+    done = call("pretrain", "--data", "shapes:train:256", "--out", str(tmp_path / "a"), *sets)
+    assert done.returncode == 0, done.stderr
+    assert f"glocal evaluate {tmp_path / 'a'}" in done.stdout
+    arguments = ["--train", "shapes:train:256", "--test", "shapes:test:128", "--protocol", "knn", "--protocol", "linear"]
+    done = call("evaluate", str(tmp_path / "a"), *arguments, "--k", "5", "--k", "20")
+    assert done.returncode == 0, done.stderr
+    assert "k=20" in done.stdout
+    found = json.loads((tmp_path / "a" / "evaluation" / "evaluation.json").read_text())
+    assert set(found["protocols"]) == {"knn", "linear"}
+    lines = (tmp_path / "a" / "evaluation" / "evaluation.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 + 2  # header, two k, top-1 and top-5 of the probe

@@ -1,0 +1,96 @@
+"""Recipes: every wrong key, type, range or name is one line with the nearest valid choice."""
+
+from pathlib import Path
+
+import pytest
+
+from glocal.config import build_recipe, load_mapping, parse_overrides, recipe_names
+from glocal.errors import GlocalError
+from glocal.methods import method_names
+from glocal.training.schedules import Schedule
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_the_round_trip(name: str) -> None:
+    import yaml
+
+    recipe = build_recipe(load_mapping(name))
+    assert recipe.reproduces
+    assert recipe.views
+    assert build_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_can_be_chosen_without_a_recipe(name: str) -> None:
+    recipe = build_recipe({}, {"method.name": name}, data_size=32)
+    assert recipe.method.name == name
+    assert recipe.model.stem == "small"
+    assert {view.size for view in recipe.views or []} == {32}
+
+
+def test_sce_cifar10_has_the_papers_settings() -> None:
+    recipe = build_recipe(load_mapping("sce-cifar10"))
+    method, optimizer = recipe.method, recipe.optimizer
+    assert (method.temperature, method.target_temperature, method.coefficient) == (0.2, 0.1, 0.5)
+    assert (method.hidden_dim, method.output_dim, method.queue_size, method.momentum) == (512, 256, 4096, 0.99)
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay, optimizer.warmup_epochs) == (0.06, 0.9, 5e-4, 5)
+    weak, strong = recipe.views or []
+    assert weak.jitter.probability == weak.grey == weak.blur.probability == 0
+    assert (strong.jitter.brightness, strong.jitter.hue, strong.grey, strong.blur.probability) == (0.4, 0.1, 0.2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.epoch": 3}, "train.epoch is not a setting; did you mean train.epochs?"),
+        ({"trian.epochs": 3}, "trian is not a setting; did you mean train?"),
+        ({"train.epochs": "many"}, "train.epochs must be a valid integer, .* not 'many'"),
+        ({"train.epochs": 0}, "train.epochs must be greater than or equal to 1, not 0"),
+        ({"train.precision": "bf8"}, "train.precision must be 'fp32', 'bf16' or 'fp16', not 'bf8'"),
+        ({"method.name": "simclear"}, "no method 'simclear'"),
+        ({"method.temprature": 0.1}, "method.temprature is not a setting; did you mean method.temperature?"),
+        ({"method.temperature": -1}, "method.temperature must be greater than 0, not -1"),
+        ({"method.momentum": {"start": 0.9, "end": 1, "shape": 1}}, "method.momentum"),
+        ({"views.1.jitter.hue": 0.7}, "views.1.jitter.hue must be less than or equal to 0.5, not 0.7"),
+        ({"views.0.gray": 1}, "views.0.gray is not a setting; did you mean views.0.grey?"),
+        ({"views.0.scale": [0.5, 0.2]}, r"views.0: scale must be a range within \(0, 1\], not \[0.5, 0.2\]"),
+        ({"views.7.grey": 1}, "'7' is no position in a list of 2"),
+        ({"model.name.x": 1}, "model.name"),
+        ({"seed": -1}, "seed must be greater than or equal to 0"),
+        ({"train.clip_norm": float("inf")}, "train.clip_norm"),
+    ],
+)
+def test_wrong_settings_are_named_with_the_mend(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(GlocalError, match=message) as caught:
+        build_recipe({"name": "mine"}, overrides, data_size=32)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_yaml_and_reach_lists() -> None:
+    overrides = parse_overrides(["train.epochs=3", "views.1.grey=0.5", "method.momentum={start: 0.9, end: 1.0}"])
+    recipe = build_recipe({}, overrides, data_size=48)
+    assert recipe.train.epochs == 3
+    assert recipe.views is not None
+    assert recipe.views[1].grey == 0.5
+    assert recipe.views[1].size == 48
+    assert recipe.method.momentum == Schedule(start=0.9, end=1.0)
+
+
+@pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.epochs=[1"])
+def test_malformed_overrides_are_refused(setting: str) -> None:
+    with pytest.raises(GlocalError, match="--set"):
+        parse_overrides([setting])
+
+
+def test_missing_and_malformed_recipes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GlocalError, match="no recipe 'sce-cifar'; did you mean sce-cifar10"):
+        load_mapping("sce-cifar")
+    with pytest.raises(GlocalError, match="cannot be read"):
+        load_mapping(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("train: [1\n")
+    with pytest.raises(GlocalError, match="no valid YAML"):
+        load_mapping(broken)
+    broken.write_text("- 1\n")
+    with pytest.raises(GlocalError, match="must be a mapping"):
+        load_mapping(broken)
