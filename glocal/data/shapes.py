@@ -139,18 +139,19 @@ def draw(split: str, index: Tensor) -> Tensor:
         phase = between(0, 2 * math.pi, f"{what} phase")[:, None, None]
         return ((turn.cos() * x + turn.sin() * y) * (2 * math.pi / period) + phase).sin()
 
-    ground, figure = _colours(between)
+    ground, figure, wave_tint, texture_tint = _colours(between)
     slope = between(-0.2, 0.2, "gradient", 2)[:, :, None, None]
     light = slope[:, 0] * (x / SIDE - 0.5) + slope[:, 1] * (y / SIDE - 0.5)
-    light = light + between(0.03, 0.15, "ground texture")[:, None, None] * waves("ground", 5, 16)
-    picture = ground[:, :, None, None] + light[:, None]
+    light = light + between(0, 0.08, "ground texture")[:, None, None] * waves("ground", 5, 16)
+    tinted = wave_tint[:, :, None, None] * waves("tint", 8, 30)[:, None]
+    picture = ground[:, :, None, None] + light[:, None] + tinted
 
     for mark in range(_MARKS):  # short rods, some of them dots
         mark_x, mark_y, radius = placed(f"mark {mark}", 1.2, 2.6, 1.0)
         cover = (0.5 - _box(mark_x, mark_y, 1.0, 0.45) * radius).clamp(0, 1)[:, None]
         picture = picture.lerp(between(0, 1, f"mark {mark} colour", 3)[:, :, None, None], cover * 0.8)
 
-    own_x, own_y, radius = placed("shape", 8.0, 12.0, 0.95, most=5.0)
+    own_x, own_y, radius = placed("shape", 8.0, 12.0, 0.95, most=4.5)
     distance = torch.empty(len(index), SIDE, SIDE)
     for number, shape in enumerate(_SHAPES.values()):
         rows = (index % len(_SHAPES) == number).nonzero()[:, 0]
@@ -161,19 +162,22 @@ def draw(split: str, index: Tensor) -> Tensor:
     checks = stripes * waves("checks", 3, 7).sign()
     speckle = between(-1, 1, "speckle", SIDE, SIDE)
     texture = torch.where(kind == 1, stripes, torch.where(kind == 2, checks, speckle))
-    texture = torch.where(kind == 0, 0.0, texture) * between(0.05, 0.2, "texture strength")[:, None, None]
-    picture = picture.lerp(figure[:, :, None, None] + texture[:, None], cover)
+    texture = torch.where(kind == 0, 0.0, texture) * between(0.3, 1, "texture strength")[:, None, None]
+    texture = texture[:, None] * (texture_tint[:, :, None, None] + 0.08)
+    picture = picture.lerp(figure[:, :, None, None] + texture, cover)
     picture = picture + between(-0.05, 0.05, "noise", 3, SIDE, SIDE)
     return (picture.clamp(0, 1) * 255).round().byte()
 
 
-def _colours(between: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
-    """Colours (B, 3) of ground and shape: strong tints of about equal luminance 0.5, one of the two 0.3 to 0.4 lighter."""
+def _colours(between: Callable[..., Tensor]) -> list[Tensor]:
+    """Colours (B, 3) of ground and shape, one of the two 0.3 to 0.4 lighter, and tints of ground waves and texture.
+
+    Tints add up to no luminance: to an eye that sees grey, shape and ground are each of one lightness.
+    """
     weights = torch.tensor([0.299, 0.587, 0.114])
     gap = between(0.3, 0.4, "contrast")
-    swap = between(0, 1, "polarity") < 0.5
-    gap = torch.where(swap, -gap, gap)[:, None]
-    tints = between(-0.65, 0.65, "tints", 2, 3)
-    tints = tints - (tints * weights).sum(dim=2, keepdim=True)  # a tint does not change the luminance
-    ground, figure = tints.unbind(1)
-    return (0.5 - gap / 2 + ground).clamp(0, 1), (0.5 + gap / 2 + figure).clamp(0, 1)
+    gap = torch.where(between(0, 1, "polarity") < 0.5, -gap, gap)[:, None]
+    tints = between(-0.6, 0.6, "tints", 4, 3)
+    tints = tints - (tints * weights).sum(dim=2, keepdim=True)
+    ground, figure, waves, texture = tints.unbind(1)
+    return [(0.5 - gap / 2 + ground).clamp(0, 1), (0.5 + gap / 2 + figure).clamp(0, 1), waves * 0.7, texture * 0.7]

@@ -1,0 +1,98 @@
+"""Evaluation as a whole: names, classes, files, errors."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from glocal.data.sources import MemorySource, Subset, open_source
+from glocal.errors import GlocalError
+from glocal.evaluation import RawPixels, evaluate, extract, results
+from glocal.training.monitors import KNNMonitor, measure_spread
+
+
+class MeanColour:
+    """A backbone of three features."""
+
+    size, dim, label = 32, 3, "mean colour"
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean(dim=(2, 3))
+
+
+def colours(count: int, classes: list[str], order: list[int]) -> MemorySource:
+    """Images of one colour; classes[c] has the colour order[c]."""
+    labels = torch.arange(count) % len(classes)
+    images = torch.zeros(count, 3, 32, 32, dtype=torch.uint8)
+    for row, label in enumerate(labels.tolist()):
+        images[row, order[label]] = 200 + row % 7
+    return MemorySource("colours", images, labels, classes)
+
+
+def test_classes_are_matched_by_name_not_by_number() -> None:
+    train = colours(30, ["red", "green", "blue"], [0, 1, 2])
+    test = colours(12, ["blue", "red"], [2, 0])
+    found = evaluate(MeanColour(), train=train, test=test, protocols=("knn", "linear", "logistic"), progress=False)
+    for protocol in ("knn", "linear", "logistic"):
+        for entry in found["protocols"][protocol]["results"]:
+            assert entry["metrics"]["top1"] == 100.0
+    assert found["protocols"]["knn"]["settings"]["k"] == [10, 20, 30]  # 200 is more than there are
+
+
+def test_a_test_class_that_training_lacks_is_named() -> None:
+    train, test = colours(30, ["red", "green", "blue"], [0, 1, 2]), colours(9, ["red", "gren"], [0, 1])
+    with pytest.raises(GlocalError, match="test class 'gren' is not among the training classes; did you mean green"):
+        evaluate(MeanColour(), train=train, test=test, progress=False)
+
+
+def test_unlabelled_images_and_unknown_protocols_are_refused(image_folder: Callable[..., Path], tmp_path: Path) -> None:
+    flat = image_folder(16) / "class0"
+    with pytest.raises(GlocalError, match="has no labels; in a folder, the folders of the first level"):
+        evaluate(MeanColour(), train=flat, test=flat, progress=False)
+    with pytest.raises(GlocalError, match="no protocol 'kn'; did you mean knn"):
+        evaluate(MeanColour(), train=flat, test=flat, protocols=["kn"], progress=False)
+
+
+def test_results_are_written_whole_as_json_and_csv(tmp_path: Path) -> None:
+    source = colours(30, ["red", "green", "blue"], [0, 1, 2])
+    found = evaluate(MeanColour(), train=source, test=source, protocols=["knn"], k=[3, 5], out=tmp_path / "e", progress=False)
+    assert json.loads((tmp_path / "e" / "evaluation.json").read_text()) == found
+    rows = list(csv.DictReader((tmp_path / "e" / "evaluation.csv").open()))
+    assert [(row["protocol"], row["setting"], float(row["value"])) for row in rows] == [("knn", "k=3", 100), ("knn", "k=5", 100)]
+    assert results.table(found).row_count == 2
+    assert found["protocols"]["knn"]["settings"]["temperature"] == 0.07
+
+
+def test_skipped_images_are_left_out_and_named(image_folder: Callable[..., Path]) -> None:
+    folder = image_folder(24)
+    broken = folder / "class3" / "0003.png"
+    broken.write_bytes(b"")
+    found = extract(RawPixels(32), open_source(folder), workers=0, progress=False)
+    assert found.features.shape == (23, 3 * 32 * 32)
+    assert [error.key for error in found.skipped] == ["class3/0003.png"]
+    assert (found.labels == 3).sum() == 2
+
+
+def test_the_monitor_separates_queries_from_the_bank() -> None:
+    source = colours(50, ["red", "green", "blue"], [0, 1, 2])
+    monitor = KNNMonitor(source, None, images=30, k=5, seed=0)
+    bank, queries = monitor.bank, monitor.queries
+    assert isinstance(queries, Subset)
+    assert len(bank) == 30
+    assert not set(bank.keys) & set(queries.keys)
+    assert monitor.measure(MeanColour()) == 100.0  # type: ignore[arg-type]
+
+
+def test_spread_and_rank_tell_an_even_sphere_a_point_and_a_line() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sphere = measure_spread(torch.randn(4000, 16, generator=generator))
+    assert sphere.spread == pytest.approx(1.0, abs=0.02)
+    assert sphere.effective_rank == pytest.approx(16, abs=0.1)
+    assert sphere.warning() is None
+    point = measure_spread(torch.ones(100, 16) + 1e-3 * torch.randn(100, 16, generator=generator))
+    assert "collapsing to one point" in (point.warning() or "")
+    line = measure_spread(torch.randn(100, 1, generator=generator) * torch.ones(1, 16))
+    assert "1.0 of 16 directions" in (line.warning() or "")
