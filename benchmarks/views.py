@@ -139,7 +139,9 @@ def main() -> None:
         "torch": str(torch.__version__),
     }
     print(" ".join(f"{key}={value}" for key, value in machine.items()))
-    print(f"{'views':24}{'lightly':>12}{'streaming':>12}{'resident':>12}{'streaming/lightly':>20}{'resident/lightly':>18}")
+    print(
+        f"{'views':24}{'lightly':>12}{'streaming':>12}{'resident':>12}{'streaming/lightly':>20}{'resident/lightly':>18}"
+    )
     for name, rates in found.items():
         reference = rates["lightly"]
         assert reference is not None

@@ -59,7 +59,9 @@ def pretrain(
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
     settings: Sets = None,
-    resume: Annotated[str, typer.Option(help="auto: continue a run in --out; must: demand one; never: refuse one.")] = "auto",
+    resume: Annotated[
+        str, typer.Option(help="auto: continue a run in --out; must: demand one; never: refuse one.")
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Pretrain a backbone on unlabelled images, or continue a stopped run."""
@@ -84,7 +86,8 @@ def evaluate(
     train: Annotated[str, typer.Option(help="Labelled images that the protocols learn from.")],
     test: Annotated[str, typer.Option(help="Labelled images to measure on.")],
     protocol: Annotated[
-        list[str] | None, typer.Option(help="knn, linear (SGD), logistic (L-BFGS); repeatable. Default: knn, linear.")
+        list[str] | None,
+        typer.Option(help="knn, linear (SGD), logistic (L-BFGS); repeatable. Default: knn, linear."),
     ] = None,
     k: Annotated[list[int] | None, typer.Option("--k", help="Neighbours for knn; repeatable.")] = None,
     out: Annotated[

@@ -22,7 +22,11 @@ from glocal.views.plan import View
 M = TypeVar("M", bound=MethodSettings)
 Triple = tuple[float, float, float]
 
-_BRANCHES = {"float", "constrained-float", "Schedule"}  # pydantic's names for the sides of a number-or-schedule
+_BRANCHES = {
+    "float",
+    "constrained-float",
+    "Schedule",
+}  # pydantic's names for the sides of a number-or-schedule
 
 
 class DataSettings(Settings):
@@ -235,9 +239,7 @@ def _keys_at(schema: Any, location: Sequence[Any]) -> list[str]:
     """The valid keys of the section at `location`."""
     for part in location:
         models = [schema, *get_args(schema)]
-        fields = next(
-            (m.model_fields for m in models if isinstance(m, type) and issubclass(m, BaseModel)), {}
-        )
+        fields = next((m.model_fields for m in models if isinstance(m, type) and issubclass(m, BaseModel)), {})
         if isinstance(part, str) and part in fields:
             schema = fields[part].annotation
     models = [schema, *get_args(schema), *(inner for arg in get_args(schema) for inner in get_args(arg))]

@@ -16,7 +16,7 @@ def shape_images() -> torch.Tensor:
     return Shapes("train", 256).images()
 
 
-@pytest.fixture()
+@pytest.fixture
 def image_folder(tmp_path: Path, shape_images: torch.Tensor) -> Callable[..., Path]:
     """Makes a folder of PNG files by class: `image_folder(count, sizes)`."""
 

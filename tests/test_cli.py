@@ -20,12 +20,24 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["pretrain", "--data", "shapez", "--out", "X"], "there is no folder shapez; did you mean shapes?"),
         (["pretrain", "--out", "X"], "no images: give a folder or a data set (--data)"),
-        (["pretrain", "--data", "shapes", "--out", "X", "--recipe", "sce-cifar"], "did you mean sce-cifar10?"),
-        (["pretrain", "--data", "shapes", "--out", "X", "--set", "train.epoch=1"], "did you mean train.epochs?"),
+        (
+            ["pretrain", "--data", "shapes", "--out", "X", "--recipe", "sce-cifar"],
+            "did you mean sce-cifar10?",
+        ),
+        (
+            ["pretrain", "--data", "shapes", "--out", "X", "--set", "train.epoch=1"],
+            "did you mean train.epochs?",
+        ),
         (["pretrain", "--data", "shapes", "--out", "X", "--resume", "always"], "--resume always"),
         (["pretrain", "--data", "shapes", "--out", "X", "--set", "train.device=tpu"], "train.device must be"),
-        (["evaluate", "nowhere", "--train", "shapes", "--test", "shapes:test"], "no run folder or checkpoint nowhere"),
-        (["evaluate", "timm:resnet19", "--train", "digits", "--test", "digits:test"], "timm:resnet19: did you mean"),
+        (
+            ["evaluate", "nowhere", "--train", "shapes", "--test", "shapes:test"],
+            "no run folder or checkpoint nowhere",
+        ),
+        (
+            ["evaluate", "timm:resnet19", "--train", "digits", "--test", "digits:test"],
+            "timm:resnet19: did you mean",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -59,12 +71,25 @@ def test_version_and_doctor() -> None:
 
 
 def test_pretrain_then_evaluate(tmp_path: Path) -> None:
-    options = ["model.options={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}", "train.epochs=1", "train.batch_size=64"]
+    options = [
+        "model.options={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
+        "train.epochs=1",
+        "train.batch_size=64",
+    ]
     sets = [part for option in options for part in ("--set", option)]
     done = call("pretrain", "--data", "shapes:train:256", "--out", str(tmp_path / "a"), *sets)
     assert done.returncode == 0, done.stderr
     assert f"glocal evaluate {tmp_path / 'a'}" in done.stdout
-    arguments = ["--train", "shapes:train:256", "--test", "shapes:test:128", "--protocol", "knn", "--protocol", "linear"]
+    arguments = [
+        "--train",
+        "shapes:train:256",
+        "--test",
+        "shapes:test:128",
+        "--protocol",
+        "knn",
+        "--protocol",
+        "linear",
+    ]
     done = call("evaluate", str(tmp_path / "a"), *arguments, "--k", "5", "--k", "20")
     assert done.returncode == 0, done.stderr
     assert "k=20" in done.stdout

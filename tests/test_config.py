@@ -32,11 +32,26 @@ def test_sce_cifar10_has_the_papers_settings() -> None:
     recipe = build_recipe(load_mapping("sce-cifar10"))
     method, optimizer = recipe.method, recipe.optimizer
     assert (method.temperature, method.target_temperature, method.coefficient) == (0.2, 0.1, 0.5)
-    assert (method.hidden_dim, method.output_dim, method.queue_size, method.momentum) == (512, 256, 4096, 0.99)
-    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay, optimizer.warmup_epochs) == (0.06, 0.9, 5e-4, 5)
+    assert (method.hidden_dim, method.output_dim, method.queue_size, method.momentum) == (
+        512,
+        256,
+        4096,
+        0.99,
+    )
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay, optimizer.warmup_epochs) == (
+        0.06,
+        0.9,
+        5e-4,
+        5,
+    )
     weak, strong = recipe.views or []
     assert weak.jitter.probability == weak.grey == weak.blur.probability == 0
-    assert (strong.jitter.brightness, strong.jitter.hue, strong.grey, strong.blur.probability) == (0.4, 0.1, 0.2, 0.5)
+    assert (strong.jitter.brightness, strong.jitter.hue, strong.grey, strong.blur.probability) == (
+        0.4,
+        0.1,
+        0.2,
+        0.5,
+    )
 
 
 @pytest.mark.parametrize(

@@ -110,5 +110,7 @@ def _no_folder(folder: Path) -> str:
     siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     names = {name: name for name in _OTHER_SOURCES} | {name: str(folder.parent / name) for name in siblings}
     hint = did_you_mean(folder.name, names)
-    hint = f"did you mean {names[hint[13:-1]]}?" if hint.startswith("did") else "data sets: " + ", ".join(_OTHER_SOURCES)
+    hint = (
+        f"did you mean {names[hint[13:-1]]}?" if hint.startswith("did") else "data sets: " + ", ".join(_OTHER_SOURCES)
+    )
     return f"there is no folder {folder}; {hint}"

@@ -79,9 +79,7 @@ def open_lane(
     sizes = probe_sizes(source)
     height, width = sizes[0].tolist()
     fits = len(source) * 3 * height * width <= settings.resident_megabytes << 20
-    resident = settings.lane == "resident" or (
-        settings.lane == "auto" and fits and bool((sizes == sizes[0]).all())
-    )
+    resident = settings.lane == "resident" or (settings.lane == "auto" and fits and bool((sizes == sizes[0]).all()))
     if resident:
         try:
             images = read_all(source, skipped, progress=progress)
@@ -91,9 +89,7 @@ def open_lane(
                 raise
             note("the images do not all have the same size; they are decoded as they are needed")
     workers = default_workers() if settings.workers is None else settings.workers
-    return StreamingLane(
-        source, plan, order, device, settings.mean, settings.std, workers=workers, skipped=skipped
-    )
+    return StreamingLane(source, plan, order, device, settings.mean, settings.std, workers=workers, skipped=skipped)
 
 
 class _Central(Dataset[tuple[Tensor, Tensor, list[BrokenImageError]]]):

@@ -110,9 +110,7 @@ class ResidentLane:
         device = self.images.device
         geometry = self.plan.draw_geometry(self._size, self.order.seed, epoch, index)
         photometry = self.plan.draw_photometry(self.order.seed, epoch, index)
-        geometry = ViewGeometry(
-            geometry.box.to(device, torch.float32), geometry.flipped.to(device, non_blocking=True)
-        )
+        geometry = ViewGeometry(geometry.box.to(device, torch.float32), geometry.flipped.to(device, non_blocking=True))
         index = index.to(device, non_blocking=True)
         images = self.images[index].float().div_(255)
         shown = tuple(

@@ -180,4 +180,9 @@ def _colours(between: Callable[..., Tensor]) -> list[Tensor]:
     tints = between(-0.6, 0.6, "tints", 4, 3)
     tints = tints - (tints * weights).sum(dim=2, keepdim=True)
     ground, figure, waves, texture = tints.unbind(1)
-    return [(0.5 - gap / 2 + ground).clamp(0, 1), (0.5 + gap / 2 + figure).clamp(0, 1), waves * 0.7, texture * 0.7]
+    return [
+        (0.5 - gap / 2 + ground).clamp(0, 1),
+        (0.5 + gap / 2 + figure).clamp(0, 1),
+        waves * 0.7,
+        texture * 0.7,
+    ]

@@ -64,9 +64,7 @@ class _Crops(Dataset[CroppedBatch]):
                 batch.complete = False
                 break
             # Drawn with the index that was asked for, whichever image stands in.
-            drawn = self.plan.draw_geometry(
-                torch.tensor(image.shape[1:]), self.seed, epoch, index[row : row + 1]
-            )
+            drawn = self.plan.draw_geometry(torch.tensor(image.shape[1:]), self.seed, epoch, index[row : row + 1])
             boxes[row], flips[row] = drawn.box[0], drawn.flipped[0]
             places = zip(drawn.box[0].int().tolist(), drawn.flipped[0].tolist(), views, crops, strict=True)
             for box, flipped, view, crop in places:
@@ -128,8 +126,7 @@ class StreamingLane:
             GlocalError: too many images are unreadable, or a worker process died.
         """
         requests = (
-            [(epoch, number) for number in index.tolist()]
-            for epoch, index in self.order.batches(first_step, last_step)
+            [(epoch, number) for number in index.tolist()] for epoch, index in self.order.batches(first_step, last_step)
         )
         loader = DataLoader(
             self.dataset,

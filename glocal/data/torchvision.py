@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class TorchvisionSource:
     def __init__(self, name: str, found: Any) -> None:
         self.name = name
         self._found = found
-        self.keys = [f"{name}/{number}" for number in range(len(found))]
+        self.keys: Sequence[str] = [f"{name}/{number}" for number in range(len(found))]
         labels = next((getattr(found, key) for key in ("_labels", "targets", "labels") if hasattr(found, key)), None)
         self.labels = None if labels is None else torch.as_tensor(labels).long()
         classes = getattr(found, "classes", None)

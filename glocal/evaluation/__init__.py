@@ -60,9 +60,7 @@ def _linear(train: Features, test: Features, k: Sequence[int] | None, device: st
 
 def _logistic(train: Features, test: Features, k: Sequence[int] | None, device: str, progress: bool) -> Found:
     settings = LBFGSProbe()
-    found = linear_lbfgs(
-        train.features, train.labels, test.features, test.labels, settings=settings, progress=progress
-    )
+    found = linear_lbfgs(train.features, train.labels, test.features, test.labels, settings=settings, progress=progress)
     penalty = found.pop("penalty")
     return {
         "settings": settings.model_dump(mode="json"),
@@ -89,7 +87,8 @@ def evaluate(
     """Measures a backbone on labelled images.
 
     Args:
-        backbone: a backbone, a run's folder, a checkpoint, or `timm:NAME`.
+        backbone: a backbone, a run's folder, a checkpoint, `timm:NAME`, or what these have to beat: `untrained:RUN`
+            (the run's backbone before its first step) and `pixels` (32×32 raw pixels).
         train: labelled images that the protocols learn from: a source or its name.
         test: labelled images that they are measured on; its classes must be among those of `train`.
         protocols: knn (weighted, cosine, τ 0.07), linear (SGD), logistic (L-BFGS).
@@ -113,7 +112,7 @@ def evaluate(
     started = time.perf_counter()
     where = choose_device(device)
     if isinstance(backbone, str | Path):
-        backbone = load_backbone(backbone)
+        backbone = RawPixels() if str(backbone) == "pixels" else load_backbone(backbone)
     if isinstance(backbone, torch.nn.Module):
         backbone.to(where)
     bank = extract(backbone, open_source(train), workers=workers, progress=progress)
@@ -146,4 +145,8 @@ def _with_classes_of(train: Features, test: Features) -> Features:
 
 def _describe(source: str | Path | Source, features: Features) -> dict[str, Any]:
     name = str(source) if isinstance(source, str | Path) else source.name
-    return {"name": name, "images": len(features.labels), "skipped": [error.key for error in features.skipped]}
+    return {
+        "name": name,
+        "images": len(features.labels),
+        "skipped": [error.key for error in features.skipped],
+    }

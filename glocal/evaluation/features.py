@@ -81,16 +81,12 @@ def extract(
         GlocalError: the source has no labels, or no image in it can be read.
     """
     if source.labels is None or source.classes is None:
-        raise GlocalError(
-            f"{source.name} has no labels; in a folder, the folders of the first level are the classes"
-        )
+        raise GlocalError(f"{source.name} has no labels; in a folder, the folders of the first level are the classes")
     skipped: list[BrokenImageError] = []
     found, places = [], []
     with progress_bar("images", visible=progress) as bar:
         task = bar.add_task(f"features of {source.name}", total=len(source))
-        for index, images in images_of(
-            source, backbone.size, batch_size=batch_size, workers=workers, skipped=skipped
-        ):
+        for index, images in images_of(source, backbone.size, batch_size=batch_size, workers=workers, skipped=skipped):
             found.append(backbone.features(images).cpu())
             places.append(index)
             bar.update(task, advance=len(index))

@@ -47,9 +47,7 @@ class MoCo(Method):
     def __init__(self, backbone: Backbone, settings: MoCoSettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
-        self.projector = mlp(
-            [backbone.dim, settings.hidden_dim or backbone.dim, settings.output_dim], norm=False
-        )
+        self.projector = mlp([backbone.dim, settings.hidden_dim or backbone.dim, settings.output_dim], norm=False)
         self.teacher = MomentumTeacher(self.backbone, self.projector, buffers=settings.teacher_buffers)
         self.queue = NegativeQueue(settings.queue_size, settings.output_dim)
         self.new_keys: list[Tensor] = []

@@ -57,9 +57,7 @@ class SCE(Method):
     @classmethod
     def view_plan(cls, size: int) -> list[View]:
         weak = View(name="weak", size=size)
-        strong = View(
-            name="strong", size=size, jitter=Jitter.of_strength(0.5), grey=0.2, blur=Blur(probability=0.5)
-        )
+        strong = View(name="strong", size=size, jitter=Jitter.of_strength(0.5), grey=0.2, blur=Blur(probability=0.5))
         return [weak, strong]
 
     def loss(self, views: Views) -> Tensor:

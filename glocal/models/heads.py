@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -19,7 +20,7 @@ def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False) -> nn.Seq
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
     """
     layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=2):
+    for number, (before, after) in enumerate(pairwise(widths), start=2):
         last = number == len(widths)
         layers.append(nn.Linear(before, after, bias=not (last_norm if last else norm)))
         if last and last_norm:

@@ -32,7 +32,8 @@ def load_backbone(path: str | Path) -> Backbone:
     """The trained backbone of a run, on the CPU and in evaluation mode.
 
     Args:
-        path: a run's folder (its newest checkpoint is taken), a checkpoint file, or `timm:NAME` (pretrained weights).
+        path: a run's folder (its newest checkpoint is taken), a checkpoint file, `timm:NAME` (pretrained weights), or
+            `untrained:RUN` (the run's backbone as it was before the first step).
 
     Raises:
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the recipe in it.
@@ -43,6 +44,8 @@ def load_backbone(path: str | Path) -> Backbone:
     text = str(path)
     if text.startswith("timm:"):
         return _from_timm(text.removeprefix("timm:"))
+    if text.startswith("untrained:"):
+        return _untrained(Path(text.removeprefix("untrained:")))
     path = Path(path)
     if not path.exists():
         raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
@@ -54,11 +57,20 @@ def load_backbone(path: str | Path) -> Backbone:
     untrained = recipe.model.model_copy(update={"pretrained": False})
     backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
     prefix = f"{state['evaluated']}."
-    weights = {
-        name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)
-    }
+    weights = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
     load_weights(backbone, weights, what=text)
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
+    return backbone.eval()
+
+
+def _untrained(folder: Path) -> Backbone:
+    from glocal.config import build_recipe, load_mapping
+    from glocal.training.run import build_method
+
+    recipe = build_recipe(load_mapping(folder / "recipe.yaml"))
+    torch.manual_seed(recipe.seed)
+    backbone = build_method(recipe).backbone
+    backbone.label = f"{folder.name} untrained ({recipe.model.name})"
     return backbone.eval()
 
 
@@ -68,7 +80,9 @@ def _from_timm(name: str) -> Backbone:
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # every hub client fails in its own way
-        raise GlocalError(f"timm:{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}") from error
+        raise GlocalError(
+            f"timm:{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}"
+        ) from error
     config = network.pretrained_cfg
     backbone = Backbone(
         network, size=config["input_size"][-1], mean=config["mean"], std=config["std"], label=f"timm:{name}"

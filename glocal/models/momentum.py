@@ -55,7 +55,8 @@ class MomentumTeacher(nn.Module):
             momentum: m in [0, 1]; 1 leaves the teacher where it is.
         """
         student = nn.Sequential(*modules)
-        own, other = list(self.chain.parameters()), list(student.parameters())
+        own: list[Tensor] = list(self.chain.parameters())
+        other: list[Tensor] = list(student.parameters())
         if self.buffer_rule != "own":
             pairs = list(zip(self.chain.buffers(), student.buffers(), strict=True))
             average = self.buffer_rule == "average"

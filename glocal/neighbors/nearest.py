@@ -60,7 +60,8 @@ def nearest_neighbors(
                 near, order = near.topk(min(k, near.shape[1]), dim=1)
                 index = index.gather(1, order)
             best, places = near, index
-        assert best is not None and places is not None  # the bank has at least k ≥ 1 rows
+        assert best is not None  # the bank has at least k ≥ 1 rows
+        assert places is not None
         distances.append(_distance(best, part, metric))
         indices.append(places)
     if not distances:

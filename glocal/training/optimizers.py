@@ -72,9 +72,7 @@ def _optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> tor
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
 
 
-def set_schedules(
-    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, batch_size: int, clock: Clock
-) -> None:
+def set_schedules(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, batch_size: int, clock: Clock) -> None:
     """Puts this step's learning rate and weight decay into every group."""
     schedule = settings.lr_schedule(batch_size)
     decay = value_at(settings.weight_decay, clock)

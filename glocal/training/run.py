@@ -109,7 +109,7 @@ def pretrain(
 
     >>> run = pretrain("shapes", "runs/a", overrides={"train.epochs": 20})  # doctest: +SKIP
     """
-    mapping = {"name": "default"} if recipe is None else load_mapping(recipe)
+    mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
     if data is None and not (mapping.get("data") or {}).get("source"):
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
     source = open_source(data if data is not None else mapping["data"]["source"])
@@ -167,9 +167,7 @@ def pretrain(
 def build_method(recipe: AnyRecipe) -> Method:
     """The method of a resolved recipe with its networks, initialised by torch's global generator."""
     assert recipe.data.size is not None  # resolved
-    backbone = build_backbone(
-        recipe.model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std
-    )
+    backbone = build_backbone(recipe.model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
     return method_class(recipe.method.name)(backbone, recipe.method)
 
 
@@ -318,9 +316,7 @@ def _train(
         draw_views(lane, recipe, folder / "views.png")
     hooks = Hooks(save, log, (lambda: monitor.measure(evaluated)) if monitor else None)
     try:
-        train(
-            method, optimizers, lane, order, recipe, fabric, hooks, first_step=first_step, progress=progress
-        )
+        train(method, optimizers, lane, order, recipe, fabric, hooks, first_step=first_step, progress=progress)
     finally:
         if log:
             log.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -44,9 +45,7 @@ def resample(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
     return torch.einsum("bsh,bcht->bcst", down, narrowed.unflatten(1, images.shape[1:3])).contiguous()
 
 
-def _resize_weights(
-    start: Tensor, end: Tensor, length: int, size: int, interpolation: Interpolation
-) -> Tensor:
+def _resize_weights(start: Tensor, end: Tensor, length: int, size: int, interpolation: Interpolation) -> Tensor:
     """Weights (B, size, length) that resample pixels start … end − 1 of a line of `length` pixels to `size` pixels."""
     start, end = start.float(), end.float()  # whole pixels: exact
     scale = ((end - start) / size)[:, None]  # (B, 1) source pixels per output pixel
@@ -73,7 +72,7 @@ def _keys_cubic(distance: Tensor) -> Tensor:
 
 def render_one(
     image: Tensor,
-    box: tuple[int, int, int, int],
+    box: Sequence[int],
     flipped: bool,
     size: int,
     interpolation: Interpolation = "bilinear",

@@ -115,7 +115,11 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     value = images.amax(dim=1)  # (B, S, S)
     chroma = value - images.amin(dim=1)
     divisor = torch.where(chroma == 0, 1.0, chroma)
-    from_red, from_green, from_blue = (green - blue) / divisor, (blue - red) / divisor, (red - green) / divisor
+    from_red, from_green, from_blue = (
+        (green - blue) / divisor,
+        (blue - red) / divisor,
+        (red - green) / divisor,
+    )
     sextant = torch.where(value == green, from_green + 2, from_blue + 4)
     sextant = torch.where(value == red, from_red, sextant) + 6 * shift
     offsets = images.new_tensor([5, 3, 1])[:, None, None]
@@ -148,6 +152,4 @@ def _banded(kernel: Tensor, length: int) -> Tensor:
     source = source.abs()
     source = torch.where(source >= length, 2 * (length - 1) - source, source)
     band = kernel.new_zeros(len(kernel), length, length)
-    return band.scatter_add_(
-        2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, length, -1)
-    )
+    return band.scatter_add_(2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, length, -1))

@@ -37,9 +37,7 @@ class Jitter(Settings):
     def of_strength(cls, strength: float, probability: float = 0.8) -> Jitter:
         """SimCLR's distortion of strength s: 0.8·s for brightness, contrast and saturation, 0.2·s for hue."""
         factor = 0.8 * strength
-        return cls(
-            probability=probability, brightness=factor, contrast=factor, saturation=factor, hue=0.2 * strength
-        )
+        return cls(probability=probability, brightness=factor, contrast=factor, saturation=factor, hue=0.2 * strength)
 
 
 class Blur(Settings):
@@ -165,8 +163,9 @@ class ViewPlan:
         share, log_ratio = draws[..., :_ATTEMPTS], draws[..., _ATTEMPTS : 2 * _ATTEMPTS]
         u_top, u_left, u_flip = draws[..., -3:].unbind(-1)
 
-        area = torch.lerp(*self._scale[:, :, None].unbind(1), share) * height * width
-        ratio = torch.lerp(*self._log_ratio[:, :, None].unbind(1), log_ratio).exp()
+        (smallest, largest), (narrowest, widest) = (x[:, :, None].unbind(1) for x in (self._scale, self._log_ratio))
+        area = torch.lerp(smallest, largest, share) * height * width
+        ratio = torch.lerp(narrowest, widest, log_ratio).exp()
         widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
         first = fits.byte().argmax(dim=-1, keepdim=True)  # the first attempt that fits

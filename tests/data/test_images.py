@@ -41,7 +41,11 @@ MODES: dict[str, tuple[Callable[[], Image.Image], str, list[int]]] = {
     "16 bit tiff": (lambda: Image.fromarray(np.full((4, 4), 257 * 33, np.uint16)), "a.tif", [33, 33, 33]),
     "32 bit": (lambda: Image.fromarray(np.full((4, 4), 257 * 60, np.int32)), "a.tif", [60, 60, 60]),
     "float in 0 to 1": (lambda: Image.fromarray(np.full((4, 4), 0.2, np.float32)), "a.tif", [51, 51, 51]),
-    "float in 0 to 255": (lambda: Image.fromarray(np.full((4, 4), 200.0, np.float32)), "a.tif", [200, 200, 200]),
+    "float in 0 to 255": (
+        lambda: Image.fromarray(np.full((4, 4), 200.0, np.float32)),
+        "a.tif",
+        [200, 200, 200],
+    ),
     "webp": (lambda: Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "a.webp", [255, 255, 255]),
 }
 

@@ -57,7 +57,13 @@ def test_photometric_parameters_do_not_depend_on_the_lane(
         module = type(lane).__module__
 
         def spy(images, parameters, view, *, mean, std, found=found):  # type: ignore[no-untyped-def]
-            found += [parameters.brightness, parameters.hue, parameters.order, parameters.sigma, parameters.blur]
+            found += [
+                parameters.brightness,
+                parameters.hue,
+                parameters.order,
+                parameters.sigma,
+                parameters.blur,
+            ]
             return images
 
         monkeypatch.setattr(f"{module}.apply_photometry", spy)
@@ -148,7 +154,9 @@ def test_too_many_broken_images_stop_the_run_with_names(
     assert any(name in str(caught.value) for name in names)
 
 
-def test_images_of_several_sizes_are_streamed_and_refused_as_resident(image_folder: Callable[..., Path]) -> None:
+def test_images_of_several_sizes_are_streamed_and_refused_as_resident(
+    image_folder: Callable[..., Path],
+) -> None:
     source = open_source(image_folder(20, sizes=((32, 32), (40, 28))))
     order, plan = BatchOrder(length=20, batch_size=8, seed=0), ViewPlan(VIEWS)
     assert isinstance(open_lane(source, DataSettings(), plan, order, CPU, progress=False), StreamingLane)
@@ -161,7 +169,9 @@ def test_natural_size_is_that_of_small_images_and_224_of_large(image_folder: Cal
     assert natural_size(open_source(image_folder(16, sizes=((300, 200),), name="large"))) == 224
 
 
-def test_evaluation_images_keep_their_order_and_leave_broken_ones_out(image_folder: Callable[..., Path]) -> None:
+def test_evaluation_images_keep_their_order_and_leave_broken_ones_out(
+    image_folder: Callable[..., Path],
+) -> None:
     folder = image_folder(20)
     names = break_files(folder, 2)
     source, skipped = open_source(folder), []

@@ -49,7 +49,9 @@ def test_pixels_are_not_pickled() -> None:
     assert torch.equal(again.images(), shapes.images())
 
 
-@pytest.mark.parametrize(("split", "count", "message"), [("tset", None, "did you mean test"), ("train", 0, "at least 1")])
+@pytest.mark.parametrize(
+    ("split", "count", "message"), [("tset", None, "did you mean test"), ("train", 0, "at least 1")]
+)
 def test_wrong_splits_and_counts_are_refused(split: str, count: int | None, message: str) -> None:
     with pytest.raises(GlocalError, match=message):
         Shapes(split, count)

@@ -24,7 +24,14 @@ def put(path: Path, colour: tuple[int, int, int] = (1, 2, 3)) -> None:
 
 
 def test_first_level_folders_are_the_classes_at_any_depth(tmp_path: Path) -> None:
-    for name in ("dog/b.png", "cat/deep/er/a.PNG", "cat/ü b.jpg", "dog/.hidden.png", ".git/x.png", "dog/notes.txt"):
+    for name in (
+        "dog/b.png",
+        "cat/deep/er/a.PNG",
+        "cat/ü b.jpg",
+        "dog/.hidden.png",
+        ".git/x.png",
+        "dog/notes.txt",
+    ):
         put(tmp_path / name)
     source = ImageFolder(tmp_path)
     assert list(source.keys) == ["cat/deep/er/a.PNG", "cat/ü b.jpg", "dog/b.png"]

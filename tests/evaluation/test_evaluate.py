@@ -58,10 +58,21 @@ def test_unlabelled_images_and_unknown_protocols_are_refused(image_folder: Calla
 
 def test_results_are_written_whole_as_json_and_csv(tmp_path: Path) -> None:
     source = colours(30, ["red", "green", "blue"], [0, 1, 2])
-    found = evaluate(MeanColour(), train=source, test=source, protocols=["knn"], k=[3, 5], out=tmp_path / "e", progress=False)
+    found = evaluate(
+        MeanColour(),
+        train=source,
+        test=source,
+        protocols=["knn"],
+        k=[3, 5],
+        out=tmp_path / "e",
+        progress=False,
+    )
     assert json.loads((tmp_path / "e" / "evaluation.json").read_text()) == found
     rows = list(csv.DictReader((tmp_path / "e" / "evaluation.csv").open()))
-    assert [(row["protocol"], row["setting"], float(row["value"])) for row in rows] == [("knn", "k=3", 100), ("knn", "k=5", 100)]
+    assert [(row["protocol"], row["setting"], float(row["value"])) for row in rows] == [
+        ("knn", "k=3", 100),
+        ("knn", "k=5", 100),
+    ]
     assert results.table(found).row_count == 2
     assert found["protocols"]["knn"]["settings"]["temperature"] == 0.07
 

@@ -21,7 +21,10 @@ def blobs(rows: int, seed: int, classes: int = 7, spread: float = 1.6) -> tuple[
 def vote_by_loop(train, labels, test, truth, k: int, tau: float, weighted: bool) -> float:  # type: ignore[no-untyped-def]
     right = 0
     for query, target in zip(test, truth, strict=True):
-        near = sorted(((float(query @ row / query.norm() / row.norm()), int(c)) for row, c in zip(train, labels, strict=True)), reverse=True)
+        near = sorted(
+            ((float(query @ row / query.norm() / row.norm()), int(c)) for row, c in zip(train, labels, strict=True)),
+            reverse=True,
+        )
         votes = [0.0] * 7
         for similarity, label in near[:k]:
             votes[label] += math.exp(similarity / tau) if weighted else 1

@@ -22,7 +22,10 @@ def test_small_images_get_the_small_stem_and_large_ones_the_standard() -> None:
     assert build_backbone(ModelSettings(options=TINY), size=224).network.conv1.stride == (2, 2)
 
 
-@pytest.mark.parametrize(("name", "dim", "parameters"), [("resnet18", 512, 11.2), ("resnet34", 512, 21.3), ("resnet50", 2048, 23.5)])
+@pytest.mark.parametrize(
+    ("name", "dim", "parameters"),
+    [("resnet18", 512, 11.2), ("resnet34", 512, 21.3), ("resnet50", 2048, 23.5)],
+)
 def test_resnets_have_their_papers_size(name: str, dim: int, parameters: float) -> None:
     backbone = build_backbone(ModelSettings(name=name), size=32)
     assert backbone.dim == dim
@@ -77,7 +80,16 @@ def test_wrong_images_are_refused() -> None:
 
 def test_heads_have_the_layers_of_the_papers() -> None:
     kinds = [type(layer).__name__ for layer in mlp([8, 16, 16, 4], norm=True, last_norm=True)]
-    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert kinds == [
+        "Linear",
+        "BatchNorm1d",
+        "ReLU",
+        "Linear",
+        "BatchNorm1d",
+        "ReLU",
+        "Linear",
+        "BatchNorm1d",
+    ]
     head = mlp([8, 16, 4], norm=True)
     assert head[0].bias is None
     assert head[3].bias is not None
@@ -105,7 +117,11 @@ def test_teacher_follows_by_the_moving_average(buffers: str) -> None:
     for old, new, target in zip(before[:4], after[:4], targets[:4], strict=True):
         assert torch.allclose(new, 0.9 * old + 0.1 * target, atol=1e-6)
     for old, new, target in zip(before[4:], after[4:], targets[4:], strict=True):
-        moves = {"own": old, "copy": target, "average": 0.9 * old + 0.1 * target if old.is_floating_point() else target}
+        moves = {
+            "own": old,
+            "copy": target,
+            "average": 0.9 * old + 0.1 * target if old.is_floating_point() else target,
+        }
         assert torch.allclose(new, moves[buffers], atol=1e-6)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 

@@ -62,7 +62,15 @@ def assert_equal(a: Any, b: Any, where: str = "") -> None:
 def test_a_run_leaves_everything_a_user_needs(tmp_path: Path) -> None:
     finished = run(tmp_path / "a", monitor__knn_epochs=1)
     names = {path.name for path in (tmp_path / "a").iterdir()}
-    assert {"recipe.yaml", "metrics.csv", "monitor.csv", "checkpoints", "loss.png", "views.png", "tensorboard"} <= names
+    assert {
+        "recipe.yaml",
+        "metrics.csv",
+        "monitor.csv",
+        "checkpoints",
+        "loss.png",
+        "views.png",
+        "tensorboard",
+    } <= names
     assert finished.metrics["step"] == list(range(1, 13))
     assert all(value > 0 for value in finished.metrics["images_per_second"])
     assert len(checkpoint_files(tmp_path / "a" / "checkpoints")) == 2
@@ -115,7 +123,10 @@ def test_a_run_killed_at_random_steps_ends_in_the_same_weights_bit_for_bit(tmp_p
     assert whole["step"] == killed["step"] == 12
     assert_equal(whole["method"], killed["method"])
     assert_equal(whole["optimizers"], killed["optimizers"])
-    losses = [[row["loss"] for row in csv.DictReader((tmp_path / name / "metrics.csv").open())] for name in ("whole", "killed")]
+    losses = [
+        [row["loss"] for row in csv.DictReader((tmp_path / name / "metrics.csv").open())]
+        for name in ("whole", "killed")
+    ]
     assert losses[0] == losses[1]
 
 
@@ -140,7 +151,10 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(number: int, tmp_pat
 
 
 def test_gradient_accumulation_equals_the_whole_batch_where_nothing_depends_on_it(tmp_path: Path) -> None:
-    options = {"model__name": "vit_tiny", "model__options": {"depth": 1, "patch_size": 16, "embed_dim": 32, "num_heads": 2}}
+    options = {
+        "model__name": "vit_tiny",
+        "model__options": {"depth": 1, "patch_size": 16, "embed_dim": 32, "num_heads": 2},
+    }
     common = {**options, "method__name": "moco", "train__epochs": 1, "train__channels_last": False}
     run(tmp_path / "whole", **common)
     run(tmp_path / "parts", **common, train__accumulate=4)
@@ -229,7 +243,9 @@ def test_checkpoints_of_another_shape_or_kind_are_refused_by_name(tmp_path: Path
     state = load_checkpoint(path)
     state["method"]["backbone.network.conv1.weight"] = torch.zeros(8, 3, 3, 3)
     torch.save(state, path)
-    with pytest.raises(GlocalError, match=r"network.conv1.weight has shape \(8, 3, 3, 3\), but .* needs \(64, 3, 7, 7\)"):
+    with pytest.raises(
+        GlocalError, match=r"network.conv1.weight has shape \(8, 3, 3, 3\), but .* needs \(64, 3, 7, 7\)"
+    ):
         glocal.load_backbone(path)
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(GlocalError, match="is no checkpoint of glocal"):

@@ -39,7 +39,9 @@ def test_groups_get_scaled_rates_decay_only_where_it_applies_and_constant_ones_s
     method = kind(backbone, kind.Settings(output_dim=16, predictor_dim=8))
     optimizer = build_optimizers(method, settings)["loss"]
     set_schedules(optimizer, settings, 512, Clock(5, 10, 100))
-    rates = {(group["decay"], group["constant_lr"]): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    rates = {
+        (group["decay"], group["constant_lr"]): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups
+    }
     assert rates[(True, False)] == pytest.approx((0.05, 1e-4))  # half of the warm-up to 0.1
     assert rates[(False, False)] == pytest.approx((0.05, 0.0))
     assert rates[(True, True)] == pytest.approx((0.1, 1e-4))
