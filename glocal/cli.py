@@ -82,7 +82,7 @@ def pretrain(
 
 @app.command()
 def evaluate(
-    backbone: Annotated[str, typer.Argument(help="A run's folder, a checkpoint, or timm:NAME.")],
+    backbone: Annotated[str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN, or pixels.")],
     train: Annotated[str, typer.Option(help="Labelled images that the protocols learn from.")],
     test: Annotated[str, typer.Option(help="Labelled images to measure on.")],
     protocol: Annotated[

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
 from rich.table import Table
 
-from glocal.evaluation import Extractor, RawPixels, evaluate
-from glocal.models.backbone import Backbone
-from glocal.training.run import Run, build_method, pretrain
+from glocal.evaluation import evaluate
+from glocal.training.run import pretrain
 
 TRAIN, TEST, K = "shapes", "shapes:test", 20
 
@@ -30,23 +26,11 @@ def run_demo(out: Path, *, progress: bool = True) -> Table:
     table.add_column("features")
     table.add_column("top-1 %", justify="right")
     for name, backbone in (
-        ("raw pixels", RawPixels(32)),
-        ("untrained backbone", untrained_backbone(run)),
-        ("pretrained backbone", run.backbone()),
+        ("raw pixels", "pixels"),
+        ("untrained backbone", f"untrained:{run.folder}"),
+        ("pretrained backbone", run.folder),
     ):
-        table.add_row(name, f"{knn_accuracy(backbone, out=run.folder / 'evaluation' / name.split()[0]):.1f}")
+        place = run.folder / "evaluation" / name.split()[0]
+        found = evaluate(backbone, train=TRAIN, test=TEST, protocols=["knn"], k=[K], out=place, progress=False)
+        table.add_row(name, f"{found['protocols']['knn']['results'][0]['metrics']['top1']:.1f}")
     return table
-
-
-def untrained_backbone(run: Run) -> Backbone:
-    """The run's backbone as it was before the first step."""
-    torch.manual_seed(run.recipe.seed)
-    return build_method(run.recipe).backbone
-
-
-def knn_accuracy(backbone: Extractor, *, out: Path | None = None) -> float:
-    """Top-1 accuracy in percent of a weighted k-NN on the shapes' test split."""
-    found: dict[str, Any] = evaluate(
-        backbone, train=TRAIN, test=TEST, protocols=["knn"], k=[K], out=out, progress=False
-    )
-    return float(found["protocols"]["knn"]["results"][0]["metrics"]["top1"])
