@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+
 from rich.table import Table
 
 from glocal.evaluation import evaluate
