@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from glocal.data.images import image_size, read_image
 from glocal.data.sources import Sample
-from glocal.errors import BrokenImageError, GlocalError, did_you_mean
+from glocal.errors import BrokenImageError, GlocalError
 
 _OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
 
@@ -26,9 +27,10 @@ def image_extensions() -> frozenset[str]:
 class ImageFolder:
     """All images in a folder and the folders in it, at any depth.
 
-    Their order is that of their paths, the same on every machine. Hidden files and folders are passed over; links are
-    followed. Where every image lies below a folder of the first level and there are at least two of these, they are
-    the classes.
+    Their order is that of their paths, the same on every machine. Hidden files and folders are passed over. Links are
+    followed, but no folder is entered twice, and one that lies inside goes by its own path, not by a link to it.
+    Where every image lies below a folder of the first level and there are at least two of these, they are the
+    classes.
 
     Args:
         folder: the path.
@@ -40,7 +42,7 @@ class ImageFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.name = str(folder)
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):  # unlike Path.is_dir, raises nothing
             raise GlocalError(_no_folder(self.folder))
         extensions = image_extensions()
         found = sorted(_files(self.folder))
@@ -83,8 +85,9 @@ def _files(folder: Path) -> list[str]:
     found: list[str] = []
     entered: set[tuple[int, int]] = set()
     waiting = [("", str(folder))]
-    while waiting:
-        prefix, path = waiting.pop()
+    links: list[tuple[str, str]] = []  # entered last, so that real folders go before links to them
+    while waiting or links:
+        prefix, path = waiting.pop() if waiting else links.pop(0)
         try:
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in entered:
@@ -96,21 +99,35 @@ def _files(folder: Path) -> list[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                waiting.append((f"{prefix}{entry.name}/", entry.path))
+            place = (f"{prefix}{entry.name}/", entry.path)
+            if entry.is_symlink():  # os.path takes a dangling or circular link for nothing; entry.is_dir() raises
+                if os.path.isdir(entry.path):
+                    links.append(place)
+                elif os.path.isfile(entry.path):
+                    found.append(prefix + entry.name)
+            elif entry.is_dir():
+                waiting.append(place)
             elif entry.is_file():
                 found.append(prefix + entry.name)
     return found
 
 
 def _no_folder(folder: Path) -> str:
-    if folder.exists():
+    if os.path.exists(folder):
         return f"{folder} is a file; give the folder that holds the images"
-    parent = folder.absolute().parent
-    siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-    names = {name: name for name in _OTHER_SOURCES} | {name: str(folder.parent / name) for name in siblings}
-    hint = did_you_mean(folder.name, names)
-    hint = (
-        f"did you mean {names[hint[13:-1]]}?" if hint.startswith("did") else "data sets: " + ", ".join(_OTHER_SOURCES)
-    )
+    while not os.path.isdir(folder.parent):  # name the first part of the path that is wrong
+        if os.path.exists(folder.parent):
+            return f"{folder.parent} is a file; give the folder that holds the images"
+        folder = folder.parent
+    choices = {name: name for name in _OTHER_SOURCES} | _folders_beside(folder)
+    near = difflib.get_close_matches(folder.name, choices, n=1)
+    hint = f"did you mean {choices[near[0]]}?" if near else "data sets: " + ", ".join(_OTHER_SOURCES)
     return f"there is no folder {folder}; {hint}"
+
+
+def _folders_beside(folder: Path) -> dict[str, str]:
+    try:
+        places = {name: str(folder.parent / name) for name in os.listdir(folder.parent)}
+    except OSError:
+        return {}
+    return {name: place for name, place in places.items() if os.path.isdir(place)}

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import textwrap
 import warnings
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from glocal.errors import BrokenImageError
 
 _ORIENTATION = 0x0112  # EXIF tag
-_TURNED = {5, 6, 7, 8}  # orientations that exchange width and height
-_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError)
+_UPRIGHT = {  # what turns an image of that orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXCHANGES_SIDES = {5, 6, 7, 8}
+
+# Without a handler, Python prints Pillow's log of odd metadata to the terminal, once per image.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_image(file: str | Path | BinaryIO, key: str) -> Tensor:
@@ -39,19 +52,22 @@ def read_image(file: str | Path | BinaryIO, key: str) -> Tensor:
         try:
             with Image.open(file) as image:
                 image.load()
-                upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+                turn = _UPRIGHT.get(_orientation(image))
+                upright = image if turn is None else image.transpose(turn)
                 pixels = np.array(_to_rgb(upright), dtype=np.uint8)
         except UnidentifiedImageError:
             raise BrokenImageError(key, _empty_or("no image in a format that Pillow reads", file)) from None
         except Image.DecompressionBombError:
             raise BrokenImageError(key, "more pixels than Pillow thinks safe (decompression bomb)") from None
-        except _UNREADABLE as error:
+        except Exception as error:  # Pillow's plugins raise anything on damaged bytes: RuntimeError, zlib.error, …
             raise BrokenImageError(key, _reason(error)) from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def image_size(file: str | Path) -> tuple[int, int]:
     """Height and width of the upright image, from the file's header alone.
+
+    A rotation that a PNG notes only behind its pixels, which no common encoder does, is not seen.
 
     Raises:
         BrokenImageError: the header cannot be read.
@@ -60,16 +76,32 @@ def image_size(file: str | Path) -> tuple[int, int]:
         warnings.simplefilter("ignore")
         try:
             with Image.open(file) as image:
-                width, height = image.size
-                turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
-        except (*_UNREADABLE, Image.DecompressionBombError) as error:
+                width, height = _stored_size(image)
+                exchanged = _orientation(image) in _EXCHANGES_SIDES
+        except Exception as error:
             raise BrokenImageError(str(file), _reason(error)) from None
-    return (width, height) if turned else (height, width)
+    return (width, height) if exchanged else (height, width)
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before rotation; of TIFF files, newer versions of Pillow give those after it as the size."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
+    return image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where there is none or the metadata are damaged."""
+    try:
+        # the base class's method: that of PNG files decodes the pixels in search of more metadata
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:  # pixels are worth having without their metadata
+        return 1
 
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())
+    return textwrap.shorten(text, 120, placeholder="…")
 
 
 def _empty_or(reason: str, file: str | Path | BinaryIO) -> str:
@@ -92,18 +124,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_eight_bits(image: Image.Image) -> np.ndarray:
     """Grey values of deep images as uint8.
 
-    Integers are taken as 16 bits, or as 8 where none is above 255; floating point as [0, 1] where it lies
-    there, as [0, 255] where it lies there, and else from its smallest to its largest value.
+    Integers are taken as 16 bits, or as 8 where none is above 255; floating point as [0, 1] where it lies there,
+    or as [0, 255] where it lies there. What lies outside is taken from its smallest to its largest finite value.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "F":
-        if low >= 0 and high <= 1:
-            values = values * 255
-        elif low < 0 or high > 255:
-            values = (values - low) * (255 / (high - low)) if high > low else values * 0
-    elif image.mode.startswith("I;16") or 255 < high <= 65535:
-        values = values / 257
-    elif high > 65535:
-        values = values * (255 / high)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    values = np.asarray(image, dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    if image.mode.startswith("I;16"):
+        low, high = 0, 65535
+    else:
+        ranges = (1, 255) if image.mode == "F" else (255, 65535)
+        low, high = next(((0, top) for top in ranges if low >= 0 and high <= top), (low, high))
+    scale = 255 / (high - low) if high > low else 0.0
+    return np.rint((values - low) * scale).astype(np.uint8)

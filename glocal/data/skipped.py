@@ -24,7 +24,7 @@ class SkippedImages:
         self.file = file
         self.reasons: dict[str, str] = {}
         if file is not None and file.exists():
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 key, _, reason = line.partition("\t")
                 self.reasons[key] = reason
 
@@ -45,7 +45,7 @@ class SkippedImages:
                 warn(f"{error.key} cannot be read ({error.reason}) and is skipped{where}")
             self.reasons[error.key] = error.reason
             if self.file is not None:
-                with self.file.open("a", encoding="utf-8") as file:
+                with self.file.open("a", encoding="utf-8", errors="surrogateescape") as file:
                     file.write(f"{error.key}\t{error.reason}\n")
         if len(self) > self.limit * self.total:
             first = ", ".join(f"{key} ({reason})" for key, reason in list(self.reasons.items())[:5])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -90,13 +92,17 @@ class Subset:
         self.labels = None if source.labels is None else source.labels[indices]
         self.keys: Sequence[str] = [source.keys[index] for index in indices.tolist()]
         if hasattr(source, "images"):
-            self.images = lambda: source.images()[indices]
+            self.images = partial(_images_at, source.images, indices)  # not a closure: it has to pickle
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[int(self.indices[index])]
+
+
+def _images_at(images: Callable[[], Tensor], indices: Tensor) -> Tensor:
+    return images()[indices]
 
 
 def _digits(split: str) -> Source:
@@ -106,7 +112,7 @@ def _digits(split: str) -> Source:
     found = load_digits()
     part = slice(None, 1437) if split == "train" else slice(1437, None)
     grey = torch.from_numpy(found.images[part]).float()[:, None] * (255 / 16)
-    large = torch.nn.functional.interpolate(grey, size=(32, 32), mode="bicubic", align_corners=False)
+    large = torch.nn.functional.interpolate(grey, size=(32, 32), mode="bicubic", antialias=True)
     images = large.round().clamp(0, 255).byte().expand(-1, 3, -1, -1).contiguous()
     labels = torch.from_numpy(found.target[part]).long()
     return MemorySource(f"digits:{split}", images, labels, [str(digit) for digit in range(10)])
@@ -120,6 +126,8 @@ def open_source(name: str | Path | Source) -> Source:
     - `digits`, `digits:test`: scikit-learn's handwritten digits at 32×32
     - `torchvision:CIFAR10`, `torchvision:CIFAR10:test`, `torchvision:STL10:unlabeled`, …: torchvision's data sets
 
+    A folder that exists goes before a data set of the same name.
+
     Raises:
         GlocalError: no such folder or data set; the message names the nearest.
     """
@@ -127,11 +135,11 @@ def open_source(name: str | Path | Source) -> Source:
         return name
     text = str(name)
     kind, *parts = text.split(":")
-    if isinstance(name, str) and not Path(text).is_dir():
+    if isinstance(name, str) and not os.path.isdir(text):
         if kind == "shapes":
             from glocal.data.shapes import Shapes
 
-            if len(parts) > 2 or not all(part.isdigit() for part in parts[1:]):
+            if len(parts) > 2 or not all(part.isdecimal() for part in parts[1:]):
                 raise GlocalError(f"{text}: write shapes, shapes:test or shapes:train:20000")
             return Shapes(parts[0] if parts else "train", int(parts[1]) if len(parts) == 2 else None)
         if kind == "digits":

@@ -59,7 +59,7 @@ Temperature = Annotated[float, Field(gt=0)] | Schedule
 def value_at(value: Scheduled, clock: Clock) -> float:
     """The value of a constant or a schedule at a step.
 
-    >>> value_at(0.99, Clock(0, 10, 100)), value_at(Schedule(start=0.0, end=1.0), Clock(50, 10, 100))
+    >>> value_at(0.99, Clock(0, 10, 100)), value_at(Schedule(start=0.0, end=1.0, kind="linear"), Clock(50, 10, 100))
     (0.99, 0.5)
     """
     return value.at(clock) if isinstance(value, Schedule) else value

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from glocal.data import torchvision as tv_sources
 from glocal.data.folder import ImageFolder
@@ -62,12 +63,41 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert list(ImageFolder(tmp_path / "data").keys) == ["a/1.png", "b/2.png"]
 
 
+def test_real_folders_go_before_links_to_them_and_circular_links_lead_nowhere(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1.png")
+    put(tmp_path / "b" / "2.png")
+    os.symlink(tmp_path / "a", tmp_path / "z")
+    os.symlink("self", tmp_path / "self")
+    os.symlink("circle.png", tmp_path / "circle.png")
+    os.symlink(tmp_path / "b" / "2.png", tmp_path / "b" / "link.png")
+    source = ImageFolder(tmp_path)
+    assert list(source.keys) == ["a/1.png", "b/2.png", "b/link.png"]
+    assert source.classes == ["a", "b"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.png")
+
+    def deny(path: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(GlocalError, match="cannot be read: Permission denied"):
+        ImageFolder(tmp_path)
+
+
 def test_wrong_paths_name_the_nearest(tmp_path: Path) -> None:
     put(tmp_path / "photos" / "a.png")
     with pytest.raises(GlocalError, match=r"there is no folder .*phots; did you mean .*photos\?"):
         open_source(str(tmp_path / "phots"))
+    with pytest.raises(GlocalError, match=r"there is no folder \S*phots; did you mean \S*photos\?"):
+        open_source(tmp_path / "phots" / "train")  # the part of the path that is wrong
     with pytest.raises(GlocalError, match="is a file; give the folder"):
         open_source(tmp_path / "photos" / "a.png")
+    with pytest.raises(GlocalError, match=r"a\.png is a file; give the folder"):
+        open_source(tmp_path / "photos" / "a.png" / "deep")
+    with pytest.raises(GlocalError, match="there is no folder x+; data sets: shapes"):
+        open_source("x" * 300)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("x")
     with pytest.raises(GlocalError, match="no image among its 1 files"):
@@ -76,6 +106,8 @@ def test_wrong_paths_name_the_nearest(tmp_path: Path) -> None:
         open_source("shape")
     with pytest.raises(GlocalError, match="did you mean CIFAR10"):
         open_source("torchvision:CIFAR11")
+    with pytest.raises(GlocalError, match="write shapes, shapes:test or shapes:train:20000"):
+        open_source("shapes:train:²")
     with pytest.raises(GlocalError, match="shapes:tset: did you mean test"):
         open_source("shapes:tset")
 
@@ -92,6 +124,9 @@ def test_digits_are_split_and_readable() -> None:
     assert (len(train), len(test)) == (1437, 360)
     assert train.images().shape == (1437, 3, 32, 32)
     assert train.classes == [str(digit) for digit in range(10)]
+    with Image.fromarray((load_digits().images[0] * (255 / 16)).astype(np.float32)) as small:
+        enlarged = torch.from_numpy(np.array(small.resize((32, 32), Image.Resampling.BICUBIC)))
+    assert (train[0].image - enlarged.clamp(0, 255)).abs().max() <= 1  # Pillow's bicubic is the antialiased one
     zero = train[0]
     assert zero.label == 0
     middle = zero.image[:, 14:18, 14:18].float().mean()
@@ -106,6 +141,20 @@ def test_subset_keeps_labels_keys_and_pixels() -> None:
     assert list(part.keys) == ["test/000005", "test/000000", "test/000039"]
     assert torch.equal(part.images()[2], whole[39].image)
     assert torch.equal(part[1].image, whole[0].image)
+
+
+def test_subsets_pickle_and_nest() -> None:
+    part = Subset(open_source("shapes:test:40"), torch.tensor([5, 0, 39]))
+    again = pickle.loads(pickle.dumps(Subset(part, torch.tensor([2, 0]))))
+    assert list(again.keys) == ["test/000039", "test/000005"]
+    assert torch.equal(again.images()[1], again[1].image)
+
+
+def test_subsets_of_folders_have_no_images_in_memory(image_folder: Callable[..., Path]) -> None:
+    whole = open_source(image_folder(6))
+    part = pickle.loads(pickle.dumps(Subset(whole, torch.tensor([4, 1]))))
+    assert not hasattr(part, "images")
+    assert part[0].key == whole.keys[4]
 
 
 def fake_cifar(root: str, *, train: bool, download: bool) -> Any:
