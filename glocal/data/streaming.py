@@ -22,6 +22,7 @@ from glocal.views.plan import ViewPlan
 
 T = TypeVar("T")
 
+_TOGETHER = 16  # images that are decoded before their crops are drawn: one drawing for all, little memory
 _SUBSTITUTES = 100  # how many images after an unreadable one are tried in its place
 
 
@@ -58,17 +59,21 @@ class _Crops(Dataset[CroppedBatch]):
         crops = [torch.empty(len(index), 3, view.size, view.size, dtype=torch.uint8) for view in views]
         boxes, flips = torch.empty(len(index), len(views), 4), torch.empty(len(index), len(views)).bool()
         batch = CroppedBatch(epoch, index, crops, boxes, flips, broken=[], complete=True)
-        for row, number in enumerate(index.tolist()):
-            image = self._read(number, batch.broken)
-            if image is None:
+        for first in range(0, len(index), _TOGETHER):
+            rows = slice(first, first + _TOGETHER)
+            images = [self._read(number, batch.broken) for number in index[rows].tolist()]
+            if any(image is None for image in images):
                 batch.complete = False
                 break
+            read = [image for image in images if image is not None]
             # Drawn with the index that was asked for, whichever image stands in.
-            drawn = self.plan.draw_geometry(torch.tensor(image.shape[1:]), self.seed, epoch, index[row : row + 1])
-            boxes[row], flips[row] = drawn.box[0], drawn.flipped[0]
-            places = zip(drawn.box[0].int().tolist(), drawn.flipped[0].tolist(), views, crops, strict=True)
-            for box, flipped, view, crop in places:
-                crop[row] = render_one(image, box, flipped, view.size, view.interpolation)
+            sizes = torch.tensor([image.shape[1:] for image in read])
+            drawn = self.plan.draw_geometry(sizes, self.seed, epoch, index[rows])
+            boxes[rows], flips[rows] = drawn.box, drawn.flipped
+            places = zip(read, drawn.box.int().tolist(), drawn.flipped.tolist(), strict=True)
+            for row, (image, own_boxes, own_flips) in enumerate(places, start=first):
+                for box, flipped, view, crop in zip(own_boxes, own_flips, views, crops, strict=True):
+                    crop[row] = render_one(image, box, flipped, view.size, view.interpolation)
         return batch
 
     def _read(self, index: int, broken: list[BrokenImageError]) -> Tensor | None:

@@ -7,12 +7,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
+from torch.nn.functional import interpolate
 
 from glocal.views.geometry import ViewGeometry
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+_CPU_IMAGES = 16
 
 
 def render_batch(
@@ -30,6 +31,10 @@ def render_batch(
     Returns:
         (B, C, size, size) in the dtype of `images`.
     """
+    if images.device.type == "cpu" and len(images) > _CPU_IMAGES:  # a few images at a time meet in the cache
+        places = zip(geometry.box.split(_CPU_IMAGES), geometry.flipped.split(_CPU_IMAGES), strict=True)
+        chunks = zip(images.split(_CPU_IMAGES), places, strict=True)
+        return torch.cat([render_batch(few, ViewGeometry(*place), size, interpolation) for few, place in chunks])
     _, _, height, width = images.shape
     left, top, right, bottom = geometry.box.unbind(-1)
     across = _resize_weights(left, right, width, size, interpolation)  # (B, size, W)
@@ -77,22 +82,13 @@ def render_one(
     size: int,
     interpolation: Interpolation = "bilinear",
 ) -> Tensor:
-    """The same for one uint8 image, (C, H, W) → (C, size, size) uint8, by torchvision's integer kernels.
+    """The same for one uint8 image, (C, H, W) → (C, size, size) uint8, by torch's integer kernels.
 
     Differs from `render_batch` by the rounding to whole grey levels: at most 1 where bicubic does not overshoot black
     or white, which is cut off here.
     """
     left, top, right, bottom = box
-    view = tv.resized_crop(
-        image,
-        top,
-        left,
-        bottom - top,
-        right - left,
-        [size, size],
-        interpolation=InterpolationMode(interpolation),
-        antialias=True,
-    )
+    view = interpolate(image[None, :, top:bottom, left:right], (size, size), mode=interpolation, antialias=True)[0]
     return view.flip(-1) if flipped else view
 
 

@@ -70,7 +70,7 @@ def _on(images: Tensor, values: Tensor) -> Tensor:
 def greyscale(images: Tensor) -> Tensor:
     """Luminance, (B, 3, S, S) → (B, 1, S, S)."""
     red, green, blue = _GREY_WEIGHTS
-    return images[:, 0:1] * red + images[:, 1:2] * green + images[:, 2:3] * blue
+    return (images[:, 0:1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:3], alpha=blue)
 
 
 def jitter(images: Tensor, parameters: Photometry) -> Tensor:
@@ -92,7 +92,7 @@ def jitter(images: Tensor, parameters: Photometry) -> Tensor:
             grey = greyscale(images)
             mean = grey.mean(dim=(2, 3), keepdim=True)
             other = grey.mul_(_on(images, pixel_share)).add_(mean * _on(images, mean_share))
-            images = images.mul(_on(images, factor)).add_(other).clamp_(0, 1)
+            images = torch.addcmul(other, images, _on(images, factor)).clamp_(0, 1)
         rows = ((operation == _HUE) & (parameters.hue != 0)).nonzero()[:, 0]
         if len(rows) > 0:
             shift = _on(images, parameters.hue[rows])[:, 0]
