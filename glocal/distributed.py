@@ -25,3 +25,12 @@ def all_gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(process_count())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def all_sum(tensor: Tensor) -> Tensor:
+    """The sum over all processes, without gradient; the tensor itself in a single process."""
+    if process_count() > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor

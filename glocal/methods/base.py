@@ -84,6 +84,7 @@ class Method(nn.Module):
     def before_step(self, clock: Clock) -> None:
         """Puts every scheduled setting at its value for this step into `self.now`."""
         self.now.step = clock.step
+        self.now.epoch = clock.step / clock.steps_per_epoch
         for name, value in self._scheduled.items():
             setattr(self.now, name, value_at(value, clock))
 

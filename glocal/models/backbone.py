@@ -90,6 +90,30 @@ class Backbone(nn.Module):
         """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""
         return self.network(images)  # type: ignore[no-any-return]
 
+    def forward_tokens(self, images: Tensor) -> Tensor:
+        """Class and patch tokens (B, 1 + N, D) of normalised images: what patch-wise methods train.
+
+        Raises:
+            GlocalError: the network is no vision transformer, or its patches do not divide the images.
+        """
+        if not isinstance(self.network, VisionTransformer):
+            raise GlocalError(f"{type(self.network).__name__} has no tokens; use .features, or a vision transformer")
+        self.grid(images.shape[-1])
+        return self.network.forward_features(images)
+
+    def grid(self, size: int) -> int:
+        """Patches per side of an image of `size` pixels.
+
+        Raises:
+            GlocalError: the network has no patches, or they do not divide the image.
+        """
+        patch = getattr(getattr(self.network, "patch_embed", None), "patch_size", None)
+        if patch is None:
+            raise GlocalError(f"{type(self.network).__name__} has no patches; choose a vision transformer (model.name)")
+        if size % patch[0]:
+            raise GlocalError(f"views of {size} pixels cannot be cut into patches of {patch[0]}; change views.N.size")
+        return int(size // patch[0])
+
     def prepare(self, images: Tensor) -> Tensor:
         """Images as users have them → normalised images on the backbone's device.
 
@@ -127,9 +151,7 @@ class Backbone(nn.Module):
         Raises:
             GlocalError: the network is no vision transformer.
         """
-        if not isinstance(self.network, VisionTransformer):
-            raise GlocalError(f"{type(self.network).__name__} has no tokens; use .features, or a vision transformer")
-        return self._in_eval_mode(self.network.forward_features, images)
+        return self._in_eval_mode(self.forward_tokens, images)
 
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         training = self.training

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 
 def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False) -> nn.Sequential:
@@ -28,3 +30,40 @@ def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False) -> nn.Seq
         if not last:
             layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: a three-layer MLP with GELU to a bottleneck, unit length, and K weight-normalised prototypes.
+
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, section 3.2 and appendix C.
+    The K logits of a row are `head(row) @ head.prototypes().T`; losses take them in chunks.
+
+    Args:
+        dim: width of the features.
+        prototypes: K.
+        hidden: width of the hidden layers.
+        bottleneck: width before the prototypes.
+        learned_length: let the prototypes' length be learned; 1 otherwise.
+    """
+
+    def __init__(
+        self, dim: int, prototypes: int, *, hidden: int = 2048, bottleneck: int = 256, learned_length: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.directions = nn.Parameter(nn.init.trunc_normal_(torch.empty(prototypes, bottleneck), std=0.02))
+        self.length = nn.Parameter(torch.ones(prototypes, 1), requires_grad=learned_length)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit rows of the bottleneck: (…, dim) → (…, bottleneck)."""
+        return normalize(self.layers(features).float(), dim=-1)
+
+    def prototypes(self) -> Tensor:
+        """The last layer's weights, (K, bottleneck)."""
+        return normalize(self.directions, dim=1) * self.length

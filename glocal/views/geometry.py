@@ -1,10 +1,14 @@
-"""Where a view lies in its source image."""
+"""Where a view lies in its source image, and which patches of two views show the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
+
+from glocal.errors import GlocalError
 
 
 @dataclass
@@ -22,3 +26,109 @@ class ViewGeometry:
     def view(self, number: int) -> ViewGeometry:
         """The geometry of one view out of a batch of several: (B, V, 4) → (B, 4)."""
         return ViewGeometry(self.box[:, number], self.flipped[:, number])
+
+
+@dataclass
+class PatchMatches:
+    """Patches of two views that show the same part of the source image.
+
+    Attributes:
+        index_a, index_b: (…, M) int64: patches of the two views, row-major from 0; the CLS token is not counted.
+        valid: (…, M) bool: which of the M places hold a match; the indices of the others lie in the grid as well.
+    """
+
+    index_a: Tensor
+    index_b: Tensor
+    valid: Tensor
+
+
+def match_patches(
+    a: ViewGeometry,
+    b: ViewGeometry,
+    grid_a: int | Tensor,
+    grid_b: int | Tensor,
+    *,
+    rule: Literal["spread", "nearest"] = "spread",
+) -> PatchMatches:
+    """Matches the patches of two views of the same images, each pair of views on its own, in tensor operations.
+
+    `spread` is the rule of the patch-matching seed of Javidani, Sadeghi and Araabi, "Patch-Wise Self-Supervised Visual
+    Representation Learning", 2023, section 3.2: the overlap of the two crops is a block of rows and columns of patches
+    in each, rounded half to even and cut off at the grid's edge; of each axis the shorter list keeps all its entries
+    and the longer one floor(linspace(0, longer − 1, shorter)). The authors' code needs the same crops for the whole
+    batch; this function does not.
+
+    `nearest` takes, for each patch of b whose centre lies inside a, the patch of a whose centre is nearest to it in
+    the source image: M is grid_b².
+
+    Args:
+        a, b: box (…, 4) and flipped (…) of the two views; the leading shapes broadcast.
+        grid_a, grid_b: patches per side, one number or, to match views of several sizes in one call, (…) int64.
+        rule: how patches are matched.
+
+    Returns:
+        Matches in row-major order of the overlap, as seen in the source image for `spread`, of b for `nearest`.
+
+    Raises:
+        GlocalError: an unknown rule.
+    """
+    if rule not in ("spread", "nearest"):
+        raise GlocalError(f"rule={rule!r}: choose spread or nearest")
+    shape = torch.broadcast_shapes(a.flipped.shape, b.flipped.shape)
+    box = torch.stack([a.box.expand(*shape, 4), b.box.expand(*shape, 4)])  # (2, …, 4)
+    flipped = torch.stack([a.flipped.expand(shape), b.flipped.expand(shape)])
+    sides = [torch.as_tensor(grid) for grid in (grid_a, grid_b)]
+    grid = torch.stack([side.expand(shape) for side in sides]).to(box.device, non_blocking=True)
+    if rule == "spread":
+        return _spread(box, flipped, grid, min(int(side.max()) for side in sides))
+    return _nearest(box, flipped, grid, int(sides[1].max()))
+
+
+def _spread(box: Tensor, flipped: Tensor, grid: Tensor, most: int) -> PatchMatches:
+    # Pairs of views come last, P of them: the sums over rows and columns are then long vector operations.
+    shape = flipped.shape[1:]
+    box = box.reshape(2, -1, 4).permute(2, 0, 1).contiguous()  # (4, 2, P)
+    flipped, grid = flipped.flatten(1), grid.flatten(1).to(box)  # (2, P)
+    corner, extent = box[:2], box[2:] - box[:2]  # (2, 2, P): x and y, a and b
+    start = corner.amax(dim=1, keepdim=True)
+    overlap = box[2:].amin(dim=1, keepdim=True) - start  # (2, 1, P)
+    # Products before quotients: what is half a patch must be half exactly, for it is rounded to even.
+    first = (grid * (start - corner) / extent).round_()
+    length = torch.minimum((grid * overlap / extent).round_(), grid - first).clamp_(min=0)  # (2, 2, P)
+    first = torch.minimum(first, grid - 1).clamp_(min=0)
+    overlapping = (overlap > 0).all(dim=0)  # (1, P)
+    shorter = torch.minimum(length[:, 0], length[:, 1]) * overlapping  # (2, P)
+
+    # A patch's index is base + factor · step, summed over the axes: columns run backwards where the view is mirrored.
+    base = torch.stack([torch.where(flipped, grid - 1 - first[0], first[0]), first[1] * grid])
+    factor = torch.stack([torch.where(flipped, -1.0, 1.0).to(grid), grid])
+    # floor(linspace(0, length − 1, shorter)); half a place more keeps whole numbers clear of rounding.
+    place = torch.arange(most, dtype=box.dtype, device=box.device)[:, None, None, None]
+    last = (length - 1).clamp_(min=0)
+    steps = (place * last).add_(0.5).div_((shorter[:, None] - 1).clamp_(min=1)).floor_()  # (m, 2, 2, P)
+    line = torch.minimum(steps, last).mul_(factor).add_(base).int()
+    index = (line[:, None, 1] + line[None, :, 0]).flatten(0, 1).long()  # (m·m, 2, P)
+    kept = place[:, 0] < shorter  # (m, 2, P)
+    valid = (kept[:, None, 1] & kept[None, :, 0]).flatten(0, 1)
+    index_a, index_b, valid = (x.unflatten(-1, shape).movedim(0, -1) for x in (index[:, 0], index[:, 1], valid))
+    return PatchMatches(index_a, index_b, valid)
+
+
+def _nearest(box: Tensor, flipped: Tensor, grid: Tensor, most: int) -> PatchMatches:
+    places = torch.arange(most, device=box.device)
+    there = places < grid[1, ..., None]  # (…, m)
+    centre = (places + 0.5) / grid[1, ..., None]
+    mirrored = torch.where(flipped[1, ..., None], 1 - centre, centre)
+    corner, extent = box[..., :2], box[..., 2:] - box[..., :2]
+    share = torch.stack([mirrored, centre], dim=-2)  # (…, 2, m) of b
+    share = (corner[1] - corner[0] + share.movedim(-1, 0) * extent[1]) / extent[0]  # (m, …, 2) of a
+    inside = ((share >= 0) & (share < 1)).movedim(0, -1) & there[..., None, :]
+    # The nearest centre is that of the cell in which the point lies.
+    cell = (share.movedim(0, -1) * grid[0, ..., None, None]).floor().long()
+    cell = torch.minimum(cell.clamp_(min=0), grid[0, ..., None, None] - 1)
+    column = torch.where(flipped[0, ..., None], grid[0, ..., None] - 1 - cell[..., 0, :], cell[..., 0, :])
+    index_a = cell[..., 1, :, None] * grid[0, ..., None, None] + column[..., None, :]
+    row_b = torch.minimum(places, grid[1, ..., None] - 1)
+    index_b = row_b[..., :, None] * grid[1, ..., None, None] + row_b[..., None, :]
+    valid = inside[..., 1, :, None] & inside[..., 0, None, :]
+    return PatchMatches(index_a.flatten(-2), index_b.flatten(-2), valid.flatten(-2))

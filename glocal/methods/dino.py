@@ -1,0 +1,122 @@
+"""DINO: self-distillation with no labels.
+
+Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, "Emerging Properties in Self-Supervised Vision
+Transformers", ICCV 2021 (Algorithm 1). From every view, local ones as well, the student predicts what a momentum
+teacher says about the global views; centring and sharpening keep the teacher from collapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from glocal.losses.tokens import pair_tokens
+from glocal.methods.base import Method, MethodSettings, ParameterGroup
+from glocal.models.backbone import Backbone
+from glocal.models.distiller import Distiller
+from glocal.models.heads import PrototypeHead
+from glocal.training.schedules import Schedule, Share, Temperature
+from glocal.views.batch import Views
+from glocal.views.plan import Blur, Jitter, Solarize, View
+
+
+class DINOSettings(MethodSettings):
+    """Defaults are those of the paper (section 3.2, "Implementation details", and appendix C)."""
+
+    name: Literal["dino"] = "dino"
+    prototypes: int = Field(65536, ge=2)
+    hidden_dim: int = Field(2048, ge=1)
+    bottleneck_dim: int = Field(256, ge=1)
+    learned_length: bool = False  # of the prototypes (norm_last_layer false in the authors' code)
+    momentum: Share = Schedule(start=0.996, end=1.0)
+    center_momentum: Share = 0.9
+    temperature: Temperature = 0.1
+    teacher_temperature: Temperature = Schedule(start=0.04, end=0.07, kind="linear", epochs=30)
+    frozen_prototype_epochs: float = Field(1.0, ge=0)  # the last layer stands still for so long
+
+
+class DINO(Method):
+    """Self-distillation between global and local views."""
+
+    Settings = DINOSettings
+    evaluated = "distiller.teacher.chain.0"
+
+    def __init__(self, backbone: Backbone, settings: DINOSettings) -> None:
+        super().__init__(backbone, settings)
+        self.settings = settings
+        head = PrototypeHead(
+            backbone.dim,
+            settings.prototypes,
+            hidden=settings.hidden_dim,
+            bottleneck=settings.bottleneck_dim,
+            learned_length=settings.learned_length,
+        )
+        self.distiller = Distiller(backbone, head)
+
+    @classmethod
+    def view_plan(cls, size: int) -> list[View]:
+        return multi_crop(size)
+
+    def loss(self, views: Views) -> Tensor:
+        """Algorithm 1: the teacher's views are those of the first view's size."""
+        teachers, batch = global_views(views), len(views.index)
+        with torch.no_grad():
+            target = self.distiller.teacher_backbone(torch.cat(views.images[:teachers]))  # (G·B, D)
+        prediction = by_resolution(self.backbone, views.images)  # (V·B, D)
+        self.embedding = prediction[:batch].detach().float()
+        pairs = pair_tokens(None, batch=batch, teachers=teachers, tokens=[1] * len(views.images)).to(prediction.device)
+        return self.distiller.loss(
+            target[pairs.teacher],
+            prediction[pairs.student],
+            pairs,
+            teacher_temperature=self.now.teacher_temperature,
+            student_temperature=self.now.temperature,
+            frozen_prototypes=self.now.epoch < self.settings.frozen_prototype_epochs,
+        )
+
+    def after_step(self) -> None:
+        self.distiller.after_step(self.backbone, momentum=self.now.momentum, center_momentum=self.now.center_momentum)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(self.backbone), ParameterGroup(self.distiller.head)]
+
+
+def multi_crop(size: int) -> list[View]:
+    """DINO's views: two global ones that are blurred and solarised in turn, and eight local ones.
+
+    Section 3.2 and appendix C; local views are 96 pixels beside 224, and in proportion, in steps of 8 pixels.
+    """
+    jitter = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    shared = View(size=size, scale=(0.4, 1.0), interpolation="bicubic", jitter=jitter, grey=0.2)
+    changes: list[dict[str, object]] = [
+        {"name": "global", "blur": Blur(probability=1.0)},
+        {"name": "global", "blur": Blur(probability=0.1), "solarize": Solarize(probability=0.2)},
+        {
+            "name": "local",
+            "count": 8,
+            "size": max(8, round(size * 96 / 224 / 8) * 8),
+            "scale": (0.05, 0.4),
+            "blur": Blur(probability=0.5),
+        },
+    ]
+    return [shared.model_copy(update=change) for change in changes]
+
+
+def global_views(views: Views) -> int:
+    """How many views, from the first on, have the size of the first: those that the teacher sees."""
+    sizes = [image.shape[-1] for image in views.images]
+    return next((number for number, size in enumerate(sizes) if size != sizes[0]), len(sizes))
+
+
+def by_resolution(network: Callable[[Tensor], Tensor], images: tuple[Tensor, ...]) -> Tensor:
+    """The network's output of all views, one after another, in one pass for each run of views of one size."""
+    outputs, first = [], 0
+    for last in range(1, len(images) + 1):
+        if last == len(images) or images[last].shape != images[first].shape:
+            outputs.append(network(torch.cat(images[first:last])).flatten(0, -2))
+            first = last
+    return torch.cat(outputs)

@@ -1,0 +1,90 @@
+"""What DINO and patch-wise DINO share: student head, momentum teacher and centre."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from glocal.distributed import all_sum
+from glocal.losses.distillation import distill
+from glocal.losses.tokens import TokenPairs
+from glocal.models.backbone import Backbone
+from glocal.models.heads import PrototypeHead
+from glocal.models.momentum import MomentumTeacher
+
+
+class Distiller(nn.Module):
+    """Compares tokens of the student with those of its momentum teacher, whose logits are centred.
+
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021: teacher (section 3.1), centre
+    (eq. 4).
+
+    Args:
+        backbone: the student's.
+        head: the student's.
+        positions: token positions with a centre of their own; 1 is one centre for all.
+    """
+
+    center: Tensor
+
+    def __init__(self, backbone: Backbone, head: PrototypeHead, *, positions: int = 1) -> None:
+        super().__init__()
+        self.head = head
+        self.teacher = MomentumTeacher(backbone, head)
+        self.register_buffer("center", torch.zeros(positions, len(head.directions)))
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def teacher_backbone(self) -> Backbone:
+        """The teacher's backbone: what is evaluated."""
+        return self.teacher.chain[0]  # type: ignore[return-value]
+
+    def loss(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        pairs: TokenPairs,
+        *,
+        teacher_temperature: float,
+        student_temperature: float,
+        frozen_prototypes: bool = False,
+    ) -> Tensor:
+        """The weighted cross-entropy between paired tokens.
+
+        Args:
+            teacher: (T, D) backbone tokens of `pairs.teacher`.
+            student: (S, D) backbone tokens of `pairs.student`.
+            pairs: who learns from whom.
+            teacher_temperature, student_temperature: τ_t, τ_s.
+            frozen_prototypes: give the student's prototypes no gradient.
+        """
+        theirs: PrototypeHead = self.teacher.chain[1]  # type: ignore[assignment]
+        with torch.no_grad():
+            key, prototypes = theirs(teacher), theirs.prototypes()
+            position = pairs.position if len(self.center) > 1 else torch.zeros_like(pairs.position)
+            # Means of logits are logits of means: the centre needs no logits.
+            total = key.new_zeros(len(self.center), key.shape[1]).index_add_(0, position, key)
+            self._seen.append((total, torch.bincount(position, minlength=len(self.center))))
+        ours = self.head.prototypes()
+        return distill(
+            key,
+            self.head(student),
+            pairs,
+            teacher_temperature=teacher_temperature,
+            student_temperature=student_temperature,
+            center=self.center if len(self.center) > 1 else self.center[0],
+            prototypes=(prototypes, ours.detach() if frozen_prototypes else ours),
+        )
+
+    @torch.no_grad()
+    def after_step(self, backbone: Backbone, *, momentum: float, center_momentum: float) -> None:
+        """Moves the centre to the mean of the step's teacher logits, position by position, and the teacher.
+
+        Positions that no token of the step had keep their centre.
+        """
+        total, count = (all_sum(torch.stack(parts).sum(dim=0)) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        theirs: PrototypeHead = self.teacher.chain[1]  # type: ignore[assignment]
+        mean = (total / count.clamp(min=1)[:, None]) @ theirs.prototypes().T
+        self.center.lerp_(torch.where(count[:, None] > 0, mean, self.center), 1 - center_momentum)
+        self.teacher.update(backbone, self.head, momentum=momentum)

@@ -1,0 +1,112 @@
+"""Which patches of two views show the same part of the image."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glocal.errors import GlocalError
+from glocal.views.geometry import PatchMatches, ViewGeometry, match_patches
+from glocal.views.plan import View, ViewPlan
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "match.json").read_text())
+
+
+def geometry(side: str) -> ViewGeometry:
+    boxes = torch.tensor([case[f"box_{side}"] for case in GOLDEN], dtype=torch.float64)
+    return ViewGeometry(boxes, torch.tensor([case[f"flip_{side}"] for case in GOLDEN]))
+
+
+def pairs(matches: PatchMatches, number: int) -> tuple[list[int], list[int]]:
+    valid = matches.valid[number]
+    return matches.index_a[number][valid].tolist(), matches.index_b[number][valid].tolist()
+
+
+def grids(side: str) -> torch.Tensor:
+    return torch.tensor([case[f"grid_{side}"] for case in GOLDEN])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_all_golden_pairs_match_exactly_in_one_call(dtype: torch.dtype) -> None:
+    a, b = geometry("a"), geometry("b")
+    a, b = ViewGeometry(a.box.to(dtype), a.flipped), ViewGeometry(b.box.to(dtype), b.flipped)
+    matches = match_patches(a, b, grids("a"), grids("b"))
+    assert len(GOLDEN) == 120
+    for number, case in enumerate(GOLDEN):
+        assert pairs(matches, number) == (case["a"], case["b"])
+
+
+def test_the_longer_list_keeps_numpys_floor_of_linspace() -> None:
+    for longer in range(1, 31):  # from 31 on, numpy's own rounding puts a few whole numbers just below themselves
+        for shorter in range(1, longer + 1):
+            box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+            view = ViewGeometry(box, torch.tensor([False]))
+            matches = match_patches(view, view, longer, shorter)
+            columns = matches.index_a[0][matches.valid[0]][:shorter]
+            expected = np.floor(np.linspace(0, longer - 1, shorter)).astype(int)
+            assert columns.tolist() == expected.tolist()
+
+
+def test_many_pairs_of_views_are_one_call_that_equals_single_ones() -> None:
+    plan = ViewPlan([View(count=2, size=224, scale=(0.4, 1.0)), View(count=8, size=96, scale=(0.05, 0.4))])
+    geometry = plan.draw_geometry(torch.tensor([375, 500]), 0, 0, torch.arange(16))
+    teacher = [(0, v) for v in range(1, 10)] + [(1, v) for v in range(10) if v != 1]
+    first, second = (torch.tensor(side) for side in zip(*teacher, strict=True))
+    grid = torch.tensor([14, 14] + [6] * 8)
+    a = ViewGeometry(geometry.box[:, first], geometry.flipped[:, first])
+    b = ViewGeometry(geometry.box[:, second], geometry.flipped[:, second])
+    together = match_patches(a, b, grid[first], grid[second])
+    assert together.valid.shape == (16, 18, 14 * 14)
+    assert together.valid.any(dim=-1).double().mean() > 0.5
+    for column, (g, v) in enumerate(teacher):
+        single = match_patches(geometry.view(g), geometry.view(v), int(grid[g]), int(grid[v]))
+        for row in range(16):
+            apart = PatchMatches(together.index_a[:, column], together.index_b[:, column], together.valid[:, column])
+            assert pairs(apart, row) == pairs(single, row)
+
+
+def _centre(box: list[float], flipped: bool, grid: int, patch: int) -> tuple[float, float]:
+    row, column = divmod(patch, grid)
+    column = grid - 1 - column if flipped else column
+    left, top, right, bottom = box
+    return left + (column + 0.5) / grid * (right - left), top + (row + 0.5) / grid * (bottom - top)
+
+
+def test_nearest_is_the_exhaustive_search_over_centres() -> None:
+    matches = match_patches(geometry("a"), geometry("b"), grids("a"), grids("b"), rule="nearest")
+    for number, case in enumerate(GOLDEN[:40]):
+        found = dict(zip(*reversed(pairs(matches, number)), strict=True))
+        left, top, right, bottom = case["box_a"]
+        for patch in range(case["grid_b"] ** 2):
+            x, y = _centre(case["box_b"], case["flip_b"], case["grid_b"], patch)
+            assert (patch in found) == (left <= x < right and top <= y < bottom)
+            if patch in found:
+                centres = [
+                    _centre(case["box_a"], case["flip_a"], case["grid_a"], p) for p in range(case["grid_a"] ** 2)
+                ]
+                distances = [(x - u) ** 2 + (y - v) ** 2 for u, v in centres]
+                assert distances[found[patch]] == pytest.approx(min(distances), abs=1e-9)
+
+
+def test_the_same_view_matches_itself_under_both_rules() -> None:
+    view = ViewGeometry(torch.tensor([[10.0, 20.0, 110.0, 90.0]]), torch.tensor([True]))
+    for rule in ("spread", "nearest"):
+        matches = match_patches(view, view, 5, 5, rule=rule)
+        assert matches.valid.all()
+        assert torch.equal(matches.index_a, matches.index_b)
+        assert sorted(matches.index_a[0].tolist()) == list(range(25))
+
+
+def test_views_that_do_not_overlap_match_nothing() -> None:
+    a = ViewGeometry(torch.tensor([[0.0, 0.0, 50.0, 50.0]]), torch.tensor([False]))
+    b = ViewGeometry(torch.tensor([[50.0, 0.0, 90.0, 50.0]]), torch.tensor([False]))
+    for rule in ("spread", "nearest"):
+        assert not match_patches(a, b, 7, 3, rule=rule).valid.any()
+
+
+def test_an_unknown_rule_is_named() -> None:
+    view = geometry("a")
+    with pytest.raises(GlocalError, match="rule='neares': choose spread or nearest"):
+        match_patches(view, view, 7, 7, rule="neares")  # type: ignore[arg-type]
