@@ -38,6 +38,7 @@ class DataSettings(Settings):
     lane: Literal["auto", "resident", "streaming"] = "auto"
     resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
     workers: int | None = Field(None, ge=0)  # processes that decode images; null: from the number of cores
+    shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
@@ -170,11 +171,15 @@ def build_recipe(
         if path not in of_views:
             _assign(raw, path, value)
     recipe = _check(raw)
+    kind = method_class(recipe.method.name)
     size = recipe.data.size or data_size or 224
     raw["data"] = {**(raw.get("data") or {}), "size": size}
-    raw["model"] = recipe.model.for_size(size).model_dump()
+    model = recipe.model
+    if "name" not in (raw.get("model") or {}):
+        model = ModelSettings.model_validate({**kind.default_model(size), **(raw.get("model") or {})})
+    raw["model"] = model.for_size(size).model_dump()
     if recipe.views is None:
-        plan = method_class(recipe.method.name).view_plan(size)
+        plan = kind.view_plan(size, recipe.method)
         raw["views"] = [view.model_dump(mode="json") for view in plan]
     for path, value in of_views.items():
         _assign(raw, path, value)

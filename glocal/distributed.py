@@ -34,3 +34,16 @@ def all_sum(tensor: Tensor) -> Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor)
     return tensor
+
+
+def own_share(length: int) -> slice:
+    """This process' part of 0 … length − 1: consecutive, of equal size but for the end."""
+    size = -(-length // process_count())
+    return slice(min(length, process_rank() * size), min(length, (process_rank() + 1) * size))
+
+
+def gather_shares(rows: Tensor, length: int) -> Tensor:
+    """Puts together the rows that each process made for its `own_share`: (n, …) → (length, …)."""
+    size = -(-length // process_count())
+    padded = torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
+    return all_gather(padded)[:length]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from glocal.console import progress_bar
 from glocal.data.order import BatchOrder
+from glocal.data.plain import central_images
 from glocal.data.skipped import SkippedImages
-from glocal.data.sources import Source
+from glocal.data.sources import PartnerRule, Source
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.batch import Views
 from glocal.views.crops import render_batch
@@ -98,6 +99,7 @@ class ResidentLane:
         self.plan = plan
         self.order = order
         self.mean, self.std = mean, std
+        self.partners: PartnerRule | None = None
         self._size = torch.tensor(images.shape[-2:])
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Views]:
@@ -108,14 +110,16 @@ class ResidentLane:
     def views(self, epoch: int, index: Tensor) -> Views:
         """The views of the images `index` (B,) in an epoch."""
         device = self.images.device
-        geometry = self.plan.draw_geometry(self._size, self.order.seed, epoch, index)
+        drawn = self.plan.draw_geometry(self._size, self.order.seed, epoch, self.plan.geometry_index(index))
         photometry = self.plan.draw_photometry(self.order.seed, epoch, index)
-        geometry = ViewGeometry(geometry.box.to(device, torch.float32), geometry.flipped.to(device, non_blocking=True))
-        index = index.to(device, non_blocking=True)
-        images = self.images[index].float().div_(255)
+        box, flipped = drawn.box.to(device, torch.float32), drawn.flipped.to(device, non_blocking=True)
+        geometry = ViewGeometry(box, flipped)
+        images = {"image": self._read(index)}
+        if self.plan.partners.any():
+            images["partner"] = self._read(self.partners(epoch, index)) if self.partners else images["image"]
         shown = tuple(
             apply_photometry(
-                render_batch(images, geometry.view(number), view.size, view.interpolation).clamp_(0, 1),
+                render_batch(images[view.of], geometry.view(number), view.size, view.interpolation).clamp_(0, 1),
                 photometry.view(number),
                 view,
                 mean=self.mean,
@@ -123,4 +127,11 @@ class ResidentLane:
             )
             for number, view in enumerate(self.plan.views)
         )
-        return Views(shown, tuple(geometry.view(number) for number in range(len(self.plan))), index)
+        return Views(shown, tuple(drawn.view(number) for number in range(len(self.plan))), index)
+
+    def _read(self, index: Tensor) -> Tensor:
+        return self.images[index.to(self.images.device, non_blocking=True)].float().div_(255)
+
+    def plain(self, size: int, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """A range of the images as an evaluation sees them (`central_images`)."""
+        yield from central_images(self.images, size, rows)

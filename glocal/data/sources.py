@@ -22,6 +22,10 @@ class Sample(NamedTuple):
     key: str
 
 
+PartnerRule = Callable[[int, Tensor], Tensor]
+"""(epoch, (B,) indices) → (B,) indices of the images that come along with them."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """A sequence of images.

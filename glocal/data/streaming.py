@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from glocal.data.order import BatchOrder
+from glocal.data.plain import as_it_is, images_of
 from glocal.data.skipped import SkippedImages
-from glocal.data.sources import Source
+from glocal.data.sources import PartnerRule, Source, Subset
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.batch import Views
 from glocal.views.crops import render_one
 from glocal.views.geometry import ViewGeometry
 from glocal.views.photometric import apply_photometry
 from glocal.views.plan import ViewPlan
-
-T = TypeVar("T")
 
 _TOGETHER = 16  # images that are decoded before their crops are drawn: one drawing for all, little memory
 _SUBSTITUTES = 100  # how many images after an unreadable one are tried in its place
@@ -45,16 +43,17 @@ class CroppedBatch:
 
 
 class _Crops(Dataset[CroppedBatch]):
-    """Turns a list of (epoch, index) into a batch; runs in the workers."""
+    """Turns a list of (epoch, index, partner) into a batch; runs in the workers."""
 
     def __init__(self, source: Source, plan: ViewPlan, seed: int) -> None:
         self.source = source
         self.plan = plan
         self.seed = seed
 
-    def __getitems__(self, requests: list[tuple[int, int]]) -> CroppedBatch:
+    def __getitems__(self, requests: list[tuple[int, int, int]]) -> CroppedBatch:
         epoch = requests[0][0]
-        index = torch.tensor([index for _, index in requests])
+        index, partner = torch.tensor([numbers for _, *numbers in requests]).unbind(1)
+        named = self.plan.geometry_index(index)
         views = self.plan.views
         crops = [torch.empty(len(index), 3, view.size, view.size, dtype=torch.uint8) for view in views]
         boxes, flips = torch.empty(len(index), len(views), 4), torch.empty(len(index), len(views)).bool()
@@ -62,18 +61,21 @@ class _Crops(Dataset[CroppedBatch]):
         for first in range(0, len(index), _TOGETHER):
             rows = slice(first, first + _TOGETHER)
             images = [self._read(number, batch.broken) for number in index[rows].tolist()]
-            if any(image is None for image in images):
+            mates = images
+            if self.plan.partners.any():
+                mates = [self._read(number, batch.broken) for number in partner[rows].tolist()]
+            if any(image is None for image in (*images, *mates)):
                 batch.complete = False
                 break
-            read = [image for image in images if image is not None]
             # Drawn with the index that was asked for, whichever image stands in.
-            sizes = torch.tensor([image.shape[1:] for image in read])
-            drawn = self.plan.draw_geometry(sizes, self.seed, epoch, index[rows])
+            sizes = torch.tensor([[i.shape[1:], m.shape[1:]] for i, m in zip(images, mates, strict=True)])  # type: ignore[union-attr]
+            drawn = self.plan.draw_geometry(sizes[:, self.plan.partners.long()], self.seed, epoch, named[rows])
             boxes[rows], flips[rows] = drawn.box, drawn.flipped
-            places = zip(read, drawn.box.int().tolist(), drawn.flipped.tolist(), strict=True)
-            for row, (image, own_boxes, own_flips) in enumerate(places, start=first):
+            places = zip(images, mates, drawn.box.int().tolist(), drawn.flipped.tolist(), strict=True)
+            for row, (image, mate, own_boxes, own_flips) in enumerate(places, start=first):
                 for box, flipped, view, crop in zip(own_boxes, own_flips, views, crops, strict=True):
-                    crop[row] = render_one(image, box, flipped, view.size, view.interpolation)
+                    shown = image if view.of == "image" else mate
+                    crop[row] = render_one(shown, box, flipped, view.size, view.interpolation)  # type: ignore[arg-type]
         return batch
 
     def _read(self, index: int, broken: list[BrokenImageError]) -> Tensor | None:
@@ -84,11 +86,6 @@ class _Crops(Dataset[CroppedBatch]):
             except BrokenImageError as error:
                 broken.append(error)
         return None
-
-
-def as_it_is(batch: T) -> T:
-    """The collation of batches that a dataset has put together itself."""
-    return batch
 
 
 class StreamingLane:
@@ -123,6 +120,7 @@ class StreamingLane:
         self.mean, self.std = mean, std
         self.workers = workers
         self.skipped = skipped
+        self.partners: PartnerRule | None = None
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Views]:
         """The views of each part of each step from `first_step` up to `last_step` (excluded).
@@ -130,9 +128,7 @@ class StreamingLane:
         Raises:
             GlocalError: too many images are unreadable, or a worker process died.
         """
-        requests = (
-            [(epoch, number) for number in index.tolist()] for epoch, index in self.order.batches(first_step, last_step)
-        )
+        requests = (self._request(epoch, index) for epoch, index in self.order.batches(first_step, last_step))
         loader = DataLoader(
             self.dataset,
             batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists; it is passed over once
@@ -154,9 +150,20 @@ class StreamingLane:
                 "train.batch_size or data.workers (0 decodes in the main process)"
             ) from error
 
+    def _request(self, epoch: int, index: Tensor) -> list[tuple[int, int, int]]:
+        partner = self.partners(epoch, index) if self.partners else index
+        return [(epoch, *numbers) for numbers in zip(index.tolist(), partner.tolist(), strict=True)]
+
+    def plain(self, size: int, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """A range of the images as an evaluation sees them; unreadable ones are left out."""
+        chosen = torch.arange(rows.start, rows.stop)
+        if len(chosen) > 0:
+            for index, images in images_of(Subset(self.dataset.source, chosen), size, workers=self.workers):
+                yield chosen[index], images
+
     def _finish(self, batch: CroppedBatch) -> Views:
         photometry = self.plan.draw_photometry(self.order.seed, batch.epoch, batch.index)
-        geometry = ViewGeometry(batch.box.to(self.device), batch.flipped.to(self.device))
+        geometry = ViewGeometry(batch.box, batch.flipped)
         shown = tuple(
             apply_photometry(
                 crop.to(self.device, non_blocking=True).float().div_(255),
@@ -168,4 +175,4 @@ class StreamingLane:
             for number, (crop, view) in enumerate(zip(batch.crops, self.plan.views, strict=True))
         )
         places = tuple(geometry.view(number) for number in range(len(self.plan)))
-        return Views(shown, places, batch.index.to(self.device))
+        return Views(shown, places, batch.index)

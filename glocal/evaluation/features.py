@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glocal.console import progress_bar
-from glocal.data.loader import images_of
+from glocal.data.plain import images_of
 from glocal.data.sources import Source
 from glocal.errors import BrokenImageError, GlocalError
 

@@ -31,3 +31,31 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, *, temperature: floa
     positive = (query * key).sum(dim=1) / temperature  # (B,)
     negative = query @ negatives.T / temperature  # (B, K)
     return (torch.logaddexp(positive, negative.logsumexp(dim=1)) - positive).mean()
+
+
+@full_precision
+def cutmix_info_nce(
+    mixed: Tensor, key: Tensor, partner_key: Tensor, negatives: Tensor, *, ratio: Tensor | float, temperature: float
+) -> Tensor:
+    """InfoNCE of a mixed image with the keys of both its parts, in proportion to their shares.
+
+    λ·NCE(x_mix, x_i) + (1 − λ)·NCE(x_mix, x̃_i), averaged over the batch. Li, Xiong and Zhang, "Center-wise Local Image
+    Mixture For Contrastive Representation Learning", BMVC 2021, eq. 4.
+
+    Args:
+        mixed: (B, D) unit vectors of the mixed images.
+        key: (B, D) unit vectors of the anchors.
+        partner_key: (B, D) unit vectors of the positives mixed in.
+        negatives: (K, D) unit vectors shared by the whole batch.
+        ratio: λ in [0, 1], the anchor's share: (B,), or one number for the batch.
+        temperature: τ > 0.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+    """
+    to_key = (mixed * key).sum(dim=1) / temperature  # (B,)
+    to_partner = (mixed * partner_key).sum(dim=1) / temperature
+    rest = (mixed @ negatives.T / temperature).logsumexp(dim=1)  # both terms share the negatives: one product
+    of_key = torch.logaddexp(to_key, rest) - to_key
+    of_partner = torch.logaddexp(to_partner, rest) - to_partner
+    return (ratio * of_key + (1 - ratio) * of_partner).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -19,6 +19,14 @@ class MethodSettings(Settings):
     """The recipe's `method` section; each method adds its own settings with the paper's defaults."""
 
     name: str
+
+    def fit_to(self, images: int) -> Self:
+        """The same with what must not exceed the number of images cut down to it.
+
+        A longer queue would hold the same image more than once.
+        """
+        queue = getattr(self, "queue_size", 0)
+        return self.model_copy(update={"queue_size": images}) if queue > images else self
 
 
 @dataclass(frozen=True)
@@ -42,20 +50,29 @@ class Method(nn.Module):
         method.before_step(clock)                    # scheduled settings → method.now
         for phase in method.phases:                  # most methods have one
             method(views, phase).backward()
+            method.before_update(phase, gradients)   # of the parameters that the phase moves
             optimizers[phase].step()
         method.after_step()                          # teacher, queue
 
     A subclass sets `Settings`, builds its networks in `__init__`, and writes `loss` (or one function for each of its
     `phases`). Its `loss` leaves in `self.embedding` the detached (B, D) vectors that the collapse monitor looks at.
 
+    A method that pulls the query of one view towards the key of another writes `represent`, `keys` and `compare` (and
+    `query`, if it has a predictor) and builds its `loss` from them; LoGo then works on top of it.
+
     Attributes:
         backbone: the network that is trained and, unless `evaluated` names another submodule, used afterwards.
         now: the settings that may be schedules, as numbers for the present step.
+        seed: the run's seed, for draws of the method's own (`glocal.views.random`).
+        phases: the updates of a step, in order; the last one's loss is the one that is logged.
+        refresh_epochs: every so many epochs `refresh` gets the embeddings of all images; 0: never.
     """
 
     Settings: ClassVar[type[MethodSettings]]
-    phases: ClassVar[tuple[str, ...]] = ("loss",)
-    evaluated: ClassVar[str] = "backbone"
+    phases: tuple[str, ...] = ("loss",)
+    evaluated: str = "backbone"
+    seed: int = 0
+    refresh_epochs: int = 0
 
     embedding: Tensor | None = None
 
@@ -69,8 +86,13 @@ class Method(nn.Module):
         self.before_step(Clock(step=0, steps_per_epoch=1, total_steps=1))
 
     @classmethod
-    def view_plan(cls, size: int) -> list[View]:
-        """The views that the paper gives the method, for images of `size` pixels."""
+    def default_model(cls, size: int) -> dict[str, Any]:
+        """The network for images of `size` pixels where a recipe names none."""
+        return {"name": "resnet18"}
+
+    @classmethod
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
+        """The views that the paper gives the method, for images of `size` pixels and the method's settings."""
         raise NotImplementedError
 
     def forward(self, views: Views, phase: str = "loss") -> Tensor:
@@ -81,12 +103,42 @@ class Method(nn.Module):
         """The method's loss over a batch of views: a scalar."""
         raise NotImplementedError
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings (B, D) of images as they are, for `refresh`; called in evaluation mode, without gradient."""
+        raise NotImplementedError
+
+    def refresh(self, embeddings: Tensor, epoch: int) -> None:
+        """Looks at the embeddings (N, D) of all images before an epoch begins."""
+
+    def partners(self, epoch: int, index: Tensor) -> Tensor:
+        """The images that come along with the images `index` (B,) as views of a partner: by default themselves."""
+        return index
+
     def before_step(self, clock: Clock) -> None:
         """Puts every scheduled setting at its value for this step into `self.now`."""
         self.now.step = clock.step
         self.now.epoch = clock.step / clock.steps_per_epoch
         for name, value in self._scheduled.items():
             setattr(self.now, name, value_at(value, clock))
+
+    def represent(self, images: Tensor) -> Tensor:
+        """The representation (B, D) of a view, with gradient: what a key is compared with."""
+        raise NotImplementedError
+
+    def query(self, representation: Tensor) -> Tensor:
+        """What is compared with a key: the representation, or what a predictor makes of it."""
+        return representation
+
+    def keys(self, images: Tensor, representation: Tensor) -> Tensor:
+        """The keys (B, D) of a view, without gradient, given its representation as well."""
+        raise NotImplementedError
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        """The loss between queries and keys (B, D) of the same images: a scalar."""
+        raise NotImplementedError
+
+    def before_update(self, phase: str, gradients: list[Tensor]) -> None:
+        """A last look at a phase's gradients, which may be changed in place, before its optimiser's step."""
 
     def after_step(self) -> None:
         """What follows the optimiser's step: teacher, queue."""

@@ -8,7 +8,7 @@ teacher says about the global views; centring and sharpening keep the teacher fr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -58,7 +58,11 @@ class DINO(Method):
         self.distiller = Distiller(backbone, head)
 
     @classmethod
-    def view_plan(cls, size: int) -> list[View]:
+    def default_model(cls, size: int) -> dict[str, Any]:
+        return small_transformer(size)
+
+    @classmethod
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         return multi_crop(size)
 
     def loss(self, views: Views) -> Tensor:
@@ -83,6 +87,11 @@ class DINO(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup(self.backbone), ParameterGroup(self.distiller.head)]
+
+
+def small_transformer(size: int) -> dict[str, Any]:
+    """ViT-Tiny with 14 patches a side at 224 pixels (patch 16) and 8 or so for small images (patch 4 or 8)."""
+    return {"name": "vit_tiny", "options": {"patch_size": 16 if size >= 128 else 8 if size > 48 else 4}}
 
 
 def multi_crop(size: int) -> list[View]:

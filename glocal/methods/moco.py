@@ -8,7 +8,7 @@ others.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -53,17 +53,27 @@ class MoCo(Method):
         self.new_keys: list[Tensor] = []
 
     @classmethod
-    def view_plan(cls, size: int) -> list[View]:
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         return [View(count=2, size=size, jitter=Jitter(probability=0.8), grey=0.2, blur=Blur(probability=0.5))]
+
+    def represent(self, images: Tensor) -> Tensor:
+        return normalize(self.projector(self.backbone(images)).float(), dim=1)
+
+    def keys(self, images: Tensor, representation: Tensor) -> Tensor:
+        key = normalize(self.teacher(images, self.settings.shuffle_groups, self.now.step).float(), dim=1)
+        self.new_keys.append(key)
+        return key
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        return info_nce(query, key, self.queue.keys, temperature=self.now.temperature)
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1: `views` are the query's and the key's view of each image."""
         first, second = views.images
-        query = normalize(self.projector(self.backbone(first)).float(), dim=1)  # (B, D)
-        key = normalize(self.teacher(second, self.settings.shuffle_groups, self.now.step).float(), dim=1)  # (B, D)
-        self.new_keys.append(key)
+        query = self.represent(first)  # (B, D)
+        key = self.keys(second, query)  # (B, D)
         self.embedding = query.detach()
-        return info_nce(query, key, self.queue.keys, temperature=self.now.temperature)
+        return self.compare(query, key)
 
     def after_step(self) -> None:
         self.queue.enqueue(torch.cat(self.new_keys))

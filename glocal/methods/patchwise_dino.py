@@ -7,7 +7,7 @@ same part of the image (section 3.2, patch matching; section 3.4, losses).
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glocal.losses.tokens import Reduction, TokenPairs, pair_tokens, view_pairs
 from glocal.methods.base import Method, ParameterGroup
-from glocal.methods.dino import DINOSettings, by_resolution, global_views, multi_crop
+from glocal.methods.dino import DINOSettings, by_resolution, global_views, multi_crop, small_transformer
 from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
 from glocal.models.heads import PrototypeHead
@@ -64,7 +64,11 @@ class PatchwiseDINO(Method):
         self.distiller = Distiller(backbone, head, positions=positions)
 
     @classmethod
-    def view_plan(cls, size: int) -> list[View]:
+    def default_model(cls, size: int) -> dict[str, Any]:
+        return small_transformer(size)
+
+    @classmethod
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         return multi_crop(size)
 
     def loss(self, views: Views) -> Tensor:

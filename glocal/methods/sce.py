@@ -8,7 +8,7 @@ settings in the supplement, section E).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,9 @@ from glocal.training.schedules import Share, Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
+# Sides beside 224 and shares of the area of the smaller crops (SCE's supplement, section E; from CLSA).
+_CROPS = {192: (0.172, 0.86), 160: (0.143, 0.715), 128: (0.114, 0.571), 96: (0.086, 0.429)}
+
 
 class SCESettings(MethodSettings):
     """Defaults are those of CIFAR-10 (Table 2 and section E of the supplement)."""
@@ -37,6 +40,8 @@ class SCESettings(MethodSettings):
     temperature: Temperature = 0.2
     target_temperature: Temperature = 0.1
     coefficient: Share = 0.5
+    symmetric: bool = False
+    multi_crop: bool = False  # four smaller student views: 192, 160, 128 and 96 pixels beside 224
     teacher_buffers: Buffers = "own"
     shuffle_groups: int = Field(1, ge=1)
 
@@ -55,18 +60,26 @@ class SCE(Method):
         self.new_keys: list[Tensor] = []
 
     @classmethod
-    def view_plan(cls, size: int) -> list[View]:
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         weak = View(name="weak", size=size)
         strong = View(name="strong", size=size, jitter=Jitter.of_strength(0.5), grey=0.2, blur=Blur(probability=0.5))
-        return [weak, strong]
+        if not (settings and settings.multi_crop):
+            return [weak, strong]
+        small = [
+            strong.model_copy(update={"name": f"crop {number}", "size": round(size * number / 224), "scale": scale})
+            for number, scale in _CROPS.items()
+        ]
+        return [weak, strong, *small]
 
-    def loss(self, views: Views) -> Tensor:
-        """Algorithm 1: `views` are one weak (teacher) and one strong (student) view of each image."""
-        weak, strong = views.images
-        query = normalize(self.projector(self.backbone(strong)).float(), dim=1)  # (B, D)
-        key = normalize(self.teacher(weak, self.settings.shuffle_groups, self.now.step).float(), dim=1)  # (B, D)
+    def represent(self, images: Tensor) -> Tensor:
+        return normalize(self.projector(self.backbone(images)).float(), dim=1)
+
+    def keys(self, images: Tensor, representation: Tensor) -> Tensor:
+        key = normalize(self.teacher(images, self.settings.shuffle_groups, self.now.step).float(), dim=1)
         self.new_keys.append(key)
-        self.embedding = query.detach()
+        return key
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
         return sce(
             query,
             key,
@@ -74,6 +87,24 @@ class SCE(Method):
             temperature=self.now.temperature,
             target_temperature=self.now.target_temperature,
             coefficient=self.now.coefficient,
+        )
+
+    def loss(self, views: Views) -> Tensor:
+        """Algorithm 1: the first view is the teacher's (weak), the others are the student's (strong).
+
+        `symmetric`: the first two views are both the teacher's and the student's. With several views (multi-crop), the
+        losses of all pairs of a teacher's view and another student's view are averaged.
+        """
+        images = views.images
+        teachers = 2 if self.settings.symmetric else 1
+        queries = {
+            view: self.represent(images[view]) for view in range(0 if self.settings.symmetric else 1, len(images))
+        }
+        self.embedding = queries[1].detach()
+        keys = [self.keys(images[view], queries[1]) for view in range(teachers)]  # (B, D) each
+        pairs = [(key, query) for key in range(teachers) for query in queries if query != key]
+        return self.compare(
+            torch.cat([queries[query] for _, query in pairs]), torch.cat([keys[key] for key, _ in pairs])
         )
 
     def after_step(self) -> None:

@@ -6,7 +6,7 @@ view's projection, which is held fixed; there are no negatives, no momentum teac
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -42,16 +42,29 @@ class SimSiam(Method):
         self.predictor = mlp([width, settings.predictor_dim, width], norm=True)
 
     @classmethod
-    def view_plan(cls, size: int) -> list[View]:
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         blur = Blur(probability=0.5 if size > 64 else 0.0)  # none on CIFAR (appendix D)
         return [View(count=2, size=size, jitter=Jitter(probability=0.8), grey=0.2, blur=blur)]
 
+    def represent(self, images: Tensor) -> Tensor:
+        return self.projector(self.backbone(images))  # type: ignore[no-any-return]
+
+    def query(self, representation: Tensor) -> Tensor:
+        return self.predictor(representation)  # type: ignore[no-any-return]
+
+    def keys(self, images: Tensor, representation: Tensor) -> Tensor:
+        return representation.detach()
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        return negative_cosine(query.float(), key.float())
+
     def loss(self, views: Views) -> Tensor:
         """Eq. 4: D(p₁, stopgrad(z₂))/2 + D(p₂, stopgrad(z₁))/2."""
-        first, second = (self.projector(self.backbone(view)) for view in views.images)  # (B, D) each
+        images = views.images
+        first, second = (self.represent(view) for view in images)  # (B, D) each
         self.embedding = first.detach().float()
-        forward = negative_cosine(self.predictor(first).float(), second.detach().float())
-        backward = negative_cosine(self.predictor(second).float(), first.detach().float())
+        forward = self.compare(self.query(first), self.keys(images[1], second))
+        backward = self.compare(self.query(second), self.keys(images[0], first))
         return (forward + backward) / 2
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
+
+from glocal.losses.affinity import AffinityForm
 
 
 def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False) -> nn.Sequential:
@@ -30,6 +32,30 @@ def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False) -> nn.Seq
         if not last:
             layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+class AffinityRegressor(nn.Module):
+    """LoGo's f_d: how alike two local crops are, learned from their representations.
+
+    Zhang et al., "Leverage Your Local and Global Representations", CVPR 2022, section 3.2 and supplement: an MLP with
+    two hidden layers on the concatenation. `softplus` has a scalar output; `cosine` compares an output of the
+    representation's width with the second representation.
+
+    Args:
+        dim: width of a representation.
+        hidden: width of the hidden layers.
+        form: `softplus` or `cosine`.
+    """
+
+    def __init__(self, dim: int, *, hidden: int = 256, form: AffinityForm = "softplus") -> None:
+        super().__init__()
+        self.form = form
+        self.layers = mlp([2 * dim, hidden, hidden, 1 if form == "softplus" else dim], norm=True)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """f_d of each pair: (B, D), (B, D) → (B,)."""
+        output = self.layers(torch.cat([first, second], dim=1)).float()
+        return output[:, 0] if self.form == "softplus" else cosine_similarity(second.float(), output, dim=1)
 
 
 class PrototypeHead(nn.Module):

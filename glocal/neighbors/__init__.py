@@ -1,5 +1,7 @@
 """Neighbourhoods of features."""
 
+from glocal.neighbors.kmeans import kmeans
 from glocal.neighbors.nearest import nearest_neighbors
+from glocal.neighbors.positives import select_positives
 
-__all__ = ["nearest_neighbors"]
+__all__ = ["kmeans", "nearest_neighbors", "select_positives"]

@@ -47,7 +47,7 @@ def draw_views(lane: Lane, recipe: AnyRecipe, path: Path) -> None:
         path: the PNG file.
     """
     views = next(islice(lane.batches(0, 1), 1))
-    names = [view.name for view in recipe.views or [] for _ in range(view.count)][:_MOST_VIEWS]
+    names = [view.name for view in lane.plan.views][:_MOST_VIEWS]
     shown = min(_IMAGES, len(views.index))
     mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.data.mean, recipe.data.std))
     figure = Figure(figsize=(1.2 * shown + 0.8, 1.2 * len(names) + 0.3), layout="constrained")

@@ -86,6 +86,8 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, what: str)
     for name, tensor in own.items():
         if name not in weights:
             raise GlocalError(f"{what}: it has no {name}; was it made with another model or method?")
+        if name.endswith("_extra_state"):  # grows with the data
+            continue
         if weights[name].shape != tensor.shape:
             raise GlocalError(
                 f"{what}: {name} has shape {tuple(weights[name].shape)}, but the recipe's model needs "

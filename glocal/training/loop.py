@@ -19,6 +19,7 @@ from glocal.config import AnyRecipe
 from glocal.console import progress_bar, warn
 from glocal.data.loader import Lane
 from glocal.data.order import BatchOrder
+from glocal.distributed import gather_shares, own_share
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.training.log import RunLog
@@ -137,7 +138,8 @@ def train(
     total = settings.epochs * order.steps_per_epoch
     module, *wrapped = fabric.setup(method, *optimizers.values())
     optimizers = dict(zip(optimizers, wrapped, strict=True))
-    batches = lane.batches(first_step, total)
+    refresh_every = method.refresh_epochs * order.steps_per_epoch
+    batches = lane.batches(first_step, _next_multiple(first_step, refresh_every, total))
     window, saved, last_save = _Window(), "none yet", time.monotonic()
     look_every = _steps(recipe.monitor.collapse_epochs, order)
     knn_every = _steps(recipe.monitor.knn_epochs, order) if hooks.knn else 0
@@ -146,6 +148,10 @@ def train(
         task = bar.add_task(recipe.name, total=total, completed=first_step, numbers="")
         for step in range(first_step, total):
             clock = Clock(step, order.steps_per_epoch, total)
+            if refresh_every and step % refresh_every == 0:
+                embeddings = embed_all(method, lane, order.length, recipe, fabric)
+                method.refresh(embeddings, step // order.steps_per_epoch)
+                batches = lane.batches(step, _next_multiple(step, refresh_every, total))
             parts = list(islice(batches, settings.accumulate))
             window.losses.append(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
             done = step + 1
@@ -163,8 +169,8 @@ def train(
                 numbers = {
                     "epoch": done / order.steps_per_epoch,
                     "loss": float(losses.mean()),
-                    "lr": optimizers[method.phases[0]].param_groups[0]["lr"],
-                    "weight_decay": optimizers[method.phases[0]].param_groups[0]["weight_decay"],
+                    "lr": optimizers[method.phases[-1]].param_groups[0]["lr"],
+                    "weight_decay": optimizers[method.phases[-1]].param_groups[0]["weight_decay"],
                     "images_per_second": rate,
                 }
                 if hooks.log:
@@ -190,6 +196,34 @@ def _steps(epochs: float, order: BatchOrder) -> int:
     return max(1, round(epochs * order.steps_per_epoch)) if epochs else 0
 
 
+def _next_multiple(step: int, every: int, last: int) -> int:
+    """The first multiple of `every` after `step`, at most `last`."""
+    return min(last, (step // every + 1) * every) if every else last
+
+
+@torch.no_grad()
+def embed_all(method: Method, lane: Lane, images: int, recipe: AnyRecipe, fabric: Fabric) -> Tensor:
+    """The method's embeddings of all images, (N, D) on the training device, each process doing its share.
+
+    An unreadable image gets the embedding of the next readable one, which stands in for it in training too.
+    """
+    training, backbone = method.training, method.backbone
+    method.eval()
+    rows = own_share(images)
+    found: list[Tensor] = []
+    places: list[Tensor] = []
+    for index, batch in lane.plain(backbone.size, rows):
+        with fabric.autocast():
+            found.append(method.embed(backbone.prepare(batch.to(fabric.device))))
+        places.append(index)
+    method.train(training)
+    embeddings = torch.cat(found)
+    # For each image the first readable one that does not come before it; the last one at the end.
+    wanted = torch.arange(rows.start, rows.stop)
+    nearest = torch.searchsorted(torch.cat(places), wanted).clamp_(max=len(embeddings) - 1)
+    return gather_shares(embeddings[nearest.to(embeddings.device)], images)
+
+
 def _optimise(
     method: Method,
     module: Any,
@@ -199,11 +233,15 @@ def _optimise(
     clock: Clock,
     fabric: Fabric,
 ) -> Tensor:
-    """One step: every phase's gradients over all parts of the batch, then its optimiser. Returns the mean loss."""
+    """One step: every phase's gradients over all parts of the batch, then its optimiser.
+
+    Returns:
+        The last phase's mean loss; no number where an earlier phase's is none.
+    """
     method.before_step(clock)
-    losses = []
+    earlier: list[Tensor] = []
     for phase in method.phases:
-        optimizer = optimizers[phase]
+        optimizer, losses = optimizers[phase], []
         set_schedules(optimizer, recipe.optimizer, recipe.train.batch_size, clock)
         for number, views in enumerate(parts, start=1):
             with fabric.no_backward_sync(module, enabled=number < len(parts)):
@@ -212,10 +250,16 @@ def _optimise(
             losses.append(loss.detach())
         if recipe.train.clip_norm is not None:
             fabric.clip_gradients(module, optimizer, max_norm=recipe.train.clip_norm)
+        else:
+            fabric.strategy.precision.unscale_gradients(optimizer)
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        method.before_update(phase, [parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        earlier.append(torch.stack(losses).mean())
     method.after_step()
-    return torch.stack(losses).mean()
+    *earlier, loss = earlier
+    return loss + 0 * sum(earlier)
 
 
 def _in_layout(views: Views, channels_last: bool) -> Views:

@@ -145,12 +145,13 @@ def pretrain(
     lane = open_lane(
         source,
         resolved.data,
-        ViewPlan(resolved.views or []),
+        ViewPlan(resolved.views or [], shared_geometry=resolved.data.shared_geometry),
         order,
         fabric.device,
         skipped_file=folder / "skipped.txt" if fabric.global_rank == 0 else None,
         progress=progress,
     )
+    lane.partners = method.partners
     optimizers = build_optimizers(method, resolved.optimizer)
     if state is not None:
         _restore(state, method, optimizers, fabric, folder)
@@ -168,7 +169,9 @@ def build_method(recipe: AnyRecipe) -> Method:
     """The method of a resolved recipe with its networks, initialised by torch's global generator."""
     assert recipe.data.size is not None  # resolved
     backbone = build_backbone(recipe.model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
-    return method_class(recipe.method.name)(backbone, recipe.method)
+    method = method_class(recipe.method.name)(backbone, recipe.method)
+    method.seed = recipe.seed
+    return method
 
 
 def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
@@ -181,11 +184,10 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
             raise GlocalError(f"{source.name}: {images} images are too few to learn from")
         note(f"train.batch_size is {fitting} instead of {batch}: there are only {images} images")
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
-    queue = getattr(recipe.method, "queue_size", None)
-    if queue is not None and queue > images:
-        note(f"method.queue_size is {images} instead of {queue}: more would hold the same image more than once")
-        method = recipe.method.model_copy(update={"queue_size": images})
-        recipe = recipe.model_copy(update={"method": method})
+    before, after = (_flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
+    for key in (key for key in before if before[key] != after[key]):
+        note(f"method.{key} is {after[key]} instead of {before[key]}: there are only {images} images")
+    recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
     if recipe.optimizer.warmup_epochs > recipe.train.epochs / 2:
         note(
             f"the warm-up takes {recipe.optimizer.warmup_epochs:g} of {recipe.train.epochs} epochs; for a short run "

@@ -15,8 +15,8 @@ class Views:
 
     Attributes:
         images: for each view (B, 3, S, S), normalised float; S may differ from view to view.
-        geometry: for each view where its crops lie in the source images.
-        index: (B,) int64, each image's index in its source.
+        geometry: for each view where its crops lie in the source images; on the CPU, where it is drawn.
+        index: (B,) int64, each image's index in its source; on the CPU.
     """
 
     images: tuple[Tensor, ...]

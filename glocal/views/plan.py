@@ -79,7 +79,9 @@ class View(Settings):
 
     name: str = "view"
     count: int = Field(1, ge=1)  # how many views of this kind
+    of: Literal["image", "partner"] = "image"  # partner: of the image that the method pairs it with (CLIM)
     size: int = Field(224, ge=1)  # side in pixels
+    resolutions: tuple[Annotated[int, Field(ge=1)], ...] = ()  # more sides at which the same crop is shown
     scale: Range = (0.2, 1.0)  # share of the image's area
     ratio: Range = (3 / 4, 4 / 3)  # width / height
     flip: Probability = 0.5
@@ -125,10 +127,23 @@ class Photometry:
 
 
 class ViewPlan:
-    """The views of each image, in order: the kinds of `views`, each repeated `count` times."""
+    """The views of each image, in order: the kinds of `views`, each repeated `count` times and in all its resolutions.
 
-    def __init__(self, views: Sequence[View]) -> None:
-        self.views = [view for view in views for _ in range(view.count)]
+    Args:
+        views: the kinds.
+        shared_geometry: give all images of a batch the crop and the flip of its first one, as the authors of patch-wise
+            DINO had to; for comparison.
+    """
+
+    def __init__(self, views: Sequence[View], *, shared_geometry: bool = False) -> None:
+        self.shared_geometry = shared_geometry
+        drawn = [view for view in views for _ in range(view.count)]
+        self.views = [
+            view.model_copy(update={"size": size}) for view in drawn for size in (view.size, *view.resolutions)
+        ]
+        # Views that differ in their resolution alone share the draws of one number.
+        self._number = torch.tensor([n for n, view in enumerate(drawn) for _ in (view.size, *view.resolutions)])
+        self.partners = torch.tensor([view.of == "partner" for view in self.views])
         self._scale = torch.tensor([view.scale for view in self.views], dtype=torch.float64)  # (V, 2)
         self._log_ratio = torch.tensor([view.ratio for view in self.views], dtype=torch.float64).log()
         self._flip = self._column([view.flip for view in self.views])
@@ -140,6 +155,10 @@ class ViewPlan:
     def _column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)
 
+    def geometry_index(self, index: Tensor) -> Tensor:
+        """The indices (B,) that name a batch's draws of geometry: its own, or the first one's for all."""
+        return index[:1].expand_as(index) if self.shared_geometry else index
+
     def draw_geometry(self, sizes: Tensor, seed: int, epoch: int, index: Tensor) -> ViewGeometry:
         """Draws a random resized crop and a flip for each view of each image.
 
@@ -147,7 +166,8 @@ class ViewPlan:
         the largest central box with an allowed ratio; whole pixels.
 
         Args:
-            sizes: (B, 2) height and width of the source images, or (2,) when all are alike.
+            sizes: (B, 2) height and width of the source images, (B, V, 2) where they differ between the views of an
+                image and its partner, or (2,) when all are alike.
             seed: the run's seed.
             epoch: counts from 0.
             index: (B,) int64, each sample's index in its source.
@@ -155,10 +175,10 @@ class ViewPlan:
         Returns:
             Geometry with box (B, V, 4) and flipped (B, V), on the CPU.
         """
-        height, width = sizes.double().unbind(-1)  # (B,) or ()
-        height, width = height[..., None, None], width[..., None, None]  # broadcast with (B, V, attempts)
+        sizes = sizes if sizes.ndim == 3 else sizes[..., None, :]
+        height, width = sizes.double()[..., None, :].unbind(-1)  # broadcast with (B, V, attempts)
         numbers = torch.arange(2 * _ATTEMPTS + 3)
-        views = torch.arange(len(self))[:, None]
+        views = self._number[:, None]
         draws = uniform(seed, "geometry", epoch, index[:, None, None], views, numbers)  # (B, V, 2·attempts + 3)
         share, log_ratio = draws[..., :_ATTEMPTS], draws[..., _ATTEMPTS : 2 * _ATTEMPTS]
         u_top, u_left, u_flip = draws[..., -3:].unbind(-1)
@@ -190,7 +210,7 @@ class ViewPlan:
         Returns:
             Parameters of shape (B, V), on the CPU.
         """
-        views = torch.arange(len(self))[:, None]
+        views = self._number[:, None]
         draws = uniform(seed, "photometry", epoch, index[:, None, None], views, torch.arange(13))  # (B, V, 13)
         u = draws.unbind(-1)
         jitters = [view.jitter for view in self.views]

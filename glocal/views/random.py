@@ -76,6 +76,12 @@ def uniform(seed: int, *counters: Counter) -> Tensor:
     return _shift_right(random_bits(seed, *counters), 11).double() * 2.0**-53
 
 
+def normal(seed: int, *counters: Counter) -> Tensor:
+    """Standard normal draws in float64, one for each combination of counters (Box and Muller, 1958)."""
+    first, second = (uniform(seed, *counters, number) for number in (0, 1))
+    return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * torch.pi * second)
+
+
 def permutation(length: int, seed: int, *counters: Counter) -> Tensor:
     """A random order of 0 … length − 1: an int64 tensor (length,).
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from glocal.config import DataSettings
-from glocal.data.loader import images_of, natural_size, open_lane
+from glocal.data.loader import natural_size, open_lane
 from glocal.data.order import BatchOrder
+from glocal.data.plain import images_of
 from glocal.data.resident import MixedSizesError, ResidentLane
 from glocal.data.sources import open_source
 from glocal.data.streaming import StreamingLane

@@ -1,0 +1,203 @@
+"""CLIM: centre-wise local image mixture.
+
+Li, Xiong and Zhang, "Center-wise Local Image Mixture For Contrastive Representation Learning", BMVC 2021. MoCo v2 whose
+query is an image mixed with one of its positives: neighbours that lie nearer to the centre of its cluster than the
+image itself (section 3.2). The same crops shown at several resolutions make the representation scale invariant (section
+3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from glocal.losses import cutmix_info_nce
+from glocal.methods.base import Method, MethodSettings
+from glocal.methods.moco import MoCo, MoCoSettings
+from glocal.models.backbone import Backbone
+from glocal.neighbors import kmeans, select_positives
+from glocal.neighbors.positives import Rule
+from glocal.training.schedules import Clock, Share, Temperature
+from glocal.views.batch import Views
+from glocal.views.mixing import cutmix, draw_ratio, mixup
+from glocal.views.plan import View
+from glocal.views.random import uniform
+
+_IMAGES_PER_CLUSTER = 128  # the paper's 10,000 clusters of 1.28 million images
+
+
+class CLIMSettings(MethodSettings):
+    """Defaults are those of section 4.1; MoCo's part as in MoCo v2."""
+
+    name: Literal["clim"] = "clim"
+    hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
+    output_dim: int = Field(128, ge=1)
+    queue_size: int = Field(65536, ge=1)
+    momentum: Share = 0.999
+    temperature: Temperature = 0.2
+    shuffle_groups: int = Field(1, ge=1)
+    rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6
+    refresh_epochs: int = Field(5, ge=1)  # epochs between two selections of positives
+    first_epoch: int = Field(0, ge=0)  # before it, every image is its own positive
+    clusters: int = Field(10_000, ge=1)
+    cluster_start: Literal["k-means++", "random"] = "random"
+    cluster_iterations: int = Field(20, ge=1)
+    neighbors: int = Field(40, ge=1)
+    positives: int = Field(10, ge=1)
+    mixing: Literal["cutmix", "mixup", "none"] = "cutmix"
+    alpha: float | None = Field(None, gt=0)  # of Beta(α, α); null: 2 for cutmix, 0.2 for mixup
+    resolutions: tuple[int, ...] = ()  # more sides of the same crops, e.g. [160] beside 224
+    multi_crop: bool = False  # two smaller crops (96 beside 224) as further queries: the alternative of Table 7
+
+    def fit_to(self, images: int) -> Self:
+        neighbors = min(self.neighbors, images - 1)
+        return (
+            super()
+            .fit_to(images)
+            .model_copy(
+                update={
+                    "clusters": min(self.clusters, max(1, images // _IMAGES_PER_CLUSTER)),
+                    "neighbors": neighbors,
+                    "positives": min(self.positives, neighbors),
+                }
+            )
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.positives > self.neighbors:
+            raise ValueError(f"positives={self.positives} is above neighbors={self.neighbors}, from which they come")
+        if self.multi_crop and self.resolutions:
+            raise ValueError("multi_crop and resolutions are alternatives; choose one")
+        return self
+
+
+class CLIM(Method):
+    """Contrastive learning of images mixed with neighbours that were selected by cluster and distance."""
+
+    Settings = CLIMSettings
+    evaluated = "moco.backbone"
+
+    def __init__(self, backbone: Backbone, settings: CLIMSettings) -> None:
+        super().__init__(backbone, settings)
+        self.settings = settings
+        self.refresh_epochs = settings.refresh_epochs
+        shared = {name: getattr(settings, name) for name in MoCoSettings.model_fields if hasattr(settings, name)}
+        self.moco = MoCo(backbone, MoCoSettings(**{**shared, "name": "moco"}))
+        self.positives = torch.empty(0, settings.positives, dtype=torch.int32)  # on the CPU, for the loader
+
+    @classmethod
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
+        settings = settings or CLIMSettings()
+        [view] = MoCo.view_plan(size)
+        view = view.model_copy(update={"resolutions": settings.resolutions})
+        plan = [
+            view.model_copy(update={"name": "anchor", "count": 2}),
+            view.model_copy(update={"name": "positive", "count": 2, "of": "partner"}),
+        ]
+        if settings.multi_crop:
+            small = view.model_copy(update={"size": round(size * 96 / 224), "scale": (0.05, 0.2), "count": 2})
+            plan += [
+                small.model_copy(update={"name": "small anchor"}),
+                small.model_copy(update={"name": "small positive", "of": "partner"}),
+            ]
+        return plan
+
+    def before_step(self, clock: Clock) -> None:
+        super().before_step(clock)
+        if "moco" in self._modules:  # not yet while the constructor runs
+            self.moco.before_step(clock)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The momentum encoder's unit vectors, (B, D)."""
+        return normalize(self.moco.teacher(images).float(), dim=1)
+
+    def refresh(self, embeddings: Tensor, epoch: int) -> None:
+        """Clusters the whole set and selects positives by eq. 2, for all images at once."""
+        if epoch < self.settings.first_epoch:
+            return
+        settings, seed = self.settings, self.seed + epoch
+        centers, assignment, _ = kmeans(
+            embeddings,
+            min(settings.clusters, len(embeddings)),
+            iterations=settings.cluster_iterations,
+            seed=seed,
+            start=settings.cluster_start,
+        )
+        chosen = select_positives(
+            embeddings,
+            assignment,
+            centers,
+            settings.neighbors,
+            rule=settings.rule,
+            keep=settings.positives,
+            seed=seed,
+        )
+        self.positives = chosen.to("cpu", torch.int32)
+
+    def partners(self, epoch: int, index: Tensor) -> Tensor:
+        """One of the selected positives of each image, drawn anew every epoch."""
+        if len(self.positives) == 0:
+            return index
+        draw = uniform(self.seed, "positive", epoch, index) * self.positives.shape[1]
+        return self.positives[index, draw.long()].long()
+
+    def get_extra_state(self) -> Tensor:
+        return self.positives
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.positives = state
+
+    def loss(self, views: Views) -> Tensor:
+        """Eq. 4 for each pair of a query's and a key's resolution, summed (eq. 6)."""
+        shown = 1 + len(self.settings.resolutions)
+        anchors, anchor_keys, positives, positive_keys, *small = (
+            views.images[first : first + shown] for first in range(0, len(views.images), shown)
+        )
+        if small:  # multi-crop: two more queries of each kind
+            anchors, positives = (*anchors, *small[0], *small[1]), (*positives, *small[2], *small[3])
+        queries, ratios = self._mixed(anchors, positives, views.index)
+        self.embedding = queries[0].detach()
+        keys = [self._keys(images, queue=number == 0) for number, images in enumerate(anchor_keys)]
+        partner_keys = [self._keys(images, queue=False) for images in positive_keys]
+        losses = [
+            cutmix_info_nce(query, key, partner, self.moco.queue.keys, ratio=ratio, temperature=self.now.temperature)
+            for query, ratio in zip(queries, ratios, strict=True)
+            for key, partner in zip(keys, partner_keys, strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def _mixed(
+        self, anchors: Sequence[Tensor], positives: Sequence[Tensor], index: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Representations of mixed images and the anchors' shares in them; all resolutions of a crop mix alike."""
+        mixing, step = self.settings.mixing, self.now.step
+        queries, ratios = [], []
+        drawn = draw_ratio(self.settings.alpha or (2.0 if mixing == "cutmix" else 0.2), self.seed, "mix", step, index)
+        center = uniform(self.seed, "mix centre", step, index[:, None], torch.arange(2))
+        for anchor, positive in zip(anchors, positives, strict=True):
+            ratio = drawn.to(anchor.device, torch.float32)
+            if mixing == "cutmix":
+                mixed, ratio = cutmix(anchor, positive, ratio, center.to(anchor.device, torch.float32))
+            elif mixing == "mixup":
+                mixed = mixup(anchor, positive, ratio)
+            else:  # the anchor as it is, drawn to its own key and to its positive's alike
+                mixed, ratio = anchor, torch.full_like(ratio, 0.5)
+            queries.append(self.moco.represent(mixed))
+            ratios.append(ratio)
+        return queries, ratios
+
+    def _keys(self, images: Tensor, *, queue: bool) -> Tensor:
+        """The momentum encoder's keys; those that are queued are the anchors' at the first resolution."""
+        key = self.moco.keys(images, images)
+        if not queue:
+            self.moco.new_keys.pop()
+        return key
+
+    def after_step(self) -> None:
+        self.moco.after_step()

@@ -1,0 +1,199 @@
+"""LoGo: local and global representations.
+
+Zhang, Qiu, Ke, Süsstrunk and Salzmann, "Leverage Your Local and Global Representations: A New Self-Supervised Learning
+Strategy", CVPR 2022. Global crops attract each other and the local ones, which are queries only; two local crops of an
+image, which may show different things, are pushed apart under an affinity that a regressor learns meanwhile. It works
+on any method with queries and keys: MoCo and SimSiam in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import normalize
+
+from glocal.errors import did_you_mean
+from glocal.losses import affinity_objective, local_dissimilarity
+from glocal.losses.affinity import AffinityForm
+from glocal.methods import method_class
+from glocal.methods.base import Method, MethodSettings, ParameterGroup
+from glocal.models.backbone import Backbone
+from glocal.models.heads import AffinityRegressor
+from glocal.training.schedules import Clock
+from glocal.views.batch import Views
+from glocal.views.plan import View
+from glocal.views.random import normal
+
+_GLOBALS = 2
+
+
+class LoGoSettings(MethodSettings):
+    """Defaults are those of the authors' code for MoCo; ratios as in section 4.1.
+
+    `base` is the section of the method that LoGo works on, e.g. `{name: moco, temperature: 0.07}`.
+    """
+
+    name: Literal["logo"] = "logo"
+    base: SerializeAsAny[MethodSettings] = Field(default_factory=lambda: method_class("moco").Settings(name="moco"))
+    variant: Literal["logo", "no_dissimilarity", "multi_crop"] = "logo"  # w/o L2L; every crop to every other (eq. 1)
+    global_ratio: float = Field(0.4, gt=0, lt=1)  # r_g: global crops take [r_g, 1] of the area
+    local_ratio: float = Field(0.4, gt=0, le=1)  # r_l: local crops take [smallest_local, r_l]
+    smallest_local: float = Field(0.05, gt=0, lt=1)
+    local_size: int | None = Field(None, ge=8)  # null: 96 beside 224, and all of it for images up to 64 pixels
+    affinity: AffinityForm = "softplus"
+    regressor_dim: int = Field(256, ge=1)
+    noise: float = Field(0.3, ge=0)  # standard deviation on the positives, over √D
+    dissimilarity_clip: float = Field(0.015, ge=0)  # of the last similarity gradient's norm
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _of_its_method(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        kind = method_class(str(value.get("name", "moco")))
+        if kind.compare is Method.compare:
+            raise ValueError(f"LoGo needs a method with queries and keys; {value['name']} has none")
+        try:
+            return kind.Settings.model_validate({"name": "moco", **value})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise ValueError(f"{key} is not a setting; {did_you_mean(key, kind.Settings.model_fields)}") from None
+            raise ValueError(f"{key}: {first['msg']}, not {first['input']!r}") from None
+
+    def fit_to(self, images: int) -> Self:
+        return self.model_copy(update={"base": self.base.fit_to(images)})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.smallest_local > self.local_ratio:
+            raise ValueError(f"smallest_local={self.smallest_local} is above local_ratio={self.local_ratio}")
+        return self
+
+
+class LoGo(Method):
+    """Local-to-global attraction and local-to-local repulsion on top of another method.
+
+    The regressor sees representations of unit length, which MoCo's are already.
+
+    Three updates a step, as in the authors' code: the regressor; the encoder by the dissimilarity, its gradient's norm
+    cut to a share of the last similarity gradient's; the encoder by the similarity. The momentum teacher, if there
+    is one, moves once a step (in the authors' code before each of two forward passes).
+    """
+
+    Settings = LoGoSettings
+
+    similarity_norm: Tensor
+
+    def __init__(self, backbone: Backbone, settings: LoGoSettings) -> None:
+        super().__init__(backbone, settings)
+        self.settings = settings
+        self.base = method_class(settings.base.name)(backbone, settings.base)
+        self.evaluated = f"base.{self.base.evaluated}"
+        if settings.variant == "logo":
+            self.phases = ("affinity", "dissimilarity", "similarity")
+            with torch.no_grad():
+                width = self._width()
+            self.regressor = AffinityRegressor(width, hidden=settings.regressor_dim, form=settings.affinity)
+            self.register_buffer("similarity_norm", torch.zeros(()))
+        else:
+            self.phases = ("similarity",)
+        self._locals: list[tuple[Tensor, Tensor]] = []
+
+    def _width(self) -> int:
+        """The width of the base's representations, found by trying one."""
+        training, state = self.training, torch.get_rng_state()
+        self.base.eval()
+        width = self.base.represent(torch.zeros(1, 3, self.backbone.size, self.backbone.size)).shape[1]
+        self.base.train(training)
+        torch.set_rng_state(state)
+        return width
+
+    @classmethod
+    def view_plan(cls, size: int, settings: Any = None) -> list[View]:
+        settings = settings or LoGoSettings()
+        photometry = method_class(settings.base.name).view_plan(size, settings.base)[-1]
+        local_size = settings.local_size or (size if size <= 64 else round(size * 96 / 224))
+        crops = [
+            {"name": "global", "size": size, "scale": (settings.global_ratio, 1.0)},
+            {"name": "local", "size": local_size, "scale": (settings.smallest_local, settings.local_ratio)},
+        ]
+        return [photometry.model_copy(update={**crop, "count": 2}) for crop in crops]
+
+    def before_step(self, clock: Clock) -> None:
+        super().before_step(clock)
+        if "base" in self._modules:  # not yet while the constructor runs
+            self.base.before_step(clock)
+
+    def affinity(self, views: Views) -> Tensor:
+        """The regressor's objective on detached representations of two local crops (supplement, eq. 4)."""
+        locals_ = self._represent_locals(views)
+        self._locals.append(locals_)
+        first, second = (normalize(representation.detach().float(), dim=1) for representation in locals_)  # (B, D)
+        dim = first.shape[1]
+        index, step = views.index[:, None], self.now.step
+        noises = [
+            normal(self.seed, "affinity noise", step, index, torch.arange(dim, device=index.device), number)
+            for number in (0, 1)
+        ]
+        noise_a, noise_b = (self.settings.noise / dim**0.5 * noise.to(first) for noise in noises)
+        objective = first.new_zeros(())
+        for one, other in ((first, second), (second, first)):
+            positive = self.regressor(one + noise_a, other + noise_b)
+            negative = self.regressor(one, other.flip(0))  # a crop of another image: the batch reversed
+            objective = objective + affinity_objective(positive, negative, form=self.settings.affinity) / 2
+        return objective
+
+    def dissimilarity(self, views: Views) -> Tensor:
+        """The affinity of two local crops under the regressor as it stands, which gets no gradient."""
+        # The encoder has not moved since the regressor's update: its representations are used again.
+        first, second = self._locals.pop(0) if self._locals else self._represent_locals(views)
+        fixed = {name: parameter.detach() for name, parameter in self.regressor.named_parameters()}
+        unit = normalize(first.float(), dim=1), normalize(second.float(), dim=1)
+        affinity = functional_call(self.regressor, fixed, unit)
+        return local_dissimilarity(affinity, form=self.settings.affinity)
+
+    def similarity(self, views: Views) -> Tensor:
+        """Global to global and local to global, averaged over all pairs; for `multi_crop` every crop to every other."""
+        images = views.images
+        representations = [self.base.represent(view) for view in images]
+        queries = [self.base.query(representation) for representation in representations]
+        keyed = len(images) if self.settings.variant == "multi_crop" else _GLOBALS
+        keys = [self.base.keys(images[number], representations[number]) for number in range(keyed)]
+        pairs = [(query, key) for query in range(len(images)) for key in range(keyed) if query != key]
+        self.embedding = representations[0].detach().float()
+        return self.base.compare(
+            torch.cat([queries[query] for query, _ in pairs]), torch.cat([keys[key] for _, key in pairs])
+        )
+
+    def _represent_locals(self, views: Views) -> tuple[Tensor, Tensor]:
+        first, second = (self.base.represent(view) for view in views.images[_GLOBALS : _GLOBALS + 2])
+        return first, second
+
+    def before_update(self, phase: str, gradients: list[Tensor]) -> None:
+        """Keeps the similarity gradient's norm, and cuts that of the dissimilarity to a share of it."""
+        if phase == "affinity" or self.settings.variant != "logo":
+            return
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if phase == "similarity":
+            self.similarity_norm.copy_(norm)
+        else:
+            limit = self.settings.dissimilarity_clip * self.similarity_norm
+            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
+
+    def after_step(self) -> None:
+        self.base.after_step()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        groups = self.base.parameter_groups()
+        if self.settings.variant != "logo":
+            return [ParameterGroup(g.module, "similarity", g.constant_lr) for g in groups]
+        return [
+            ParameterGroup(self.regressor, "affinity", constant_lr=True),
+            *(ParameterGroup(g.module, phase, g.constant_lr) for phase in self.phases[1:] for g in groups),
+        ]
