@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -65,18 +66,25 @@ def _distinct(features: Tensor, clusters: int, seed: int) -> Tensor:
 
 
 def _spread_out(features: Tensor, clusters: int, seed: int) -> Tensor:
-    """k-means++: each further start is drawn in proportion to its squared distance to those before."""
-    draws = uniform(seed, "k-means++", torch.arange(clusters)).to(features.device, torch.float32)
-    squares = features.square().sum(dim=1)
-    chosen = (draws[:1] * len(features)).long()
-    indices, nearest = [chosen], torch.full_like(squares, torch.inf)
+    """Greedy k-means++: of a few starts drawn in proportion to the squared distance to those before, the best."""
+    trials = 2 + int(math.log(clusters))
+    draws = uniform(seed, "k-means++", torch.arange(clusters)[:, None], torch.arange(trials)).to(features.device)
+    squares = features.square().sum(dim=1, keepdim=True)
+    indices = [(draws[0, :1] * len(features)).long()]
+    nearest = _square_distances(features, squares, indices[0])[:, 0]
     for draw in draws[1:]:
-        center = features[chosen[0]]
-        nearest = torch.minimum(nearest, (squares + center.square().sum() - 2 * features @ center).clamp_(min=0))
         total = nearest.double().cumsum(dim=0)
-        chosen = torch.searchsorted(total, draw * total[-1:], right=True).clamp_(max=len(features) - 1)
-        indices.append(chosen)
+        tried = torch.searchsorted(total, draw.to(total) * total[-1], right=True).clamp_(max=len(features) - 1)
+        left = torch.minimum(nearest[:, None], _square_distances(features, squares, tried))  # (N, trials)
+        best = left.sum(dim=0).argmin(keepdim=True)
+        indices.append(tried[best])
+        nearest = left[:, best][:, 0]
     return features[torch.cat(indices)]
+
+
+def _square_distances(features: Tensor, squares: Tensor, chosen: Tensor) -> Tensor:
+    """From all points (N, D) to some of them: (N, n)."""
+    return (squares + squares[chosen].T - 2 * features @ features[chosen].T).clamp_(min=0)
 
 
 def _assign(features: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:

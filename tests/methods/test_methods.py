@@ -11,42 +11,60 @@ from glocal.methods import Method, method_class, method_names
 from glocal.models.backbone import ModelSettings, build_backbone
 from glocal.training.schedules import Clock, Schedule
 from glocal.views.batch import Views
-from glocal.views.geometry import ViewGeometry
+from glocal.views.plan import ViewPlan
 
-OPTIONS = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}
+RESNET = ModelSettings(options={"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]})
+VIT = ModelSettings(name="vit_tiny", options={"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2})
+
+# For each method and update: the parts that get a gradient.
+TRAINED = {
+    "clim": {"loss": {"backbone", "moco.projector"}},
+    "dino": {"loss": {"backbone", "distiller.head"}},
+    "logo": {
+        "affinity": {"regressor"},
+        "dissimilarity": {"backbone", "base.projector"},
+        "similarity": {"backbone", "base.projector"},
+    },
+    "moco": {"loss": {"backbone", "projector"}},
+    "patchwise_dino": {"loss": {"backbone", "distiller.head"}},
+    "sce": {"loss": {"backbone", "projector"}},
+    "simsiam": {"loss": {"backbone", "projector", "predictor"}},
+}
+PARTS = {part for phases in TRAINED.values() for parts in phases.values() for part in parts}
+SMALL = {
+    "dino": {"prototypes": 64, "hidden_dim": 32, "bottleneck_dim": 16, "frozen_prototype_epochs": 0},
+    "patchwise_dino": {"prototypes": 64, "hidden_dim": 32, "bottleneck_dim": 16, "frozen_prototype_epochs": 0},
+    "logo": {"base": {"name": "moco", "queue_size": 32}},
+}
 
 
 def make(name: str, **settings: object) -> Method:
     torch.manual_seed(0)
-    backbone = build_backbone(ModelSettings(options=OPTIONS), size=16)
     kind = method_class(name)
+    model = VIT if "dino" in name else RESNET
+    backbone = build_backbone(model, size=16)
+    settings = {**SMALL.get(name, {}), **settings}
     if "queue_size" in kind.Settings.model_fields:
         settings = {"queue_size": 32, **settings}
-    return kind(backbone, kind.Settings(name=name, **settings))
+    return kind(backbone, kind.Settings.model_validate({"name": name, **settings}))
 
 
-def views(method: Method, batch: int = 8) -> Views:
-    plan = [view for view in method.view_plan(16) for _ in range(view.count)]
+def views(method: Method, batch: int = 8, source: int = 16) -> Views:
+    plan = ViewPlan(method.view_plan(16, method.settings))
     generator = torch.Generator().manual_seed(1)
-    images = tuple(torch.randn(batch, 3, view.size, view.size, generator=generator) for view in plan)
-    geometry = tuple(ViewGeometry(torch.zeros(batch, 4), torch.zeros(batch).bool()) for _ in plan)
-    return Views(images, geometry, torch.arange(batch))
+    images = tuple(torch.randn(batch, 3, view.size, view.size, generator=generator) for view in plan.views)
+    geometry = plan.draw_geometry(torch.tensor([source, source]), 0, 0, torch.arange(batch))
+    return Views(images, tuple(geometry.view(number) for number in range(len(plan))), torch.arange(batch))
 
 
 def gradients(method: Method, loss: Tensor) -> set[str]:
+    """The parts of a method, two levels deep but for the backbone, that the loss gives a gradient."""
+    method.zero_grad()
     loss.backward()
-    return {
-        name.split(".")[0]
-        for name, parameter in method.named_parameters()
-        if parameter.grad is not None and parameter.grad.abs().sum() > 0
+    reached = [name for name, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    return {part for name in reached for part in PARTS if name.startswith(f"{part}.")} | {
+        name for name in reached if not name.startswith(tuple(f"{part}." for part in PARTS))
     }
-
-
-TRAINED = {
-    "moco": {"backbone", "projector"},
-    "sce": {"backbone", "projector"},
-    "simsiam": {"backbone", "projector", "predictor"},
-}
 
 
 def test_every_method_file_is_found_and_tested() -> None:
@@ -58,7 +76,10 @@ def test_every_method_file_is_found_and_tested() -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_gradients_reach_exactly_what_is_trained(name: str) -> None:
     method = make(name)
-    assert gradients(method, method(views(method))) == TRAINED[name]
+    assert set(method.phases) == set(TRAINED[name])
+    batch = views(method)
+    for phase in method.phases:
+        assert gradients(method, method(batch, phase)) == TRAINED[name][phase]
     assert method.embedding is not None
     assert not method.embedding.requires_grad
     assert method.embedding.shape[0] == 8
@@ -67,14 +88,30 @@ def test_gradients_reach_exactly_what_is_trained(name: str) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_method_runs_in_anybodys_loop_and_its_loss_falls(name: str) -> None:
     method = make(name)
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    optimizers = {
+        phase: torch.optim.SGD(
+            [
+                p
+                for g in method.parameter_groups()
+                if g.phase == phase
+                for p in g.module.parameters()
+                if p.requires_grad
+            ],
+            lr=0.05,
+            momentum=0.9,
+        )
+        for phase in method.phases
+    }
     batch, losses = views(method), []
     for step in range(12):
         method.before_step(Clock(step, 4, 12))
-        loss = method(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        for phase, optimizer in optimizers.items():
+            loss = method(batch, phase)
+            optimizer.zero_grad()
+            loss.backward()
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            method.before_update(phase, [p.grad for p in parameters if p.grad is not None])
+            optimizer.step()
         losses.append(loss.item())  # of the same negatives: the queue stands still until after_step
     method.after_step()
     assert losses[-1] < losses[0]

@@ -1,0 +1,117 @@
+"""CLIM: mixing, resolutions, positives."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from glocal.config import build_recipe
+from glocal.errors import GlocalError
+from glocal.losses import cutmix_info_nce, info_nce
+from glocal.methods.clim import CLIM
+from glocal.views.mixing import cutmix, draw_ratio, mixup
+from glocal.views.random import uniform
+from tests.methods.test_methods import make, views
+
+
+def test_the_loss_is_equation_4_on_mixed_queries() -> None:
+    method, fresh = make("clim", temperature=0.2), make("clim", temperature=0.2)
+    batch = views(method)
+    anchor, anchor_key, positive, positive_key = batch.images
+    ratio = draw_ratio(2.0, 0, "mix", 0, batch.index).float()
+    center = uniform(0, "mix centre", 0, batch.index[:, None], torch.arange(2)).float()
+    mixed, share = cutmix(anchor, positive, ratio, center)
+    query = fresh.moco.represent(mixed)
+    key, partner = (normalize(fresh.moco.teacher.chain(image), dim=1) for image in (anchor_key, positive_key))
+    expected = cutmix_info_nce(query, key, partner, fresh.moco.queue.keys, ratio=share, temperature=0.2)
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_without_mixing_the_anchor_goes_to_both_keys_alike_and_mixup_blends() -> None:
+    method, fresh = make("clim", mixing="none"), make("clim", mixing="none")
+    batch = views(method)
+    query = fresh.moco.represent(batch.images[0])
+    key, partner = (normalize(fresh.moco.teacher.chain(batch.images[n]), dim=1) for n in (1, 3))
+    queue = fresh.moco.queue.keys
+    expected = (info_nce(query, key, queue, temperature=0.2) + info_nce(query, partner, queue, temperature=0.2)) / 2
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+    method, fresh = make("clim", mixing="mixup"), make("clim", mixing="mixup")
+    ratio = draw_ratio(0.2, 0, "mix", 0, batch.index).float()
+    query = fresh.moco.represent(mixup(batch.images[0], batch.images[2], ratio))
+    key, partner = (normalize(fresh.moco.teacher.chain(batch.images[n]), dim=1) for n in (1, 3))
+    expected = cutmix_info_nce(query, key, partner, queue, ratio=ratio, temperature=0.2)
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_resolutions_are_summed_over_all_pairs_and_mix_alike() -> None:
+    method, fresh = (make("clim", resolutions=(12,), shuffle_groups=1) for _ in range(2))
+    batch = views(method)
+    assert [image.shape[-1] for image in batch.images] == [16, 12] * 4
+    anchors, anchor_keys, positives, positive_keys = (batch.images[first : first + 2] for first in (0, 2, 4, 6))
+    ratio = draw_ratio(2.0, 0, "mix", 0, batch.index).float()
+    center = uniform(0, "mix centre", 0, batch.index[:, None], torch.arange(2)).float()
+    mixed = [cutmix(a, p, ratio, center) for a, p in zip(anchors, positives, strict=True)]
+    queries = [fresh.moco.represent(image) for image, _ in mixed]
+    keys = [normalize(fresh.moco.teacher.chain(image), dim=1) for image in anchor_keys]
+    partners = [normalize(fresh.moco.teacher.chain(image), dim=1) for image in positive_keys]
+    expected = sum(
+        cutmix_info_nce(queries[q], keys[k], partners[k], fresh.moco.queue.keys, ratio=mixed[q][1], temperature=0.2)
+        for q in range(2)
+        for k in range(2)
+    )
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    method.after_step()
+    assert method.moco.queue.position.item() == 8  # the anchors' keys at one resolution
+
+
+def test_multi_crop_adds_two_smaller_queries() -> None:
+    method = make("clim", multi_crop=True)
+    batch = views(method)
+    assert [image.shape[-1] for image in batch.images] == [16] * 4 + [7] * 4
+    queries, ratios = method._mixed(
+        (batch.images[0], *batch.images[4:6]), (batch.images[2], *batch.images[6:]), batch.index
+    )
+    assert len(queries) == len(ratios) == 3
+    assert method(batch).isfinite()
+
+
+def clustered(method: CLIM, epoch: int = 0) -> torch.Tensor:
+    features = normalize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    method.refresh(features, epoch)
+    return features
+
+
+def test_positives_are_drawn_from_the_selection_anew_each_epoch_and_kept_in_the_checkpoint() -> None:
+    settings = {"clusters": 4, "neighbors": 12, "positives": 5}
+    method = make("clim", **settings)
+    index = torch.arange(64)
+    assert torch.equal(method.partners(0, index), index)  # nothing selected yet
+    clustered(method)
+    first, again, later = method.partners(0, index), method.partners(0, index), method.partners(1, index)
+    assert (first[:, None] == method.positives[index]).any(dim=1).all()
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    restored = make("clim", **settings)
+    restored.load_state_dict(method.state_dict())
+    assert torch.equal(restored.partners(1, index), later)
+
+
+def test_selection_waits_for_its_first_epoch() -> None:
+    method = make("clim", first_epoch=5, clusters=4, neighbors=12, positives=5)
+    clustered(method, epoch=0)
+    assert len(method.positives) == 0
+    clustered(method, epoch=5)
+    assert method.positives.shape == (64, 5)
+
+
+def test_settings_that_exclude_each_other_are_named() -> None:
+    with pytest.raises(GlocalError, match="positives=50 is above neighbors=40"):
+        build_recipe({}, {"method.name": "clim", "method.positives": 50})
+    with pytest.raises(GlocalError, match="multi_crop and resolutions are alternatives"):
+        build_recipe({}, {"method.name": "clim", "method.multi_crop": True, "method.resolutions": [160]})
+
+
+def test_a_small_set_gets_fewer_clusters_and_neighbours() -> None:
+    settings = build_recipe({}, {"method.name": "clim"}).method.fit_to(1280)
+    assert (settings.clusters, settings.neighbors, settings.queue_size) == (10, 40, 1280)
+    assert build_recipe({}, {"method.name": "clim"}).method.fit_to(20).positives == 10

@@ -1,0 +1,130 @@
+"""LoGo: what its three updates do, and what it works on."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from glocal.config import build_recipe
+from glocal.errors import GlocalError
+from glocal.losses import info_nce, negative_cosine
+from glocal.methods.logo import LoGo
+from tests.methods.test_methods import make, views
+
+MOCO = {"name": "moco", "queue_size": 32, "temperature": 0.1}
+SIMSIAM = {"name": "simsiam", "output_dim": 16, "predictor_dim": 8}
+
+
+def test_the_similarity_of_moco_averages_two_global_and_four_local_terms() -> None:
+    method, fresh = make("logo", base=MOCO), make("logo", base=MOCO)
+    batch = views(method)
+    queries = [fresh.base.represent(image) for image in batch.images]
+    keys = [normalize(fresh.base.teacher.chain(image), dim=1) for image in batch.images[:2]]
+    queue = fresh.base.queue.keys
+    terms = [info_nce(queries[q], keys[k], queue, temperature=0.1) for q in range(4) for k in range(2) if q != k]
+    assert len(terms) == 6
+    assert method.similarity(batch).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_the_similarity_of_simsiam_predicts_fixed_projections_of_global_crops() -> None:
+    method, fresh = make("logo", base=SIMSIAM), make("logo", base=SIMSIAM)
+    batch = views(method)
+    z = [fresh.base.represent(image) for image in batch.images]
+    p = [fresh.base.predictor(representation) for representation in z]
+    terms = [negative_cosine(p[q], z[k].detach()) for q in range(4) for k in range(2) if q != k]
+    assert method.similarity(batch).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_multi_crop_pulls_every_crop_to_every_other() -> None:
+    method = make("logo", base=SIMSIAM, variant="multi_crop")
+    fresh = make("logo", base=SIMSIAM, variant="multi_crop")
+    assert method.phases == ("similarity",)
+    batch = views(method)
+    z = [fresh.base.represent(image) for image in batch.images]
+    p = [fresh.base.predictor(representation) for representation in z]
+    terms = [negative_cosine(p[q], z[k].detach()) for q in range(4) for k in range(4) if q != k]
+    assert len(terms) == 12
+    assert method.similarity(batch).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_the_queue_gets_both_globals_keys_and_no_locals() -> None:
+    method = make("logo", base=MOCO)
+    for phase in method.phases:
+        method(views(method), phase)
+    method.after_step()
+    assert method.base.queue.position.item() == 2 * 8
+
+
+def test_the_dissimilarity_uses_the_representations_before_the_regressor_moved() -> None:
+    """The encoder is as it was, so its pass over the local crops is done once for both updates."""
+    method, fresh = make("logo", base=MOCO), make("logo", base=MOCO)
+    batch = views(method)
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    method.backbone.register_forward_hook(count)
+    method(batch, "affinity").backward()
+    together = method(batch, "dissimilarity")
+    assert passes == 2
+    alone = fresh(batch, "dissimilarity")
+    assert together.item() == pytest.approx(alone.item(), rel=1e-4)
+
+
+def test_the_dissimilarity_gradient_is_cut_to_a_share_of_the_similarity_gradient() -> None:
+    method = make("logo", base=MOCO, dissimilarity_clip=0.015)
+    first = [torch.full((4,), 3.0)]
+    method.before_update("dissimilarity", first)
+    assert first[0].norm() == 0.0  # there was no similarity gradient yet
+    method.before_update("similarity", [torch.full((4,), 5.0)])  # norm 10
+    large, small = [torch.full((4,), 3.0)], [torch.full((4,), 0.01)]
+    method.before_update("dissimilarity", large)
+    method.before_update("dissimilarity", small)
+    assert large[0].norm().item() == pytest.approx(0.15, rel=1e-4)
+    assert small[0].norm().item() == pytest.approx(0.02, rel=1e-4)
+    assert "similarity_norm" in method.state_dict()
+
+
+def test_the_regressor_learns_to_tell_crops_of_one_image_from_those_of_two() -> None:
+    method = make("logo", base=MOCO, noise=0.0)
+    optimizer = torch.optim.Adam(method.regressor.parameters(), lr=0.01)
+    batch = views(method, batch=32)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = method(batch, "affinity")
+        method._locals.clear()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1.0  # 2 log 2 = 1.39 is guessing
+
+
+@pytest.mark.parametrize("form", ["softplus", "cosine"])
+@pytest.mark.parametrize("base", [MOCO, SIMSIAM, {"name": "sce", "queue_size": 32}])
+def test_it_works_on_every_method_with_queries_and_keys(base: dict[str, object], form: str) -> None:
+    method = make("logo", base=base, affinity=form)
+    assert isinstance(method, LoGo)
+    for phase in method.phases:
+        loss = method(views(method), phase)
+        assert loss.isfinite()
+        loss.backward()
+    method.after_step()
+
+
+def test_a_method_without_keys_and_a_mistyped_key_are_named() -> None:
+    with pytest.raises(GlocalError, match="LoGo needs a method with queries and keys; dino has none"):
+        build_recipe({}, {"method.name": "logo", "method.base": {"name": "dino"}})
+    with pytest.raises(GlocalError, match="temprature is not a setting; did you mean temperature"):
+        build_recipe({}, {"method.name": "logo", "method.base": {"name": "moco", "temprature": 0.1}})
+    with pytest.raises(GlocalError, match="smallest_local=0.5 is above local_ratio=0.4"):
+        build_recipe({}, {"method.name": "logo", "method.smallest_local": 0.5})
+
+
+def test_ratios_and_sizes_are_options_of_the_recipe() -> None:
+    recipe = build_recipe(
+        {}, {"method.name": "logo", "method.local_ratio": 0.6, "method.global_ratio": 0.3}, data_size=224
+    )
+    assert [(view.name, view.size, view.scale, view.count) for view in recipe.views] == [
+        ("global", 224, (0.3, 1.0), 2),
+        ("local", 96, (0.05, 0.6), 2),
+    ]
