@@ -81,6 +81,55 @@ def pretrain(
 
 
 @app.command()
+def sweep(
+    out: Annotated[Path, typer.Option(help="The sweep's folder; runs that are in it are continued.")],
+    grid: Annotated[
+        list[str], typer.Option("--grid", help="Values of a setting, e.g. method.temperature=0.1,0.2; repeatable.")
+    ],
+    data: Annotated[str | None, typer.Option(help="As for pretrain.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file.")] = None,
+    settings: Sets = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Pretrain with every combination of some settings, and write one table of loss and k-NN accuracy."""
+    from glocal import sweep as sweeping
+    from glocal.config import parse_overrides
+
+    overrides = parse_overrides(settings or [])
+    rows = sweeping.sweep(
+        data, out, grid=sweeping.parse_grid(grid), recipe=recipe, overrides=overrides, progress=not quiet
+    )
+    _show(sweeping.table(rows), f"written to {out}/sweep.csv and {out}/sweep.md; the runs are in {out}/runs")
+
+
+@app.command()
+def views(
+    data: Annotated[str, typer.Option(help="A folder of images, another source, or one image file.")],
+    out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("views.png"),
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file: whose views.")] = None,
+    settings: Sets = None,
+    match: Annotated[bool, typer.Option("--match", help="Join the matched patches of two views.")] = False,
+    pair: Annotated[str, typer.Option(help="With --match: the two views, counted from 0.")] = "0,1",
+    index: Annotated[int, typer.Option(min=0, help="With --match: which image of the source.")] = 0,
+) -> None:
+    """Draw the views that a recipe makes of images, or two of them with their matched patches joined."""
+    from glocal.config import parse_overrides
+    from glocal.report.preview import preview
+
+    overrides = parse_overrides(settings or [])
+    if match:
+        numbers = pair.split(",")
+        if len(numbers) != 2 or not all(number.strip().isdigit() for number in numbers):
+            raise GlocalError(f"--pair {pair}: write the numbers of two views, for example 0,2")
+        chosen = (int(numbers[0]), int(numbers[1]))
+        found = preview(data, out, recipe=recipe, overrides=overrides, match=chosen, index=index)
+        _show(f"{out}: {found} matched patches")
+    else:
+        preview(data, out, recipe=recipe, overrides=overrides)
+        _show(str(out))
+
+
+@app.command()
 def evaluate(
     backbone: Annotated[str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN, or pixels.")],
     train: Annotated[str, typer.Option(help="Labelled images that the protocols learn from.")],
@@ -117,10 +166,20 @@ def evaluate(
 
 
 @app.command()
-def recipes() -> None:
-    """List the recipes, what each reproduces, and the published number."""
-    from glocal.config import build_recipe, load_mapping, recipe_names
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe: show the options of its method.")] = None,
+) -> None:
+    """List the recipes, what each reproduces and the published number; or the options of one recipe's method."""
+    from glocal.config import build_recipe, load_mapping, method_options, recipe_names
 
+    if name is not None:
+        table = Table(title=f"{name}: options (--set OPTION=VALUE, or --grid of glocal sweep)", title_justify="left")
+        for column in ("option", "value", "paper's default", "choices"):
+            table.add_column(column)
+        for row in method_options(build_recipe(load_mapping(name))):
+            table.add_row(*row)
+        _show(table)
+        return
     table = Table(title="recipes (glocal pretrain --recipe NAME)", title_justify="left")
     for column in ("name", "method", "backbone", "epochs", "reproduces", "published"):
         table.add_column(column)
@@ -134,7 +193,7 @@ def recipes() -> None:
             recipe.reproduces,
             recipe.published,
         )
-    _show(table)
+    _show(table, "glocal recipes NAME lists the options of a recipe's method: every switch of its ablations")
 
 
 @app.command()

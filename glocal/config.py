@@ -186,6 +186,23 @@ def build_recipe(
     return _check(raw)
 
 
+def method_options(recipe: AnyRecipe) -> list[tuple[str, str, str, str]]:
+    """The options of a recipe's method: path, value, default and choices of each, as text."""
+    method = recipe.method
+    defaults = type(method)(name=method.name).model_dump(mode="json")
+    values = method.model_dump(mode="json")
+    return [
+        (
+            f"method.{key}",
+            str(values[key]),
+            str(defaults[key]),
+            ", ".join(str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)),
+        )
+        for key, field in type(method).model_fields.items()
+        if key != "name"
+    ]
+
+
 def _assign(raw: dict[str, Any], path: str, value: Any) -> None:
     """Sets a value by its dotted path; numbers are positions in lists. Unknown keys are found by the check."""
     *parents, last = path.split(".")

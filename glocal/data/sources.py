@@ -130,7 +130,8 @@ def open_source(name: str | Path | Source) -> Source:
     - `digits`, `digits:test`: scikit-learn's handwritten digits at 32×32
     - `torchvision:CIFAR10`, `torchvision:CIFAR10:test`, `torchvision:STL10:unlabeled`, …: torchvision's data sets
 
-    A folder that exists goes before a data set of the same name.
+    `NAME@imagenet100` keeps the images of the classes in a list of the package, `NAME@FILE.txt` those of a file's
+    (`glocal.data.classes`). A folder that exists goes before a data set of the same name.
 
     Raises:
         GlocalError: no such folder or data set; the message names the nearest.
@@ -138,6 +139,11 @@ def open_source(name: str | Path | Source) -> Source:
     if not isinstance(name, str | Path):
         return name
     text = str(name)
+    if "@" in text and not os.path.exists(text):
+        from glocal.data.classes import only_classes
+
+        whole, _, classes = text.rpartition("@")
+        return only_classes(open_source(whole), classes)
     kind, *parts = text.split(":")
     if isinstance(name, str) and not os.path.isdir(text):
         if kind == "shapes":

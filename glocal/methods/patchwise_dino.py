@@ -20,7 +20,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
 from glocal.models.heads import PrototypeHead
 from glocal.views.batch import Views
-from glocal.views.geometry import ViewGeometry, match_patches
+from glocal.views.geometry import MatchRule, ViewGeometry, match_patches
 from glocal.views.plan import View
 
 
@@ -28,7 +28,7 @@ class PatchwiseDINOSettings(DINOSettings):
     """DINO's settings and those of the patches."""
 
     name: Literal["patchwise_dino"] = "patchwise_dino"  # type: ignore[assignment]
-    matching: Literal["spread", "nearest"] = "spread"
+    matching: MatchRule = "spread"
     reduction: Reduction = "mean"
     cls_weight: float | None = Field(None, ge=0, le=1)  # λ of reduction lambda; the authors' code has 0.9
     center: Literal["position", "shared"] = "position"

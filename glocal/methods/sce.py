@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from glocal.losses import sce
@@ -35,6 +35,9 @@ class SCESettings(MethodSettings):
     name: Literal["sce"] = "sce"
     hidden_dim: int = Field(512, ge=1)
     output_dim: int = Field(256, ge=1)
+    projector_layers: int = Field(2, ge=2)
+    normalised_output: bool = False  # batch normalisation after the projector's last layer (large sets)
+    predictor_dim: int | None = Field(None, ge=1)  # hidden width of a predictor on the student's side (large sets)
     queue_size: int = Field(4096, ge=1)
     momentum: Share = 0.99
     temperature: Temperature = 0.2
@@ -54,7 +57,13 @@ class SCE(Method):
     def __init__(self, backbone: Backbone, settings: SCESettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
-        self.projector = mlp([backbone.dim, settings.hidden_dim, settings.output_dim], norm=True)
+        hidden = [settings.hidden_dim] * (settings.projector_layers - 1)
+        self.projector = mlp(
+            [backbone.dim, *hidden, settings.output_dim], norm=True, last_norm=settings.normalised_output
+        )
+        self.predictor: nn.Module = nn.Identity()
+        if settings.predictor_dim:
+            self.predictor = mlp([settings.output_dim, settings.predictor_dim, settings.output_dim], norm=True)
         self.teacher = MomentumTeacher(self.backbone, self.projector, buffers=settings.teacher_buffers)
         self.queue = NegativeQueue(settings.queue_size, settings.output_dim)
         self.new_keys: list[Tensor] = []
@@ -72,7 +81,10 @@ class SCE(Method):
         return [weak, strong, *small]
 
     def represent(self, images: Tensor) -> Tensor:
-        return normalize(self.projector(self.backbone(images)).float(), dim=1)
+        return self.projector(self.backbone(images))  # type: ignore[no-any-return]
+
+    def query(self, representation: Tensor) -> Tensor:
+        return normalize(self.predictor(representation).float(), dim=1)
 
     def keys(self, images: Tensor, representation: Tensor) -> Tensor:
         key = normalize(self.teacher(images, self.settings.shuffle_groups, self.now.step).float(), dim=1)
@@ -97,9 +109,8 @@ class SCE(Method):
         """
         images = views.images
         teachers = 2 if self.settings.symmetric else 1
-        queries = {
-            view: self.represent(images[view]) for view in range(0 if self.settings.symmetric else 1, len(images))
-        }
+        first = 0 if self.settings.symmetric else 1
+        queries = {view: self.query(self.represent(images[view])) for view in range(first, len(images))}
         self.embedding = queries[1].detach()
         keys = [self.keys(images[view], queries[1]) for view in range(teachers)]  # (B, D) each
         pairs = [(key, query) for key in range(teachers) for query in queries if query != key]

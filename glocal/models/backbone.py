@@ -13,12 +13,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError, did_you_mean
+from glocal.models.alexnet import SmallAlexNet
 from glocal.settings import Settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
+_SMALL_ALEXNET = "small_alexnet"
 _SMALL_SIDE = 64  # up to this side, a stem that divides it by four at once loses too much
 
 
@@ -28,7 +30,7 @@ class ModelSettings(Settings):
     `options` go to the model's constructor in timm, e.g. `{patch_size: 8}` or `{channels: [16, 32, 64, 128]}`.
     """
 
-    name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base
+    name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base, small_alexnet
     stem: Literal["auto", "standard", "small"] = "auto"  # small: 3×3 stride 1, no pooling (ResNets; images ≤ 64)
     pretrained: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
@@ -37,7 +39,7 @@ class ModelSettings(Settings):
         """The same with the stem decided for images of `size` pixels."""
         if self.stem != "auto":
             return self
-        small = size <= _SMALL_SIDE and issubclass(_entry_family(self.name), ResNet)
+        small = size <= _SMALL_SIDE and self.name != _SMALL_ALEXNET and issubclass(_entry_family(self.name), ResNet)
         return self.model_copy(update={"stem": "small" if small else "standard"})
 
 
@@ -50,7 +52,7 @@ def _entry_family(name: str) -> type:
 def _known(name: str) -> str:
     name = _ALIASES.get(name, name)
     if not timm.is_model(name):
-        hint = did_you_mean(name, [*timm.list_models(), *_ALIASES]) if name else ""
+        hint = did_you_mean(name, [*timm.list_models(), *_ALIASES, _SMALL_ALEXNET]) if name else ""
         hint = hint if hint.startswith("did") else "`timm.list_models()` lists the names"
         raise GlocalError(f"model.name: timm has no model {name!r}; {hint}")
     return name
@@ -111,7 +113,9 @@ class Backbone(nn.Module):
         if patch is None:
             raise GlocalError(f"{type(self.network).__name__} has no patches; choose a vision transformer (model.name)")
         if size % patch[0]:
-            raise GlocalError(f"views of {size} pixels cannot be cut into patches of {patch[0]}; change views.N.size")
+            raise GlocalError(
+                f"views of {size} pixels cannot be cut into patches of {patch[0]}; change data.size or views.N.size"
+            )
         return int(size // patch[0])
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -178,6 +182,10 @@ def build_backbone(
         GlocalError: unknown name, an option that the model does not take, or a small stem on another family.
     """
     settings = settings.for_size(size)
+    if settings.name == _SMALL_ALEXNET:
+        if settings.options or settings.pretrained or settings.stem == "small":
+            raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no small stem")
+        return Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
     name = _known(settings.name)
     options = dict(settings.options)
     if _entry_family(name) is ResNet:

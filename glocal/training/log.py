@@ -65,6 +65,16 @@ def _drop_after(path: Path, step: int) -> None:
     write_text(path, "\n".join([header, *kept, ""]))
 
 
+def read_monitor(folder: Path, name: str) -> float | None:
+    """The last measurement of that name in monitor.csv, or None."""
+    path = folder / "monitor.csv"
+    if not path.exists():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        values = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]
+    return values[-1] if values else None
+
+
 def read_metrics(folder: Path) -> dict[str, list[float]]:
     """The columns of metrics.csv; empty where there is none."""
     path = folder / "metrics.csv"

@@ -90,13 +90,13 @@ class Hooks:
 
 @dataclass
 class _Window:
-    """Losses since the last line of the log, kept on the device: looking at one waits for the device."""
+    """Losses (P,) of the phases since the last line of the log, on the device: looking at one waits for it."""
 
     losses: list[Tensor] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
 
     def read(self, images: int) -> tuple[Tensor, float]:
-        """The losses on the CPU and images per second since the last call."""
+        """The losses (steps, P) on the CPU and images per second since the last call."""
         losses = torch.stack(self.losses).float().cpu()
         now = time.perf_counter()
         rate = images * len(losses) / max(1e-9, now - self.since)
@@ -168,7 +168,11 @@ def train(
                 _check_finite(losses, done, saved)
                 numbers = {
                     "epoch": done / order.steps_per_epoch,
-                    "loss": float(losses.mean()),
+                    "loss": float(losses[:, -1].mean()),
+                    **{
+                        f"loss_{name}": float(x)
+                        for name, x in zip(method.phases[:-1], losses.mean(dim=0), strict=False)
+                    },
                     "lr": optimizers[method.phases[-1]].param_groups[0]["lr"],
                     "weight_decay": optimizers[method.phases[-1]].param_groups[0]["weight_decay"],
                     "images_per_second": rate,
@@ -236,10 +240,10 @@ def _optimise(
     """One step: every phase's gradients over all parts of the batch, then its optimiser.
 
     Returns:
-        The last phase's mean loss; no number where an earlier phase's is none.
+        Each phase's mean loss, (P,).
     """
     method.before_step(clock)
-    earlier: list[Tensor] = []
+    means: list[Tensor] = []
     for phase in method.phases:
         optimizer, losses = optimizers[phase], []
         set_schedules(optimizer, recipe.optimizer, recipe.train.batch_size, clock)
@@ -256,10 +260,9 @@ def _optimise(
         method.before_update(phase, [parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        earlier.append(torch.stack(losses).mean())
+        means.append(torch.stack(losses).mean())
     method.after_step()
-    *earlier, loss = earlier
-    return loss + 0 * sum(earlier)
+    return torch.stack(means)
 
 
 def _in_layout(views: Views, channels_last: bool) -> Views:
@@ -270,11 +273,11 @@ def _in_layout(views: Views, channels_last: bool) -> Views:
 
 
 def _check_finite(losses: Tensor, done: int, saved: str) -> None:
-    bad = (~losses.isfinite()).nonzero()
+    bad = (~losses.isfinite()).nonzero()  # (step, phase) of each
     if len(bad) > 0:
-        step = done - len(losses) + int(bad[0]) + 1
+        step, value = done - len(losses) + int(bad[0, 0]) + 1, float(losses[tuple(bad[0])])
         raise NonFiniteLossError(
-            f"the loss is {float(losses[bad[0]])} at step {step}; the last good checkpoint is {saved}; try a smaller "
+            f"the loss is {value} at step {step}; the last good checkpoint is {saved}; try a smaller "
             "optimizer.lr, train.clip_norm=1 or train.precision=fp32"
         )
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from glocal.errors import GlocalError
 
+MatchRule = Literal["spread", "nearest"]
+
 
 @dataclass
 class ViewGeometry:
@@ -48,7 +50,7 @@ def match_patches(
     grid_a: int | Tensor,
     grid_b: int | Tensor,
     *,
-    rule: Literal["spread", "nearest"] = "spread",
+    rule: MatchRule = "spread",
 ) -> PatchMatches:
     """Matches the patches of two views of the same images, each pair of views on its own, in tensor operations.
 

@@ -1,0 +1,143 @@
+"""What a recipe's views look like, before any training: as a sheet, or two of them with matched patches joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch, Rectangle
+from torch import Tensor
+
+from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.data.images import read_image
+from glocal.data.loader import Lane, natural_size, open_lane
+from glocal.data.order import BatchOrder
+from glocal.data.sources import MemorySource, Source, Subset, open_source
+from glocal.errors import GlocalError
+from glocal.models.backbone import build_backbone
+from glocal.report.plots import draw_views
+from glocal.views.batch import Views
+from glocal.views.geometry import MatchRule, PatchMatches, match_patches
+from glocal.views.plan import ViewPlan
+
+_SHEET = 8
+
+
+def preview(
+    data: str | Path | Source,
+    out: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    match: tuple[int, int] | None = None,
+    index: int = 0,
+) -> int:
+    """Draws the views of some images to a PNG file.
+
+    Args:
+        data: a source, or the path of one image.
+        out: the PNG file.
+        recipe: whose views; None takes SCE's, with `match` those of patch-wise DINO.
+        overrides: settings by dotted path; `seed` draws other crops.
+        match: two views, counted from 0, that are drawn side by side with their matched patches joined.
+        index: with `match`, the image's number in the source.
+
+    Returns:
+        How many patches match; 0 without `match`.
+
+    Raises:
+        GlocalError: no such image, view or recipe, or `match` for a network without patches.
+    """
+    source = _one_image(Path(data)) if isinstance(data, str | Path) and Path(data).is_file() else open_source(data)
+    mapping: dict[str, Any] = {"name": "views"} if recipe is None else load_mapping(recipe)
+    if recipe is None and match is not None:
+        mapping["method"] = {"name": "patchwise_dino"}
+    resolved = build_recipe(mapping, overrides, data_size=natural_size(source))
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise GlocalError(f"there is no folder {out.parent} for {out.name}")
+    if match is None:
+        draw_views(_lane(source, resolved, min(_SHEET, len(source))), resolved, out)
+        return 0
+    if not 0 <= index < len(source):
+        raise GlocalError(f"--index {index}: {source.name} has the images 0 to {len(source) - 1}")
+    chosen = Subset(source, torch.tensor([index]))
+    lane = _lane(chosen, resolved, 1)
+    if not all(0 <= view < len(lane.plan) for view in match) or match[0] == match[1]:
+        raise GlocalError(f"--pair {match[0]},{match[1]}: choose two of the views 0 to {len(lane.plan) - 1}")
+    views = next(lane.batches(0, 1))
+    assert resolved.data.size is not None  # resolved
+    backbone = build_backbone(resolved.model, size=resolved.data.size)
+    grids = [backbone.grid(views.images[view].shape[-1]) for view in match]
+    rule: MatchRule = getattr(resolved.method, "matching", "spread")
+    matches = match_patches(views.geometry[match[0]], views.geometry[match[1]], *grids, rule=rule)
+    _draw_match(chosen[0].image, views, match, grids, matches, resolved, lane, out)
+    return int(matches.valid.sum())
+
+
+def _one_image(path: Path) -> Source:
+    image = read_image(path, str(path))
+    return MemorySource(str(path), image[None], None, None)
+
+
+def _lane(source: Source, recipe: AnyRecipe, images: int) -> Lane:
+    settings = recipe.data.model_copy(update={"workers": 0, "lane": "streaming"})
+    plan = ViewPlan(recipe.views or [], shared_geometry=recipe.data.shared_geometry)
+    order = BatchOrder(len(source), images, recipe.seed)
+    return open_lane(source, settings, plan, order, torch.device("cpu"), progress=False)
+
+
+def _draw_match(
+    image: Tensor,
+    views: Views,
+    pair: tuple[int, int],
+    grids: list[int],
+    matches: PatchMatches,
+    recipe: AnyRecipe,
+    lane: Lane,
+    path: Path,
+) -> None:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.data.mean, recipe.data.std))
+    figure = Figure(figsize=(14, 5), layout="constrained")
+    source, *sides = figure.subplots(1, 3)
+    source.imshow(image.permute(1, 2, 0).numpy())
+    source.set_title("image", fontsize=9)
+    for axes, view, grid, style in zip(sides, pair, grids, ("-", "--"), strict=True):
+        pixels = (views.images[view][0] * std + mean).clamp(0, 1).permute(1, 2, 0)
+        size = pixels.shape[0]
+        axes.imshow(pixels.numpy(), extent=(0, grid, grid, 0), interpolation="nearest")
+        geometry = views.geometry[view]
+        flipped = ", mirrored" if geometry.flipped[0] else ""
+        name = lane.plan.views[view].name
+        axes.set_title(f"view {view}: {name}, {size} px, {grid} × {grid} patches{flipped}", fontsize=9)
+        left, top, right, bottom = geometry.box[0].tolist()
+        source.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, color="white", linewidth=3, linestyle=style)
+        )
+        source.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, color="black", linewidth=1, linestyle=style)
+        )
+        source.text(left + 3, top + 3, str(view), va="top", fontsize=9, bbox={"facecolor": "white", "pad": 1})
+    for axes in (source, *sides):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    valid = matches.valid[0]
+    joined = list(zip(matches.index_a[0][valid].tolist(), matches.index_b[0][valid].tolist(), strict=True))
+    colors = matplotlib.colormaps["hsv"](torch.linspace(0, 0.95, max(1, len(joined))).numpy())
+    for (a, b), color in zip(joined, colors, strict=False):
+        centres = []
+        for axes, patch, grid in zip(sides, (a, b), grids, strict=True):
+            row, column = divmod(patch, grid)
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, color=color, linewidth=1.2))
+            centres.append((column + 0.5, row + 0.5))
+        line = ConnectionPatch(
+            xyA=centres[0], coordsA=sides[0].transData, xyB=centres[1], coordsB=sides[1].transData,
+            color=color, linewidth=0.7, alpha=0.7,
+        )  # fmt: skip
+        figure.add_artist(line)
+    figure.suptitle(f"{len(joined)} matched patches", fontsize=10)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,92 @@
+"""Sweeps and previews, as functions and on the command line."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from glocal.errors import GlocalError
+from glocal.report.preview import preview
+from glocal.sweep import parse_grid, sweep
+from tests.training.test_runs import TINY
+
+GRID = {"method.temperature": [0.1, 0.2], "method.target_temperature": [0.05, 0.1]}
+
+
+def test_the_grid_of_the_papers_table_is_a_row_with_an_ellipsis() -> None:
+    grid = parse_grid(["method.target_temperature=0.03,…,0.10", "method.temperature=0.1,0.2"])
+    assert grid["method.target_temperature"] == pytest.approx([0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.10])
+    assert grid["method.temperature"] == [0.1, 0.2]
+    assert parse_grid(["views.0.scale=[0.2,1],[0.4,1]"]) == {"views.0.scale": [[0.2, 1], [0.4, 1]]}
+    assert parse_grid(["a.b=10,8,...,2"]) == {"a.b": [10, 8, 6, 4, 2]}
+
+
+@pytest.mark.parametrize(
+    "setting", ["method.temperature", "method.temperature=", "a.b=…,3", "a.b=1,…", "a.b=x,…,3", "a.b=1,2,…,0"]
+)
+def test_a_grid_that_cannot_be_read_is_named(setting: str) -> None:
+    with pytest.raises(GlocalError, match=f"--grid {setting.split('=')[0]}"):
+        parse_grid([setting])
+
+
+def test_a_sweep_makes_one_table_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**TINY, "train.epochs": 1, "monitor.knn_epochs": 1}
+    rows = sweep("shapes:train:128", tmp_path / "s", grid=GRID, overrides=settings, progress=False)
+    assert [(row["method.temperature"], row["method.target_temperature"]) for row in rows] == [
+        (0.1, 0.05),
+        (0.1, 0.1),
+        (0.2, 0.05),
+        (0.2, 0.1),
+    ]
+    assert all(row["loss"] > 0 and 0 <= row["knn"] <= 100 and not row["error"] for row in rows)
+    written = list(csv.DictReader((tmp_path / "s" / "sweep.csv").open()))
+    assert [float(row["knn"]) for row in written] == [row["knn"] for row in rows]
+    assert (tmp_path / "s" / "sweep.md").read_text().count("\n") == 6
+    checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*.pt")}
+    again = sweep("shapes:train:128", tmp_path / "s", grid=GRID, overrides=settings, progress=False)
+    assert again == rows
+    assert checkpoints == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*.pt")}
+
+
+def test_a_run_that_fails_is_in_the_table_and_a_wrong_setting_ends_the_sweep(tmp_path: Path) -> None:
+    settings = {**TINY, "train.epochs": 1, "optimizer.lr_batch_size": None}
+    rows = sweep(
+        "shapes:train:128", tmp_path / "s", grid={"optimizer.lr": [0.1, 1e30]}, overrides=settings, progress=False
+    )
+    assert rows[0]["error"] == ""
+    assert "the loss is" in rows[1]["error"]
+    with pytest.raises(GlocalError, match="did you mean method.temperature"):
+        sweep("shapes:train:128", tmp_path / "t", grid={"method.temprature": [0.1]}, overrides=TINY, progress=False)
+    with pytest.raises(GlocalError, match="a sweep needs a grid"):
+        sweep("shapes:train:128", tmp_path / "t", grid={}, progress=False)
+
+
+def test_matched_patches_are_drawn_for_any_image(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
+    folder = image_folder(4, sizes=((80, 60), (50, 90)))
+    vit = {"data.size": 64, "model.options": {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}}
+    found = preview(folder, tmp_path / "m.png", overrides=vit, match=(0, 1), index=2)
+    assert found > 0
+    assert Image.open(tmp_path / "m.png").width > 1000
+    one = next(folder.rglob("*.png"))
+    assert preview(one, tmp_path / "n.png", overrides=vit, match=(0, 3)) >= 0
+    assert preview(folder, tmp_path / "v.png", recipe="logo-moco-cifar10") == 0
+    assert (tmp_path / "v.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"match": (0, 12)}, "--pair 0,12: choose two of the views 0 to 9"),
+        ({"match": (1, 1)}, "--pair 1,1"),
+        ({"match": (0, 1), "index": 4}, "--index 4: .* has the images 0 to 3"),
+        ({"match": (0, 1), "recipe": "sce-cifar10"}, "ResNet has no patches; choose a vision transformer"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(
+    settings: dict[str, Any], message: str, tmp_path: Path, image_folder: Callable[..., Path]
+) -> None:
+    with pytest.raises(GlocalError, match=message):
+        preview(image_folder(4), tmp_path / "x.png", **settings)
