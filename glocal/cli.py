@@ -69,10 +69,13 @@ def pretrain(
     if resume not in choices:
         raise GlocalError(f"--resume {resume}: {did_you_mean(resume, choices)}")
     from glocal.config import parse_overrides
+    from glocal.distributed import process_rank
     from glocal.training.run import pretrain
 
     overrides = parse_overrides(settings or [])
     run = pretrain(data, out, recipe=recipe, overrides=overrides, resume=resume, progress=not quiet)  # type: ignore[arg-type]
+    if process_rank() > 0:
+        return
     _show(
         f"run:       {run.folder} (loss.png, views.png, metrics.csv, checkpoints/)",
         f"measure:   glocal evaluate {run.folder} --train LABELLED --test LABELLED",

@@ -66,7 +66,7 @@ def test_a_run_that_fails_is_in_the_table_and_a_wrong_setting_ends_the_sweep(tmp
 
 def test_matched_patches_are_drawn_for_any_image(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
     folder = image_folder(4, sizes=((80, 60), (50, 90)))
-    vit = {"data.size": 64, "model.options": {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}}
+    vit = {"data.size": 64, "model.options": {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}}
     found = preview(folder, tmp_path / "m.png", overrides=vit, match=(0, 1), index=2)
     assert found > 0
     assert Image.open(tmp_path / "m.png").width > 1000

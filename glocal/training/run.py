@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 import glocal
 from glocal.config import AnyRecipe, build_recipe, load_mapping
@@ -124,7 +125,7 @@ def pretrain(
     state = _prepare_folder(folder, resolved, resume)
     torch.manual_seed(resolved.seed)
     method = build_method(resolved)
-    if resolved.train.devices > 1:
+    if resolved.train.devices > 1 and fabric.device.type == "cuda":  # torch has it for GPUs only
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
     order = BatchOrder(
         len(source),
@@ -202,9 +203,12 @@ def _fabric(recipe: AnyRecipe) -> Fabric:
         raise GlocalError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device == "cuda" and recipe.train.devices > torch.cuda.device_count():
         raise GlocalError(f"train.devices={recipe.train.devices}, but {torch.cuda.device_count()} GPUs are visible")
+    # An update of a method with several moves some of its parameters only.
+    strategy: Any = DDPStrategy(find_unused_parameters=True) if recipe.train.devices > 1 else "auto"
     return Fabric(
         accelerator=device,
         devices=recipe.train.devices,
+        strategy=strategy,
         precision=_PRECISION[recipe.train.precision],  # type: ignore[arg-type]
     )
 

@@ -1,6 +1,9 @@
 """Every method, through `pretrain`: it learns, does not collapse, and resumes bit for bit."""
 
 import csv
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +102,26 @@ def test_a_run_that_was_stopped_between_checkpoints_ends_in_the_same_weights(
     assert whole["step"] == parts["step"] == 12
     assert_equal(whole["method"], parts["method"])
     assert_equal(whole["optimizers"], parts["optimizers"])
+
+
+def test_two_processes_train_a_method_with_several_updates(tmp_path: Path) -> None:
+    """Gradients are averaged, keys of both processes queued, positives selected by both."""
+    queues = {"logo": {"method.base": {"name": "moco", "queue_size": 96}}, "clim": {"method.queue_size": 96}}
+    for name, queue in queues.items():
+        overrides = {**SETTINGS, **OWN[name], **queue, "method.name": name, "train.devices": 2, "train.device": "cpu"}
+        arguments = [f"--set={key}={json.dumps(value)}" for key, value in overrides.items()]
+        out = tmp_path / name
+        done = subprocess.run(
+            [sys.executable, "-m", "glocal", "pretrain", "--data", "shapes:train:128", "--out", str(out), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        state = newest_checkpoint(out / "checkpoints")
+        assert state is not None
+        assert state["step"] == 8
+        assert done.stdout.count("run:") == 1
+        keys = 8 * 32 * (2 if name == "logo" else 1)
+        position = "base.queue.position" if name == "logo" else "moco.queue.position"
+        assert int(state["method"][position]) == keys % 96
