@@ -28,7 +28,7 @@ from glocal.views.mixing import cutmix, draw_ratio, mixup
 from glocal.views.plan import View
 from glocal.views.random import uniform
 
-_IMAGES_PER_CLUSTER = 128  # the paper's 10,000 clusters of 1.28 million images
+_IMAGES_PER_CLUSTER = 128
 
 
 class CLIMSettings(MethodSettings):
@@ -44,7 +44,7 @@ class CLIMSettings(MethodSettings):
     rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6
     refresh_epochs: int = Field(5, ge=1)  # epochs between two selections of positives
     first_epoch: int = Field(0, ge=0)  # before it, every image is its own positive
-    clusters: int = Field(10_000, ge=1)
+    clusters: int | None = Field(None, ge=1)  # null: one for 128 images, which is 10,000 for ImageNet as in the paper
     cluster_start: Literal["k-means++", "random"] = "random"
     cluster_iterations: int = Field(20, ge=1)
     neighbors: int = Field(40, ge=1)
@@ -61,7 +61,7 @@ class CLIMSettings(MethodSettings):
             .fit_to(images)
             .model_copy(
                 update={
-                    "clusters": min(self.clusters, max(1, images // _IMAGES_PER_CLUSTER)),
+                    "clusters": min(self.clusters or max(1, images // _IMAGES_PER_CLUSTER), images),
                     "neighbors": neighbors,
                     "positives": min(self.positives, neighbors),
                 }
@@ -124,7 +124,7 @@ class CLIM(Method):
         settings, seed = self.settings, self.seed + epoch
         centers, assignment, _ = kmeans(
             embeddings,
-            min(settings.clusters, len(embeddings)),
+            min(settings.clusters or max(1, len(embeddings) // _IMAGES_PER_CLUSTER), len(embeddings)),
             iterations=settings.cluster_iterations,
             seed=seed,
             start=settings.cluster_start,

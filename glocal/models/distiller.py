@@ -64,7 +64,8 @@ class Distiller(nn.Module):
             position = pairs.position if len(self.center) > 1 else torch.zeros_like(pairs.position)
             # Means of logits are logits of means: the centre needs no logits.
             total = key.new_zeros(len(self.center), key.shape[1]).index_add_(0, position, key)
-            self._seen.append((total, torch.bincount(position, minlength=len(self.center))))
+            count = key.new_zeros(len(self.center)).index_add_(0, position, torch.ones_like(key[:, 0]))
+            self._seen.append((total, count))
         ours = self.head.prototypes()
         return distill(
             key,

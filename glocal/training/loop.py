@@ -149,8 +149,11 @@ def train(
         for step in range(first_step, total):
             clock = Clock(step, order.steps_per_epoch, total)
             if refresh_every and step % refresh_every == 0:
-                embeddings = embed_all(method, lane, order.length, recipe, fabric)
-                method.refresh(embeddings, step // order.steps_per_epoch)
+                start, epoch = time.perf_counter(), step // order.steps_per_epoch
+                method.refresh(embed_all(method, lane, order.length, fabric), epoch)
+                if fabric.global_rank == 0 and progress:
+                    taken = time.perf_counter() - start
+                    bar.console.print(f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s")
                 batches = lane.batches(step, _next_multiple(step, refresh_every, total))
             parts = list(islice(batches, settings.accumulate))
             window.losses.append(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
@@ -206,7 +209,7 @@ def _next_multiple(step: int, every: int, last: int) -> int:
 
 
 @torch.no_grad()
-def embed_all(method: Method, lane: Lane, images: int, recipe: AnyRecipe, fabric: Fabric) -> Tensor:
+def embed_all(method: Method, lane: Lane, images: int, fabric: Fabric) -> Tensor:
     """The method's embeddings of all images, (N, D) on the training device, each process doing its share.
 
     An unreadable image gets the embedding of the next readable one, which stands in for it in training too.

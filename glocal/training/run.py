@@ -187,7 +187,8 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
     before, after = (_flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
     for key in (key for key in before if before[key] != after[key]):
-        note(f"method.{key} is {after[key]} instead of {before[key]}: there are only {images} images")
+        why = "for" if before[key] is None else f"instead of {before[key]}: there are only"
+        note(f"method.{key} is {after[key]} {why} {images} images")
     recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
     if recipe.optimizer.warmup_epochs > recipe.train.epochs / 2:
         note(
