@@ -85,10 +85,12 @@ def pretrain(
 
 @app.command()
 def sweep(
-    out: Annotated[Path, typer.Option(help="The sweep's folder; runs that are in it are continued.")],
     grid: Annotated[
         list[str], typer.Option("--grid", help="Values of a setting, e.g. method.temperature=0.1,0.2; repeatable.")
     ],
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's folder, continued if it is there; default: sweeps/RECIPE.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="As for pretrain.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file.")] = None,
     settings: Sets = None,
@@ -99,6 +101,7 @@ def sweep(
     from glocal.config import parse_overrides
 
     overrides = parse_overrides(settings or [])
+    out = out or Path("sweeps") / (Path(recipe).stem if recipe else "default")
     rows = sweeping.sweep(
         data, out, grid=sweeping.parse_grid(grid), recipe=recipe, overrides=overrides, progress=not quiet
     )

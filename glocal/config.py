@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -189,18 +189,19 @@ def build_recipe(
 def method_options(recipe: AnyRecipe) -> list[tuple[str, str, str, str]]:
     """The options of a recipe's method: path, value, default and choices of each, as text."""
     method = recipe.method
-    defaults = type(method)(name=method.name).model_dump(mode="json")
-    values = method.model_dump(mode="json")
-    return [
-        (
-            f"method.{key}",
-            str(values[key]),
-            str(defaults[key]),
-            ", ".join(str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)),
-        )
-        for key, field in type(method).model_fields.items()
-        if key != "name"
-    ]
+    return list(_options("method", method))
+
+
+def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, str, str]]:
+    default = type(settings)(name=settings.name)
+    for key, field in type(settings).model_fields.items():
+        value, usual = getattr(settings, key), getattr(default, key)
+        if isinstance(value, MethodSettings):  # the method that LoGo works on
+            yield f"{path}.{key}.name", value.name, usual.name, ""
+            yield from _options(f"{path}.{key}", value)
+        elif key != "name":
+            choices = ", ".join(str(choice) for choice in get_args(field.annotation) if isinstance(choice, str))
+            yield f"{path}.{key}", str(value), str(usual), choices
 
 
 def _assign(raw: dict[str, Any], path: str, value: Any) -> None:

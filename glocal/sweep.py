@@ -39,6 +39,8 @@ def parse_grid(settings: Iterable[str]) -> dict[str, list[Any]]:
         key, equals, values = setting.partition("=")
         if not equals or not key.strip() or not values.strip():
             raise GlocalError(f"--grid {setting}: write it as section.key=value,value,…")
+        if key.strip() in grid:
+            raise GlocalError(f"--grid {setting}: {key.strip()} has values already; give all of them at once")
         try:
             parts = _split(values)
             grid[key.strip()] = [yaml.safe_load(part) for part in _fill(parts)]
@@ -58,7 +60,10 @@ def _split(values: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += character
-    return [part.strip() for part in parts]
+    parts = [part.strip() for part in parts]
+    if not all(parts):
+        raise InvalidOperation("there is nothing between two commas")
+    return parts
 
 
 def _fill(parts: Sequence[str]) -> list[str]:
@@ -75,6 +80,8 @@ def _fill(parts: Sequence[str]) -> list[str]:
         step = last - Decimal(filled[-2]) if len(filled) > 1 else Decimal(1).scaleb(exponent).copy_sign(end - last)
         if step == 0 or (end - last) / step < 0:
             raise InvalidOperation(f"{end} is not reached from {last} in steps of {step}")
+        if (end - last) % step:
+            raise InvalidOperation(f"steps of {step} from {last} do not meet {end}")
         while abs(end - last) > abs(step):
             last += step
             filled.append(str(last))
@@ -121,10 +128,11 @@ def sweep(
             pretrain(data, folder, recipe=recipe, overrides={**(overrides or {}), **settings}, progress=progress)
             row["loss"] = read_metrics(folder)["loss"][-1]
             row["knn"] = read_monitor(folder, "knn")
-        except GlocalError as error:
+        except Exception as error:
             if number == 1 and not (folder / "recipe.yaml").exists():
                 raise  # wrong settings or data: it would be the same for all
-            row["error"] = str(error)
+            kind = "" if isinstance(error, GlocalError) else f"{type(error).__name__}: "
+            row["error"] = " ".join(f"{kind}{error}".split())[:300]
         rows.append(row)
         _write(rows, out)
     if all(row["error"] for row in rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from glocal.losses.precision import full_precision
 from glocal.losses.tokens import Reduction, TokenPairs, pair_tokens, view_pairs
 from glocal.views.geometry import PatchMatches
 
-_CHUNK_BYTES = 32 << 20  # of logits held at a time
+_CHUNK_BYTES = 64 << 20  # of logits held at a time
+_CACHED_COLUMNS = 2048  # of a block that a CPU keeps in its cache
 
 
 @full_precision
@@ -127,7 +129,7 @@ def distill(
         prototypes: the teacher's and the student's last layers (K, D); logits are row · prototypes.
 
     Returns:
-        Scalar in the dtype of `student`; inside autocast, matrix products run in its dtype.
+        Scalar in the dtype of `student`; inside autocast to bfloat16, matrix products run in it.
 
     Raises:
         GlocalError: rows that do not fit `pairs`.
@@ -138,8 +140,9 @@ def distill(
             f"{len(pairs.student)}"
         )
     device = student.device.type
-    if prototypes is not None and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    # Gradients are made here, before a loss scale could keep them from underflow: float16 is no place for them.
+    if prototypes is not None and dtype is not None and dtype != torch.float16:
         teacher, student = teacher.to(dtype), student.to(dtype)
         prototypes = (prototypes[0].to(dtype), prototypes[1].to(dtype))
     with torch.autocast(device, enabled=False):
@@ -163,82 +166,115 @@ class _Distillation(torch.autograd.Function):
         student_temperature: float,
     ) -> Tensor:
         full = torch.promote_types(student.dtype, torch.float32)
-        weight = pairs.weight.to(full)
-        mass = weight.sum(dim=1, keepdim=True)  # (S, 1)
-        to_student = torch.empty_like(student)
+        share = pairs.weight.to(full)
+        mass = share.sum(dim=1, keepdim=True)  # (S, 1)
+        to_student = torch.zeros_like(student, dtype=full)
         to_prototypes = None if prototypes is None else torch.zeros_like(prototypes, dtype=full)
         loss = torch.zeros((), dtype=full, device=student.device)
-        width = center.shape[-1]
-        rows = max(1, _CHUNK_BYTES // (full.itemsize * width))
-        # Buffers grow once and are used again: memory that is fresh is slow to touch.
-        targets, logits_buffer, mixture, gathered = (student.new_empty(0, dtype=full) for _ in range(4))
+        center = center.to(full) / teacher_temperature
+        columns = _columns(center.shape[-1], student.device)
+        rows = _rows_at_once(center.shape[-1], full, student.device)
+        buffers = [_Blocks(columns, full, student.device) for _ in range(3)]
         for (t0, t1), (s0, s1) in _image_chunks(pairs, rows):
-            target = _rows_of(targets, t1 - t0, width)
+            target = buffers[0].rows(t1 - t0)  # unnormalised: exp((t − c)/τ_t − max)
+            total = torch.empty(t1 - t0, 1, dtype=full, device=student.device)
             for part in _slices(t0, t1, rows):
-                logits = target[part.start - t0 : part.stop - t0]
-                _project(teacher[part], teacher_prototypes, out=logits)
-                middle = center if center.ndim == 1 else _take(center, pairs.position[part], gathered)
-                logits.sub_(middle).div_(teacher_temperature)
-                logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
-                logits.div_(logits.sum(dim=1, keepdim=True))  # softmax in place
+                here = slice(part.start - t0, part.stop - t0)
+                blocks = [block[here] for block in target]
+                scaled = teacher[part] / teacher_temperature
+                for block, column in zip(blocks, columns, strict=True):
+                    _project(scaled, teacher_prototypes, column, out=block)
+                    block.sub_(center[column] if center.ndim == 1 else center[pairs.position[part], column])
+                total[here] = _exponentiate(blocks)[1]
             for part in _slices(s0, s1, rows):
-                logits = _rows_of(logits_buffer, part.stop - part.start, width)
-                _project(student[part], prototypes, out=logits)
-                logits.div_(student_temperature)  # (s, K)
-                index, share = pairs.target[part] - t0, weight[part]
-                expected = _take(target, index[:, 0], mixture).mul_(share[:, :1])
-                for view in range(1, index.shape[1]):
-                    expected.addcmul_(_take(target, index[:, view], gathered), share[:, view : view + 1])
-                loss -= torch.bmm(expected[:, None], logits[:, :, None]).sum()
-                highest = logits.amax(dim=1, keepdim=True)
-                total = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
-                loss += (mass[part] * (highest + total.log())).sum()
-                # The gradient to the logits, (mass · softmax − expected) / τ_s, in place of the logits.
-                gradient = logits.mul_(mass[part] / total).sub_(expected).div_(student_temperature).to(student.dtype)
-                if prototypes is None or to_prototypes is None:
-                    to_student[part] = gradient
-                else:
-                    torch.mm(gradient, prototypes, out=to_student[part])
-                    if gradient.dtype == full:
-                        to_prototypes.addmm_(gradient.T, student[part])
+                scaled = student[part] / student_temperature
+                index = pairs.target[part] - t0  # (s, G)
+                parts = share[part] / total[index][..., 0]
+                logits, expected = (buffer.rows(len(index)) for buffer in buffers[1:])
+                for block, mixed, source, column in zip(logits, expected, target, columns, strict=True):
+                    _project(scaled, prototypes, column, out=block)
+                    torch.index_select(source, 0, index[:, 0], out=mixed).mul_(parts[:, :1])
+                    for view in range(1, index.shape[1]):
+                        mixed.addcmul_(source[index[:, view]], parts[:, view : view + 1])
+                    loss -= torch.bmm(mixed[:, None], block[:, :, None]).sum()
+                highest, whole = _exponentiate(logits)
+                loss += (mass[part] * (highest + whole.log())).sum()
+                # The gradient to the logits, (mass · softmax − expected) / τ_s, block by block in their place.
+                factor = mass[part] / whole / student_temperature
+                for block, mixed, column in zip(logits, expected, columns, strict=True):
+                    gradient = block.mul_(factor).sub_(mixed, alpha=1 / student_temperature)
+                    if prototypes is None or to_prototypes is None:
+                        to_student[part, column] = gradient
                     else:
-                        to_prototypes += gradient.T @ student[part]
+                        gradient = gradient.to(student.dtype)
+                        _add_product(to_student[part], gradient, prototypes[column])
+                        _add_product(to_prototypes[column], gradient.T, student[part])
         ctx.save_for_backward(to_student, to_prototypes)
         return loss.to(full)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         to_student, to_prototypes = ctx.saved_tensors
-        scaled = None if to_prototypes is None else (to_prototypes * gradient)
-        return (to_student * gradient.to(to_student.dtype), scaled, *[None] * 6)
+        return (to_student * gradient, None if to_prototypes is None else to_prototypes * gradient, *[None] * 6)
 
 
-def _project(rows: Tensor, prototypes: Tensor | None, *, out: Tensor) -> None:
-    """Writes the logits of some rows; on a CPU some prototypes at a time, which is a third faster there."""
+class _Blocks:
+    """A table of rows × all prototypes as blocks of some columns, each of them contiguous.
+
+    On a CPU a block stays in the cache from one operation to the next. The memory grows once and is then used again:
+    fresh memory is slow to touch.
+    """
+
+    def __init__(self, columns: list[slice], dtype: torch.dtype, device: torch.device) -> None:
+        self.widths = [column.stop - column.start for column in columns]
+        self.memory = torch.empty(0, dtype=dtype, device=device)
+
+    def rows(self, count: int) -> list[Tensor]:
+        """Blocks (count, columns) of what the memory holds."""
+        if self.memory.numel() < count * sum(self.widths):
+            self.memory = self.memory.new_empty(count * sum(self.widths))
+        pieces = self.memory[: count * sum(self.widths)].split([count * width for width in self.widths])
+        return [piece.view(count, width) for piece, width in zip(pieces, self.widths, strict=True)]
+
+
+def _project(rows: Tensor, prototypes: Tensor | None, column: slice, *, out: Tensor) -> None:
+    """Writes some columns of the logits of some rows."""
     if prototypes is None:
-        out.copy_(rows)
-        return
-    block = 4096 if rows.device.type == "cpu" else len(prototypes)
-    for part in _slices(0, len(prototypes), block):
-        if rows.dtype == out.dtype:
-            torch.mm(rows, prototypes[part].T, out=out[:, part])
-        else:
-            out[:, part] = rows @ prototypes[part].T
+        out.copy_(rows[:, column])
+    elif rows.dtype == out.dtype:
+        torch.mm(rows, prototypes[column].T, out=out)
+    else:
+        out.copy_(rows @ prototypes[column].T)
 
 
-def _take(source: Tensor, index: Tensor, buffer: Tensor) -> Tensor:
-    """Rows of `source`, in the buffer."""
-    return torch.index_select(source, 0, index, out=_rows_of(buffer, len(index), source.shape[1]))
+def _exponentiate(blocks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """exp(x − max) in place; the maximum and the sum of each row, (n, 1)."""
+    highest = torch.stack([block.amax(dim=1) for block in blocks]).amax(dim=0)[:, None]
+    return highest, torch.stack([block.sub_(highest).exp_().sum(dim=1) for block in blocks]).sum(dim=0)[:, None]
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _columns(width: int, device: torch.device) -> list[slice]:
+    return _slices(0, width, _CACHED_COLUMNS if device.type == "cpu" else width)
+
+
+def _rows_at_once(width: int, dtype: torch.dtype, device: torch.device) -> int:
+    """As many as make matrix products efficient and `_CHUNK_BYTES` hold: 256 rows are enough for a CPU."""
+    rows = max(1, _CHUNK_BYTES // (dtype.itemsize * width))
+    return min(rows, 256) if device.type == "cpu" else rows
 
 
 def _slices(first: int, last: int, length: int) -> list[slice]:
-    return [slice(start, min(start + length, last)) for start in range(first, last, length)]
-
-
-def _rows_of(buffer: Tensor, rows: int, width: int) -> Tensor:
-    if buffer.numel() < rows * width:
-        buffer.resize_(rows * width)
-    return buffer[: rows * width].view(rows, width)
+    """As few slices of at most `length` as there can be, of nearly equal size."""
+    count = -(-(last - first) // length)
+    bounds = [first + (last - first) * number // max(1, count) for number in range(count + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _image_chunks(pairs: TokenPairs, rows: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:

@@ -91,6 +91,11 @@ def pair_tokens(
     if matches is None:
         found = torch.zeros(batch, len(pairs), dtype=torch.float64)
     else:
+        if matches.valid.shape[:2] != (batch, len(pairs)):
+            raise GlocalError(
+                f"matches must be of (B, P, M) = ({batch}, {len(pairs)}, M), one for each pair of a teacher view and "
+                f"another student view, not of {tuple(matches.valid.shape)}"
+            )
         found = matches.valid.sum(dim=-1).double()  # (B, P)
         image, pair, _ = matches.valid.nonzero(as_tuple=True)
         place = (image, of_student[pair], matches.index_b[matches.valid] + 1, of_teacher[pair])

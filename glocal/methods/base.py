@@ -65,7 +65,9 @@ class Method(nn.Module):
         now: the settings that may be schedules, as numbers for the present step.
         seed: the run's seed, for draws of the method's own (`glocal.views.random`).
         phases: the updates of a step, in order; the last one's loss is the one that is logged.
-        refresh_epochs: every so many epochs `refresh` gets the embeddings of all images; 0: never.
+        refresh_epochs: every so many epochs, from `refresh_first` on, `refresh` gets the embeddings of all images; 0:
+            never.
+        optimizers: the names of the optimisers that the method works with.
     """
 
     Settings: ClassVar[type[MethodSettings]]
@@ -73,6 +75,8 @@ class Method(nn.Module):
     evaluated: str = "backbone"
     seed: int = 0
     refresh_epochs: int = 0
+    refresh_first: int = 0
+    optimizers: tuple[str, ...] = ("sgd", "adamw", "lars")
 
     embedding: Tensor | None = None
 

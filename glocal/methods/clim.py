@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from glocal.errors import GlocalError
 from glocal.losses import cutmix_info_nce
 from glocal.methods.base import Method, MethodSettings
 from glocal.methods.moco import MoCo, MoCoSettings
@@ -86,7 +87,7 @@ class CLIM(Method):
     def __init__(self, backbone: Backbone, settings: CLIMSettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
-        self.refresh_epochs = settings.refresh_epochs
+        self.refresh_epochs, self.refresh_first = settings.refresh_epochs, settings.first_epoch
         shared = {name: getattr(settings, name) for name in MoCoSettings.model_fields if hasattr(settings, name)}
         self.moco = MoCo(backbone, MoCoSettings(**{**shared, "name": "moco"}))
         self.positives = torch.empty(0, settings.positives, dtype=torch.int32)  # on the CPU, for the loader
@@ -119,8 +120,6 @@ class CLIM(Method):
 
     def refresh(self, embeddings: Tensor, epoch: int) -> None:
         """Clusters the whole set and selects positives by eq. 2, for all images at once."""
-        if epoch < self.settings.first_epoch:
-            return
         settings, seed = self.settings, self.seed + epoch
         centers, assignment, _ = kmeans(
             embeddings,
@@ -156,6 +155,12 @@ class CLIM(Method):
     def loss(self, views: Views) -> Tensor:
         """Eq. 4 for each pair of a query's and a key's resolution, summed (eq. 6)."""
         shown = 1 + len(self.settings.resolutions)
+        expected = 4 * shown + 4 * self.settings.multi_crop
+        if len(views.images) != expected:
+            raise GlocalError(
+                f"CLIM gets {len(views.images)} views instead of {expected}: of anchor and positive two each, in every "
+                "resolution; set method.resolutions or method.multi_crop, not the views' number"
+            )
         anchors, anchor_keys, positives, positive_keys, *small = (
             views.images[first : first + shown] for first in range(0, len(views.images), shown)
         )

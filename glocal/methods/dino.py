@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from glocal.errors import GlocalError
 from glocal.losses.tokens import pair_tokens
 from glocal.methods.base import Method, MethodSettings, ParameterGroup
 from glocal.models.backbone import Backbone
@@ -66,8 +67,8 @@ class DINO(Method):
         return multi_crop(size)
 
     def loss(self, views: Views) -> Tensor:
-        """Algorithm 1: the teacher's views are those of the first view's size."""
-        teachers, batch = global_views(views), len(views.index)
+        """Algorithm 1: the first two views are the teacher's."""
+        teachers, batch = check_globals(views), len(views.index)
         with torch.no_grad():
             target = self.distiller.teacher_backbone(torch.cat(views.images[:teachers]))  # (G·B, D)
         prediction = by_resolution(self.backbone, views.images)  # (V·B, D)
@@ -97,8 +98,9 @@ def small_transformer(size: int) -> dict[str, Any]:
 def multi_crop(size: int) -> list[View]:
     """DINO's views: two global ones that are blurred and solarised in turn, and eight local ones.
 
-    Section 3.2 and appendix C; local views are 96 pixels beside 224, and in proportion, in steps of 8 pixels.
+    Section 3.2 and appendix C; local views are 96 pixels beside 224, and in proportion, in whole patches.
     """
+    unit = 16 if size >= 128 else 8  # what the patches of `small_transformer` divide
     jitter = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     shared = View(size=size, scale=(0.4, 1.0), interpolation="bicubic", jitter=jitter, grey=0.2)
     changes: list[dict[str, object]] = [
@@ -107,7 +109,7 @@ def multi_crop(size: int) -> list[View]:
         {
             "name": "local",
             "count": 8,
-            "size": max(8, round(size * 96 / 224 / 8) * 8),
+            "size": max(8, round(size * 96 / 224 / unit) * unit),
             "scale": (0.05, 0.4),
             "blur": Blur(probability=0.5),
         },
@@ -115,10 +117,17 @@ def multi_crop(size: int) -> list[View]:
     return [shared.model_copy(update=change) for change in changes]
 
 
-def global_views(views: Views) -> int:
-    """How many views, from the first on, have the size of the first: those that the teacher sees."""
-    sizes = [image.shape[-1] for image in views.images]
-    return next((number for number, size in enumerate(sizes) if size != sizes[0]), len(sizes))
+def check_globals(views: Views) -> int:
+    """The number of global views, which come first: two, of one size.
+
+    Raises:
+        GlocalError: there are not two of one size.
+    """
+    if len(views.images) < 2 or views.images[0].shape != views.images[1].shape:
+        raise GlocalError(
+            "DINO's first two views are the teacher's: they must have one size (views.0.size, views.1.size)"
+        )
+    return 2
 
 
 def by_resolution(network: Callable[[Tensor], Tensor], images: tuple[Tensor, ...]) -> Tensor:

@@ -57,11 +57,14 @@ class LoGoSettings(MethodSettings):
         kind = method_class(str(value.get("name", "moco")))
         if kind.compare is Method.compare:
             raise ValueError(f"LoGo needs a method with queries and keys; {value['name']} has none")
+        unused = next((key for key in ("symmetric", "multi_crop") if value.get(key)), None)
+        if unused:
+            raise ValueError(f"{unused} has no meaning under LoGo, which pairs the views itself")
         try:
             return kind.Settings.model_validate({"name": "moco", **value})
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
+            key = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
                 raise ValueError(f"{key} is not a setting; {did_you_mean(key, kind.Settings.model_fields)}") from None
             raise ValueError(f"{key}: {first['msg']}, not {first['input']!r}") from None
@@ -97,6 +100,7 @@ class LoGo(Method):
         self.evaluated = f"base.{self.base.evaluated}"
         if settings.variant == "logo":
             self.phases = ("affinity", "dissimilarity", "similarity")
+            self.optimizers = ("sgd",)  # the others scale gradients, and would undo the cut of the dissimilarity's
             with torch.no_grad():
                 width = self._width()
             self.regressor = AffinityRegressor(width, hidden=settings.regressor_dim, form=settings.affinity)
@@ -145,7 +149,9 @@ class LoGo(Method):
         objective = first.new_zeros(())
         for one, other in ((first, second), (second, first)):
             positive = self.regressor(one + noise_a, other + noise_b)
-            negative = self.regressor(one, other.flip(0))  # a crop of another image: the batch reversed
+            # A crop of another image: the batch reversed, which would pair the middle one of an odd batch with itself.
+            another = other.flip(0) if len(other) % 2 == 0 else other.roll(1, 0)
+            negative = self.regressor(one, another)
             objective = objective + affinity_objective(positive, negative, form=self.settings.affinity) / 2
         return objective
 
@@ -181,7 +187,7 @@ class LoGo(Method):
             return
         norm = torch.nn.utils.get_total_norm(gradients)
         if phase == "similarity":
-            self.similarity_norm.copy_(norm)
+            self.similarity_norm.copy_(torch.where(norm.isfinite(), norm, self.similarity_norm))
         else:
             limit = self.settings.dissimilarity_clip * self.similarity_norm
             torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))

@@ -13,9 +13,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from glocal.errors import GlocalError
 from glocal.losses.tokens import Reduction, TokenPairs, pair_tokens, view_pairs
 from glocal.methods.base import Method, ParameterGroup
-from glocal.methods.dino import DINOSettings, by_resolution, global_views, multi_crop, small_transformer
+from glocal.methods.dino import DINOSettings, by_resolution, check_globals, multi_crop, small_transformer
 from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
 from glocal.models.heads import PrototypeHead
@@ -73,12 +74,17 @@ class PatchwiseDINO(Method):
 
     def loss(self, views: Views) -> Tensor:
         """Section 3.4 over all pairs of a teacher view and another student view."""
-        teachers, batch = global_views(views), len(views.index)
+        teachers, batch = check_globals(views), len(views.index)
         pairs = self.pair(views, teachers).to(views.images[0].device)
         with torch.no_grad():
             target = self.distiller.teacher_backbone.forward_tokens(torch.cat(views.images[:teachers])).flatten(0, 1)
         prediction = by_resolution(self.backbone.forward_tokens, views.images)  # (tokens of all views, D)
         width = 1 + self.backbone.grid(views.images[0].shape[-1]) ** 2
+        if len(self.distiller.center) not in (1, width):
+            raise GlocalError(
+                f"global views of {views.images[0].shape[-1]} pixels have {width} tokens, but the centre is made for "
+                f"{len(self.distiller.center)}; set data.size to the global views' size, or method.center=shared"
+            )
         self.embedding = prediction[: batch * width : width].detach().float()
         return self.distiller.loss(
             target[pairs.teacher],

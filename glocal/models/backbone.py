@@ -90,6 +90,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""
+        if isinstance(self.network, VisionTransformer):
+            self.grid(images.shape[-1])
         return self.network(images)  # type: ignore[no-any-return]
 
     def forward_tokens(self, images: Tensor) -> Tensor:
@@ -100,6 +102,11 @@ class Backbone(nn.Module):
         """
         if not isinstance(self.network, VisionTransformer):
             raise GlocalError(f"{type(self.network).__name__} has no tokens; use .features, or a vision transformer")
+        if self.network.num_prefix_tokens != 1:
+            raise GlocalError(
+                f"model.options: one CLS token before the patches is expected, not {self.network.num_prefix_tokens} "
+                "tokens (class_token, reg_tokens)"
+            )
         self.grid(images.shape[-1])
         return self.network.forward_features(images)
 

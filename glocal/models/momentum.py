@@ -6,6 +6,7 @@ import copy
 from typing import Literal
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from glocal.views.random import permutation
@@ -28,6 +29,9 @@ class MomentumTeacher(nn.Module):
     def __init__(self, *modules: nn.Module, buffers: Buffers = "own") -> None:
         super().__init__()
         self.chain = nn.Sequential(*(copy.deepcopy(module) for module in modules)).requires_grad_(False)
+        for module in self.chain.modules():
+            if isinstance(module, DropPath):  # DINO drops paths of the student only
+                module.drop_prob = 0.0
         self.buffer_rule = buffers
 
     @torch.no_grad()

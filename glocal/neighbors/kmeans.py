@@ -49,6 +49,8 @@ def kmeans(
         raise GlocalError(f"{clusters} clusters of {len(features)} points: choose from 1 to {len(features)}")
     if start not in ("k-means++", "random"):
         raise GlocalError(f"start={start!r}: choose k-means++ or random")
+    if not features.isfinite().all():
+        raise GlocalError("features that are infinite or no numbers cannot be clustered; has the training diverged?")
     centers = _spread_out(features, clusters, seed) if start == "k-means++" else _distinct(features, clusters, seed)
     assignment, distance = _assign(features, centers)
     for _ in range(iterations):

@@ -58,6 +58,8 @@ def preview(
         mapping["method"] = {"name": "patchwise_dino"}
     resolved = build_recipe(mapping, overrides, data_size=natural_size(source))
     out = Path(out)
+    if out.suffix.lower() != ".png":
+        raise GlocalError(f"--out {out}: the picture is a .png file")
     if not out.parent.is_dir():
         raise GlocalError(f"there is no folder {out.parent} for {out.name}")
     if match is None:

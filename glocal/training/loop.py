@@ -148,12 +148,14 @@ def train(
         task = bar.add_task(recipe.name, total=total, completed=first_step, numbers="")
         for step in range(first_step, total):
             clock = Clock(step, order.steps_per_epoch, total)
-            if refresh_every and step % refresh_every == 0:
-                start, epoch = time.perf_counter(), step // order.steps_per_epoch
+            epoch = step // order.steps_per_epoch
+            if refresh_every and step % refresh_every == 0 and epoch >= method.refresh_first:
+                start = time.perf_counter()
                 method.refresh(embed_all(method, lane, order.length, fabric), epoch)
                 if fabric.global_rank == 0 and progress:
                     taken = time.perf_counter() - start
                     bar.console.print(f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s")
+            if refresh_every and step % refresh_every == 0:
                 batches = lane.batches(step, _next_multiple(step, refresh_every, total))
             parts = list(islice(batches, settings.accumulate))
             window.losses.append(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
@@ -217,9 +219,10 @@ def embed_all(method: Method, lane: Lane, images: int, fabric: Fabric) -> Tensor
     training, backbone = method.training, method.backbone
     method.eval()
     rows = own_share(images)
+    looked_at = rows if rows.stop > rows.start else slice(0, 1)  # more processes than images: only the width counts
     found: list[Tensor] = []
     places: list[Tensor] = []
-    for index, batch in lane.plain(backbone.size, rows):
+    for index, batch in lane.plain(backbone.size, looked_at):
         with fabric.autocast():
             found.append(method.embed(backbone.prepare(batch.to(fabric.device))))
         places.append(index)
@@ -256,9 +259,10 @@ def _optimise(
                 fabric.backward(loss / len(parts))
             losses.append(loss.detach())
         if recipe.train.clip_norm is not None:
-            fabric.clip_gradients(module, optimizer, max_norm=recipe.train.clip_norm)
+            # A gradient that overflowed in fp16 is the scaler's business; in fp32 the loss tells.
+            fabric.clip_gradients(module, optimizer, max_norm=recipe.train.clip_norm, error_if_nonfinite=False)
         else:
-            fabric.strategy.precision.unscale_gradients(optimizer)
+            fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         method.before_update(phase, [parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()

@@ -9,6 +9,7 @@ from pydantic import Field
 from timm.optim import Lars
 from torch import nn
 
+from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.settings import Settings
 from glocal.training.schedules import Clock, Schedule, Scheduled, value_at
@@ -44,7 +45,14 @@ class OptimizerSettings(Settings):
 
 
 def build_optimizers(method: Method, settings: OptimizerSettings) -> dict[str, torch.optim.Optimizer]:
-    """One optimiser for each phase of the method, over the parameter groups that it names."""
+    """One optimiser for each phase of the method, over the parameter groups that it names.
+
+    Raises:
+        GlocalError: the method does not work with this optimiser.
+    """
+    if settings.name not in method.optimizers:
+        name = getattr(getattr(method, "settings", None), "name", type(method).__name__)
+        raise GlocalError(f"optimizer.name={settings.name}: method {name} needs {' or '.join(method.optimizers)}")
     groups: dict[str, list[dict[str, Any]]] = {phase: [] for phase in method.phases}
     for group in method.parameter_groups():
         decayed, plain = _split(group.module, settings.decay_norm_and_bias)

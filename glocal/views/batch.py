@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from glocal.views.geometry import ViewGeometry
 
 
-@dataclass
 class Views:
     """All views of a batch of images.
+
+    No dataclass: mixed precision looks into those and would round the boxes along with the images.
 
     Attributes:
         images: for each view (B, 3, S, S), normalised float; S may differ from view to view.
@@ -19,6 +18,7 @@ class Views:
         index: (B,) int64, each image's index in its source; on the CPU.
     """
 
-    images: tuple[Tensor, ...]
-    geometry: tuple[ViewGeometry, ...]
-    index: Tensor
+    def __init__(self, images: tuple[Tensor, ...], geometry: tuple[ViewGeometry, ...], index: Tensor) -> None:
+        self.images = images
+        self.geometry = geometry
+        self.index = index

