@@ -161,3 +161,31 @@ def test_rows_that_do_not_fit_are_named() -> None:
     pairs = pair_tokens(None, batch=2, teachers=2, tokens=[1, 1])
     with pytest.raises(GlocalError, match="3 teacher and 4 student rows do not fit pairs of 4 and 4"):
         distill(torch.zeros(3, 2), torch.zeros(4, 2), pairs, center=torch.zeros(2), **TEMPERATURES)
+
+
+def test_matches_of_other_pairs_of_views_are_named() -> None:
+    teacher, student, matches, center = random_case()
+    with pytest.raises(GlocalError, match=r"matches must be of \(B, P, M\) = \(3, 4, M\)"):
+        patchwise(teacher, student[:3], matches, center=center, **TEMPERATURES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_survive_mixed_precision(dtype: torch.dtype) -> None:
+    """They are made in the forward pass, where no loss scale has lifted them yet."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = pair_tokens(None, batch=32, teachers=2, tokens=[1] * 4)
+    rows = [torch.nn.functional.normalize(torch.randn(n, 16, generator=generator), dim=1) for n in (64, 128, 4096)]
+    teacher, student, prototypes = rows[0][pairs.teacher], rows[1][pairs.student].requires_grad_(), rows[2]
+    weights = prototypes.clone().requires_grad_()
+
+    def gradients() -> tuple[Tensor, ...]:
+        loss = distill(
+            teacher, student, pairs, center=torch.zeros(4096), prototypes=(prototypes, weights), **TEMPERATURES
+        )
+        return torch.autograd.grad(loss, (student, weights))
+
+    exact = gradients()
+    with torch.autocast("cpu", dtype=dtype):
+        mixed = gradients()
+    for one, other in zip(exact, mixed, strict=True):
+        assert (one - other).norm() < 0.02 * one.norm()

@@ -116,8 +116,32 @@ def test_a_method_without_keys_and_a_mistyped_key_are_named() -> None:
         build_recipe({}, {"method.name": "logo", "method.base": {"name": "dino"}})
     with pytest.raises(GlocalError, match="temprature is not a setting; did you mean temperature"):
         build_recipe({}, {"method.name": "logo", "method.base": {"name": "moco", "temprature": 0.1}})
+    with pytest.raises(GlocalError, match="symmetric has no meaning under LoGo"):
+        build_recipe({}, {"method.name": "logo", "method.base": {"name": "sce", "symmetric": True}})
+    with pytest.raises(GlocalError, match="temperature: must be greater than 0, not -1"):
+        build_recipe({}, {"method.name": "logo", "method.base": {"name": "moco", "temperature": -1}})
     with pytest.raises(GlocalError, match="smallest_local=0.5 is above local_ratio=0.4"):
         build_recipe({}, {"method.name": "logo", "method.smallest_local": 0.5})
+
+
+def test_an_overflowed_gradient_does_not_become_the_next_limit() -> None:
+    method = make("logo", base=MOCO)
+    method.before_update("similarity", [torch.full((4,), 5.0)])
+    method.before_update("similarity", [torch.full((4,), torch.inf)])
+    assert method.similarity_norm.item() == 10.0
+
+
+def test_an_odd_batch_pairs_no_image_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make("logo", base=MOCO)
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    real = method.regressor.forward
+    monkeypatch.setattr(method.regressor, "forward", lambda a, b: pairs.append((a, b)) or real(a, b))
+    batch = views(method, batch=7)
+    method(batch, "affinity")
+    locals_ = [normalize(z.detach().float(), dim=1) for z in method._locals[0]]
+    _, (one, negative), *_ = pairs
+    assert torch.equal(one, locals_[0])
+    assert (negative != locals_[1]).any(dim=1).all()
 
 
 def test_ratios_and_sizes_are_options_of_the_recipe() -> None:

@@ -147,3 +147,21 @@ def test_queue_keeps_the_newest_keys(batches: list[int]) -> None:
     expected = [*start, *keys.tolist()][-8:]
     assert sorted(queue.keys[:, 0].tolist()) == sorted(expected)
     assert queue.position.item() == sum(batches) % 8
+
+
+def test_the_teacher_drops_no_paths() -> None:
+    options = {"patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2, "drop_path_rate": 0.9}
+    backbone = build_backbone(ModelSettings(name="vit_tiny", options=options), size=16)
+    teacher = MomentumTeacher(backbone)
+    images = torch.randn(4, 3, 16, 16)
+    assert torch.equal(teacher(images), teacher(images))
+    assert not torch.equal(backbone(images), backbone(images))
+
+
+def test_the_small_alexnet_takes_crops_of_any_size() -> None:
+    network = build_backbone(ModelSettings(name="small_alexnet"), size=64)
+    assert network.dim == 4096
+    for size in (64, 32):
+        assert network(torch.randn(2, 3, size, size)).shape == (2, 4096)
+    with pytest.raises(GlocalError, match="small_alexnet has no options"):
+        build_backbone(ModelSettings(name="small_alexnet", options={"depth": 3}), size=64)

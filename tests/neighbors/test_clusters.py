@@ -48,6 +48,8 @@ def test_empty_clusters_are_put_on_far_points() -> None:
 def test_more_clusters_than_points_are_refused() -> None:
     with pytest.raises(GlocalError, match="9 clusters of 4 points: choose from 1 to 4"):
         kmeans(torch.zeros(4, 2), 9)
+    with pytest.raises(GlocalError, match="infinite or no numbers cannot be clustered"):
+        kmeans(torch.tensor([[0.0], [torch.nan]]), 2)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import glocal
+from glocal.errors import GlocalError
 from glocal.methods import method_names
+from glocal.methods.patchwise_dino import PatchwiseDINO
 from glocal.training import loop
 from glocal.training.checkpoints import newest_checkpoint
+from glocal.views.batch import Views
 from tests.training.test_runs import assert_equal
 
 RESNET = {
@@ -125,3 +128,51 @@ def test_two_processes_train_a_method_with_several_updates(tmp_path: Path) -> No
         keys = 8 * 32 * (2 if name == "logo" else 1)
         position = "base.queue.position" if name == "logo" else "moco.queue.position"
         assert int(state["method"][position]) == keys % 96
+
+
+def test_bfloat16_leaves_the_boxes_of_the_views_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fabric rounds every float tensor that it finds in a batch; a box of 365 pixels would become one of 364."""
+    seen: list[torch.Tensor] = []
+    real = PatchwiseDINO.loss
+
+    def look(self: PatchwiseDINO, views: Views) -> torch.Tensor:
+        seen.extend(geometry.box for geometry in views.geometry)
+        return real(self, views)
+
+    monkeypatch.setattr(PatchwiseDINO, "loss", look)
+    overrides = {**SETTINGS, **VIT, "method.name": "patchwise_dino", "train.epochs": 1, "train.precision": "bf16"}
+    glocal.pretrain("shapes:train:32", tmp_path / "a", overrides=overrides, progress=False)
+    assert seen
+    assert {box.dtype for box in seen} == {torch.float64}
+
+
+def test_a_diverging_run_is_named_also_when_gradients_are_clipped(tmp_path: Path) -> None:
+    overrides = {**SETTINGS, **RESNET, "method.name": "simsiam", "optimizer.lr": 1e30, "train.clip_norm": 1e30}
+    with pytest.raises(GlocalError, match="the loss is (nan|inf)"):
+        glocal.pretrain("shapes:train:128", tmp_path / "a", overrides=overrides, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({**OWN["logo"], "method.name": "logo", "optimizer.name": "adamw"}, "adamw: method logo needs sgd"),
+        ({**VIT, "method.name": "dino", "data.size": 30}, "views of 30 pixels cannot be cut into patches of 8"),
+        (
+            {**VIT, "method.name": "patchwise_dino", "views.0.size": 40, "views.1.size": 40},
+            "global views of 40 pixels have 26 tokens, but the centre is made for 17",
+        ),
+        ({**VIT, "method.name": "dino", "views.0.size": 24}, "first two views are the teacher's"),
+        (
+            {**VIT, "method.name": "patchwise_dino", "model.options": {**VIT["model.options"], "reg_tokens": 4}},
+            "one CLS token before the patches is expected, not 5",
+        ),
+        ({**RESNET, "method.name": "patchwise_dino", "method.prototypes": 8}, "ResNet has no patches"),
+        (
+            {**OWN["clim"], "method.name": "clim", "views.0.resolutions": [16]},
+            "CLIM gets 6 views instead of 4",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_named(overrides: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(GlocalError, match=message):
+        glocal.pretrain("shapes:train:64", tmp_path / "a", overrides={**SETTINGS, **overrides}, progress=False)

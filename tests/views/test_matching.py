@@ -90,6 +90,24 @@ def test_nearest_is_the_exhaustive_search_over_centres() -> None:
                 assert distances[found[patch]] == pytest.approx(min(distances), abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_nearest_knows_what_lies_on_a_border(dtype: torch.dtype) -> None:
+    """In whole numbers: a centre on a's left or top edge is inside, one on its right or bottom edge is not."""
+    plan = ViewPlan([View(count=2, size=32, scale=(0.1, 1.0))])
+    drawn = plan.draw_geometry(torch.tensor([32, 32]), 0, 0, torch.arange(300))
+    a, b = (ViewGeometry(drawn.box[:, n].to(dtype), drawn.flipped[:, n]) for n in (0, 1))
+    matches = match_patches(a, b, 7, 6, rule="nearest")
+    for image in range(300):
+        (left, top, right, bottom), own = drawn.box[image, 0].int().tolist(), drawn.box[image, 1].int().tolist()
+        valid = matches.valid[image].tolist()
+        for patch in range(36):
+            row, column = divmod(patch, 6)
+            column = 5 - column if drawn.flipped[image, 1] else column
+            x = 12 * own[0] + (2 * column + 1) * (own[2] - own[0])  # in twelfths of a pixel
+            y = 12 * own[1] + (2 * row + 1) * (own[3] - own[1])
+            assert valid[patch] == (12 * left <= x < 12 * right and 12 * top <= y < 12 * bottom)
+
+
 def test_the_same_view_matches_itself_under_both_rules() -> None:
     view = ViewGeometry(torch.tensor([[10.0, 20.0, 110.0, 90.0]]), torch.tensor([True]))
     for rule in ("spread", "nearest"):
