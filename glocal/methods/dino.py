@@ -49,14 +49,7 @@ class DINO(Method):
     def __init__(self, backbone: Backbone, settings: DINOSettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
-        head = PrototypeHead(
-            backbone.dim,
-            settings.prototypes,
-            hidden=settings.hidden_dim,
-            bottleneck=settings.bottleneck_dim,
-            learned_length=settings.learned_length,
-        )
-        self.distiller = Distiller(backbone, head)
+        self.distiller = build_distiller(backbone, settings)
 
     @classmethod
     def default_model(cls, size: int) -> dict[str, Any]:
@@ -88,6 +81,18 @@ class DINO(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup(self.backbone), ParameterGroup(self.distiller.head)]
+
+
+def build_distiller(backbone: Backbone, settings: DINOSettings, *, positions: int = 1) -> Distiller:
+    """Head, teacher and centre by the method's settings; one centre for each of `positions`."""
+    head = PrototypeHead(
+        backbone.dim,
+        settings.prototypes,
+        hidden=settings.hidden_dim,
+        bottleneck=settings.bottleneck_dim,
+        learned_length=settings.learned_length,
+    )
+    return Distiller(backbone, head, positions=positions)
 
 
 def small_transformer(size: int) -> dict[str, Any]:

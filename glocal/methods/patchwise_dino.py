@@ -16,10 +16,15 @@ from torch import Tensor
 from glocal.errors import GlocalError
 from glocal.losses.tokens import Reduction, TokenPairs, pair_tokens, view_pairs
 from glocal.methods.base import Method, ParameterGroup
-from glocal.methods.dino import DINOSettings, by_resolution, check_globals, multi_crop, small_transformer
+from glocal.methods.dino import (
+    DINOSettings,
+    build_distiller,
+    by_resolution,
+    check_globals,
+    multi_crop,
+    small_transformer,
+)
 from glocal.models.backbone import Backbone
-from glocal.models.distiller import Distiller
-from glocal.models.heads import PrototypeHead
 from glocal.views.batch import Views
 from glocal.views.geometry import MatchRule, ViewGeometry, match_patches
 from glocal.views.plan import View
@@ -54,15 +59,8 @@ class PatchwiseDINO(Method):
     def __init__(self, backbone: Backbone, settings: PatchwiseDINOSettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
-        head = PrototypeHead(
-            backbone.dim,
-            settings.prototypes,
-            hidden=settings.hidden_dim,
-            bottleneck=settings.bottleneck_dim,
-            learned_length=settings.learned_length,
-        )
         positions = 1 + backbone.grid(backbone.size) ** 2 if settings.center == "position" else 1
-        self.distiller = Distiller(backbone, head, positions=positions)
+        self.distiller = build_distiller(backbone, settings, positions=positions)
 
     @classmethod
     def default_model(cls, size: int) -> dict[str, Any]:
