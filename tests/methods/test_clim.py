@@ -10,7 +10,12 @@ from glocal.losses import cutmix_info_nce, info_nce
 from glocal.methods.clim import CLIM
 from glocal.views.mixing import cutmix, draw_ratio, mixup
 from glocal.views.random import uniform
-from tests.methods.test_methods import make, views
+from tests.methods.cases import RESNET_RUN, MethodCase, make, views
+
+CASE = MethodCase(
+    trained={"loss": {"backbone", "moco.projector"}},
+    run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95, "method.refresh_epochs": 1},
+)
 
 
 def test_the_loss_is_equation_4_on_mixed_queries() -> None:

@@ -8,7 +8,17 @@ from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.losses import info_nce, negative_cosine
 from glocal.methods.logo import LoGo
-from tests.methods.test_methods import make, views
+from tests.methods.cases import RESNET_RUN, MethodCase, make, views
+
+CASE = MethodCase(
+    trained={
+        "affinity": {"regressor"},
+        "dissimilarity": {"backbone", "base.projector"},
+        "similarity": {"backbone", "base.projector"},
+    },
+    small={"base": {"name": "moco", "queue_size": 32}},
+    run={**RESNET_RUN, "method.base": {"name": "moco", "queue_size": 128, "momentum": 0.95}},
+)
 
 MOCO = {"name": "moco", "queue_size": 32, "temperature": 0.1}
 SIMSIAM = {"name": "simsiam", "output_dim": 16, "predictor_dim": 8}

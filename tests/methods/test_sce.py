@@ -6,7 +6,12 @@ from torch.nn.functional import normalize
 
 from glocal.config import build_recipe
 from glocal.losses import info_nce, relational, sce
-from tests.methods.test_methods import make, views
+from tests.methods.cases import RESNET_RUN, MethodCase, make, views
+
+CASE = MethodCase(
+    trained={"loss": {"backbone", "projector"}},
+    run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95},
+)
 
 
 def test_symmetric_and_multi_crop_average_all_pairs_of_a_teachers_and_another_view() -> None:
@@ -55,3 +60,15 @@ def test_coefficient_0_over_the_batch_is_ressl_but_for_the_positive_in_the_norma
     expected = relational(query, key, temperature=0.1, target_temperature=0.05)
     expected = expected + (logits.logsumexp(dim=1) - others).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_sce_is_its_loss_on_weak_keys_and_strong_queries() -> None:
+    method = make("sce", temperature=0.2, target_temperature=0.1, coefficient=0.3)
+    batch = views(method)
+    queue = method.queue.keys.clone()
+    loss = method(batch)
+    fresh = make("sce", temperature=0.2, target_temperature=0.1, coefficient=0.3)
+    query = normalize(fresh.projector(fresh.backbone(batch.images[1])), dim=1)
+    key = normalize(fresh.teacher.chain(batch.images[0]), dim=1)
+    expected = sce(query, key, queue, temperature=0.2, target_temperature=0.1, coefficient=0.3)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -12,40 +12,14 @@ import torch
 
 import glocal
 from glocal.errors import GlocalError
-from glocal.methods import method_names
 from glocal.methods.patchwise_dino import PatchwiseDINO
 from glocal.training import loop
 from glocal.training.checkpoints import newest_checkpoint
 from glocal.views.batch import Views
+from tests.methods.cases import RESNET_RUN, VIT_RUN, cases
 from tests.training.test_runs import assert_equal
 
-RESNET = {
-    "model.name": "resnet18",
-    "model.options": {"channels": [16, 16, 32, 32], "layers": [1, 1, 1, 1]},
-    "model.stem": "standard",
-    "optimizer.lr": 0.24,
-}
-VIT = {
-    "model.name": "vit_tiny",
-    "model.options": {"patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 2},
-    "optimizer.name": "adamw",
-    "optimizer.lr": 0.0005,
-    "optimizer.weight_decay": 0.04,
-    "method.prototypes": 256,
-    "method.hidden_dim": 64,
-    "method.bottleneck_dim": 32,
-    "method.momentum": 0.98,
-    "method.frozen_prototype_epochs": 0,
-}
-OWN: dict[str, dict[str, Any]] = {
-    "clim": {**RESNET, "method.queue_size": 128, "method.momentum": 0.95, "method.refresh_epochs": 1},
-    "dino": VIT,
-    "logo": {**RESNET, "method.base": {"name": "moco", "queue_size": 128, "momentum": 0.95}},
-    "moco": {**RESNET, "method.queue_size": 128, "method.momentum": 0.95},
-    "patchwise_dino": VIT,
-    "sce": {**RESNET, "method.queue_size": 128, "method.momentum": 0.95},
-    "simsiam": {**RESNET, "method.output_dim": 128, "method.predictor_dim": 32},
-}
+CASES = cases()
 SETTINGS = {
     "train.batch_size": 32,
     "train.log_steps": 1,
@@ -56,15 +30,9 @@ SETTINGS = {
 }
 
 
-def test_every_method_is_here() -> None:
-    assert set(OWN) == set(method_names())
-
-
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", CASES)
 def test_it_learns_in_two_epochs_and_does_not_collapse(name: str, tmp_path: Path) -> None:
-    overrides = {**SETTINGS, **OWN[name], "method.name": name}
-    if "dino" in name:  # its loss rises while the centre spreads the targets; with the centre at rest it has to fall
-        overrides["method.center_momentum"] = 1.0
+    overrides = {**SETTINGS, **CASES[name].run, **CASES[name].falls, "method.name": name}
     run = glocal.pretrain("shapes:train:1024", tmp_path / "a", overrides=overrides, progress=False)
     losses = run.metrics["loss"][8:]  # the queue's first keys are random
     assert sum(losses[-10:]) / 10 < sum(losses[:4]) / 4
@@ -74,11 +42,11 @@ def test_it_learns_in_two_epochs_and_does_not_collapse(name: str, tmp_path: Path
     assert values["effective_rank"] > 2
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", CASES)
 def test_a_run_that_was_stopped_between_checkpoints_ends_in_the_same_weights(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = {**SETTINGS, **OWN[name], "method.name": name, "train.checkpoint_steps": 3, "train.epochs": 3}
+    overrides = {**SETTINGS, **CASES[name].run, "method.name": name, "train.checkpoint_steps": 3, "train.epochs": 3}
     data = "shapes:train:128"  # 4 steps an epoch
     glocal.pretrain(data, tmp_path / "whole", overrides=overrides, progress=False)
 
@@ -111,7 +79,14 @@ def test_two_processes_train_a_method_with_several_updates(tmp_path: Path) -> No
     """Gradients are averaged, keys of both processes queued, positives selected by both."""
     queues = {"logo": {"method.base": {"name": "moco", "queue_size": 96}}, "clim": {"method.queue_size": 96}}
     for name, queue in queues.items():
-        overrides = {**SETTINGS, **OWN[name], **queue, "method.name": name, "train.devices": 2, "train.device": "cpu"}
+        overrides = {
+            **SETTINGS,
+            **CASES[name].run,
+            **queue,
+            "method.name": name,
+            "train.devices": 2,
+            "train.device": "cpu",
+        }
         arguments = [f"--set={key}={json.dumps(value)}" for key, value in overrides.items()]
         out = tmp_path / name
         done = subprocess.run(
@@ -140,14 +115,20 @@ def test_bfloat16_leaves_the_boxes_of_the_views_as_they_are(tmp_path: Path, monk
         return real(self, views)
 
     monkeypatch.setattr(PatchwiseDINO, "loss", look)
-    overrides = {**SETTINGS, **VIT, "method.name": "patchwise_dino", "train.epochs": 1, "train.precision": "bf16"}
+    overrides = {
+        **SETTINGS,
+        **CASES["patchwise_dino"].run,
+        "method.name": "patchwise_dino",
+        "train.epochs": 1,
+        "train.precision": "bf16",
+    }
     glocal.pretrain("shapes:train:32", tmp_path / "a", overrides=overrides, progress=False)
     assert seen
     assert {box.dtype for box in seen} == {torch.float64}
 
 
 def test_a_diverging_run_is_named_also_when_gradients_are_clipped(tmp_path: Path) -> None:
-    overrides = {**SETTINGS, **RESNET, "method.name": "simsiam", "optimizer.lr": 1e30, "train.clip_norm": 1e30}
+    overrides = {**SETTINGS, **RESNET_RUN, "method.name": "simsiam", "optimizer.lr": 1e30, "train.clip_norm": 1e30}
     with pytest.raises(GlocalError, match="the loss is (nan|inf)"):
         glocal.pretrain("shapes:train:128", tmp_path / "a", overrides=overrides, progress=False)
 
@@ -155,20 +136,27 @@ def test_a_diverging_run_is_named_also_when_gradients_are_clipped(tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({**OWN["logo"], "method.name": "logo", "optimizer.name": "adamw"}, "adamw: method logo needs sgd"),
-        ({**VIT, "method.name": "dino", "data.size": 30}, "views of 30 pixels cannot be cut into patches of 8"),
+        ({**CASES["logo"].run, "method.name": "logo", "optimizer.name": "adamw"}, "adamw: method logo needs sgd"),
         (
-            {**VIT, "method.name": "patchwise_dino", "views.0.size": 40, "views.1.size": 40},
+            {**CASES["dino"].run, "method.name": "dino", "data.size": 30},
+            "views of 30 pixels cannot be cut into patches of 8",
+        ),
+        (
+            {**CASES["patchwise_dino"].run, "method.name": "patchwise_dino", "views.0.size": 40, "views.1.size": 40},
             "global views of 40 pixels have 26 tokens, but the centre is made for 17",
         ),
-        ({**VIT, "method.name": "dino", "views.0.size": 24}, "first two views are the teacher's"),
+        ({**CASES["dino"].run, "method.name": "dino", "views.0.size": 24}, "first two views are the teacher's"),
         (
-            {**VIT, "method.name": "patchwise_dino", "model.options": {**VIT["model.options"], "reg_tokens": 4}},
+            {
+                **CASES["patchwise_dino"].run,
+                "method.name": "patchwise_dino",
+                "model.options": {**VIT_RUN["model.options"], "reg_tokens": 4},
+            },
             "one CLS token before the patches is expected, not 5",
         ),
-        ({**RESNET, "method.name": "patchwise_dino", "method.prototypes": 8}, "ResNet has no patches"),
+        ({**RESNET_RUN, "method.name": "patchwise_dino", "method.prototypes": 8}, "ResNet has no patches"),
         (
-            {**OWN["clim"], "method.name": "clim", "views.0.resolutions": [16]},
+            {**CASES["clim"].run, "method.name": "clim", "views.0.resolutions": [16]},
             "CLIM gets 6 views instead of 4",
         ),
     ],

@@ -1,0 +1,81 @@
+"""What the tests that all methods share need to know about each: the `CASE` in `tests/methods/test_NAME.py`."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from glocal.methods import Method, method_class, method_names
+from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.views.batch import Views
+from glocal.views.plan import ViewPlan
+
+RESNET = ModelSettings(options={"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]})
+VIT = ModelSettings(name="vit_tiny", options={"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2})
+
+# Networks and rates for runs of two epochs through `pretrain`.
+RESNET_RUN = {
+    "model.name": "resnet18",
+    "model.options": {"channels": [16, 16, 32, 32], "layers": [1, 1, 1, 1]},
+    "model.stem": "standard",
+    "optimizer.lr": 0.24,
+}
+VIT_RUN = {
+    "model.name": "vit_tiny",
+    "model.options": {"patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 2},
+    "optimizer.name": "adamw",
+    "optimizer.lr": 0.0005,
+    "optimizer.weight_decay": 0.04,
+}
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """How one method is tested beside all others.
+
+    Attributes:
+        trained: for each update, the parts that get a gradient.
+        run: settings by dotted path for two epochs on 1,024 shapes.
+        small: the method's settings for a batch of 8 images of 16 pixels.
+        model: the network for these.
+        budget: settings by dotted path on top of the recipe demo-shapes, with which the method has to learn shapes.
+        falls: settings by dotted path with which its loss falls from the first steps on.
+    """
+
+    trained: Mapping[str, set[str]]
+    run: Mapping[str, Any]
+    small: Mapping[str, Any] = field(default_factory=dict)
+    model: ModelSettings = RESNET
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    falls: Mapping[str, Any] = field(default_factory=dict)
+
+
+def case(name: str) -> MethodCase:
+    """The case of a method: a method without a test file and a `CASE` in it is an error."""
+    return importlib.import_module(f"tests.methods.test_{name}").CASE  # type: ignore[no-any-return]
+
+
+def cases() -> dict[str, MethodCase]:
+    return {name: case(name) for name in method_names()}
+
+
+def make(name: str, **settings: object) -> Method:
+    """The method on a small network, with the case's settings and these."""
+    torch.manual_seed(0)
+    kind, own = method_class(name), case(name)
+    backbone = build_backbone(own.model, size=16)
+    settings = {**own.small, **settings}
+    if "queue_size" in kind.Settings.model_fields:
+        settings = {"queue_size": 32, **settings}
+    return kind(backbone, kind.Settings.model_validate({"name": name, **settings}))
+
+
+def views(method: Method, batch: int = 8, source: int = 16) -> Views:
+    """Random images in the method's views, with geometry as the loader draws it."""
+    plan = ViewPlan(method.view_plan(16, method.settings))
+    generator = torch.Generator().manual_seed(1)
+    images = tuple(torch.randn(batch, 3, view.size, view.size, generator=generator) for view in plan.views)
+    geometry = plan.draw_geometry(torch.tensor([source, source]), 0, 0, torch.arange(batch))
+    return Views(images, tuple(geometry.view(number) for number in range(len(plan))), torch.arange(batch))
