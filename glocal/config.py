@@ -158,7 +158,8 @@ def build_recipe(
 
     Args:
         mapping: sections as in a recipe file.
-        overrides: values by dotted path, `{"train.epochs": 10, "views.1.grey": 0.2}`.
+        overrides: values by dotted path, `{"train.epochs": 10, "views.1.grey": 0.2}`. Where `method.name` names
+            another method than the mapping does, the mapping's other settings of the method are left out.
         data_size: side of the images in pixels, used when neither says `data.size`.
 
     Raises:
@@ -166,6 +167,9 @@ def build_recipe(
     """
     overrides = dict(overrides or {})
     raw = copy.deepcopy(dict(mapping))
+    method = raw.get("method")
+    if isinstance(method, Mapping) and overrides.get("method.name", method.get("name")) != method.get("name"):
+        raw["method"] = {}  # settings of one method say nothing about another
     of_views = {path: value for path, value in overrides.items() if path.startswith("views.")}
     for path, value in overrides.items():
         if path not in of_views:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -25,6 +27,28 @@ def all_gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(process_count())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+class _AllGather(torch.autograd.Function):
+    # Not torch.distributed.nn's all_gather: its backward pass gave wrong gradients for NT-Xent with gloo.
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        context.rows = len(tensor)
+        return all_gather(tensor)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        first = process_rank() * context.rows
+        return all_sum(gradients[0].contiguous())[first : first + context.rows]
+
+
+def all_gather_with_gradient(tensor: Tensor) -> Tensor:
+    """`all_gather` through which gradients flow back: a row gets those of every process' loss, summed.
+
+    Where each process' loss is the mean over its own rows, or the loss of the whole batch, and gradients of parameters
+    are averaged over processes, the result is the gradient of the mean over the whole batch.
+    """
+    return _AllGather.apply(tensor) if process_count() > 1 else tensor  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

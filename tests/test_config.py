@@ -109,3 +109,12 @@ def test_missing_and_malformed_recipes_are_refused(tmp_path: Path) -> None:
     broken.write_text("- 1\n")
     with pytest.raises(GlocalError, match="must be a mapping"):
         load_mapping(broken)
+
+
+def test_another_method_leaves_the_settings_of_the_recipes_own_behind() -> None:
+    recipe = build_recipe(load_mapping("sce-cifar10"), {"method.name": "byol", "method.output_dim": 64})
+    assert recipe.method.name == "byol"
+    assert (recipe.method.output_dim, recipe.method.hidden_dim) == (64, 4096)
+    assert recipe.optimizer.warmup_epochs == 5
+    same = build_recipe(load_mapping("sce-cifar10"), {"method.name": "sce", "method.output_dim": 64})
+    assert (same.method.output_dim, same.method.queue_size) == (64, 4096)

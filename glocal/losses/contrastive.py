@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from glocal.distributed import all_gather_with_gradient, process_rank
 from glocal.losses.precision import full_precision
 
 
@@ -31,6 +33,59 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, *, temperature: floa
     positive = (query * key).sum(dim=1) / temperature  # (B,)
     negative = query @ negatives.T / temperature  # (B, K)
     return (torch.logaddexp(positive, negative.logsumexp(dim=1)) - positive).mean()
+
+
+@full_precision
+def batch_info_nce(
+    query: Tensor, keys: Tensor, positive: Tensor, *, temperature: float, itself: Tensor | None = None
+) -> Tensor:
+    """InfoNCE whose negatives are the keys of the batch's other images.
+
+    −log( exp(q·k₊/τ) / Σₖ exp(q·k/τ) ), averaged over the queries. Chen, Xie and He, "An Empirical Study of Training
+    Self-Supervised Vision Transformers", ICCV 2021 (MoCo v3), eq. 1, without that paper's factor of 2τ.
+
+    Args:
+        query: (B, D) unit vectors.
+        keys: (K, D) unit vectors; in a run of several processes those of all of them.
+        positive: (B,) int64, the row of each query's positive.
+        temperature: τ > 0.
+        itself: (B,) int64, the row where the query itself stands among the keys and is left out; None: nowhere.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+    """
+    logits = query @ keys.T / temperature  # (B, K)
+    if itself is not None:
+        logits = logits.scatter(1, itself[:, None], -torch.inf)
+    return cross_entropy(logits, positive)
+
+
+@full_precision
+def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
+    """NT-Xent: every view finds the other view of its image among all other views of the batch.
+
+    Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML
+    2020, eq. 1, averaged over the 2B views (Algorithm 1). In a run of several processes the negatives are the views of
+    all, and gradients flow to them.
+
+    Args:
+        first: (B, D) unit vectors of the first views.
+        second: (B, D) unit vectors of the second views, in the same order.
+        temperature: τ > 0.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    >>> one = torch.eye(2)
+    >>> round(float(nt_xent(one, one, temperature=1.0)), 4)
+    0.5514
+    """
+    views = torch.stack([first, second])  # (2, B, D)
+    keys = all_gather_with_gradient(views.transpose(0, 1)).transpose(0, 1).flatten(0, 1)  # (2·P·B, D)
+    images = len(keys) // 2
+    own = process_rank() * len(first) + torch.arange(len(first), device=first.device)
+    itself = torch.cat([own, own + images])
+    return batch_info_nce(views.flatten(0, 1), keys, itself.roll(len(first)), temperature=temperature, itself=itself)
 
 
 @full_precision

@@ -28,6 +28,10 @@ class MethodSettings(Settings):
         queue = getattr(self, "queue_size", 0)
         return self.model_copy(update={"queue_size": images}) if queue > images else self
 
+    def fit_to_classes(self, classes: int) -> Self:
+        """The same with the number of classes filled in, for a method that learns from labels."""
+        return self
+
 
 @dataclass(frozen=True)
 class ParameterGroup:
@@ -68,6 +72,8 @@ class Method(nn.Module):
         refresh_epochs: every so many epochs, from `refresh_first` on, `refresh` gets the embeddings of all images; 0:
             never.
         optimizers: the names of the optimisers that the method works with.
+        needs_labels: the method learns from labels: a run gives it those of its source and counts the classes.
+        labels: (N,) int64 on the training device, of all images in the order of the source; None where none are needed.
     """
 
     Settings: ClassVar[type[MethodSettings]]
@@ -77,7 +83,9 @@ class Method(nn.Module):
     refresh_epochs: int = 0
     refresh_first: int = 0
     optimizers: tuple[str, ...] = ("sgd", "adamw", "lars")
+    needs_labels: bool = False
 
+    labels: Tensor | None = None
     embedding: Tensor | None = None
 
     def __init__(self, backbone: Backbone, settings: MethodSettings) -> None:

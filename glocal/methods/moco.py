@@ -1,4 +1,4 @@
-"""MoCo v2: momentum contrast.
+"""MoCo v1 and v2: momentum contrast.
 
 He, Fan, Wu, Xie and Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020
 (Algorithm 1), with the MLP head, the blur and the cosine schedule of Chen, Fan, Girshick and He, "Improved Baselines
@@ -31,6 +31,7 @@ class MoCoSettings(MethodSettings):
 
     name: Literal["moco"] = "moco"
     hidden_dim: int | None = Field(None, ge=1)
+    linear_head: bool = False  # one layer instead of two (MoCo v1)
     output_dim: int = Field(128, ge=1)
     queue_size: int = Field(65536, ge=1)
     momentum: Share = 0.999
@@ -47,7 +48,8 @@ class MoCo(Method):
     def __init__(self, backbone: Backbone, settings: MoCoSettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
-        self.projector = mlp([backbone.dim, settings.hidden_dim or backbone.dim, settings.output_dim], norm=False)
+        hidden = [] if settings.linear_head else [settings.hidden_dim or backbone.dim]
+        self.projector = mlp([backbone.dim, *hidden, settings.output_dim], norm=False)
         self.teacher = MomentumTeacher(self.backbone, self.projector, buffers=settings.teacher_buffers)
         self.queue = NegativeQueue(settings.queue_size, settings.output_dim)
         self.new_keys: list[Tensor] = []
@@ -69,7 +71,7 @@ class MoCo(Method):
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1: `views` are the query's and the key's view of each image."""
-        first, second = views.images
+        first, second = views.pair()
         query = self.represent(first)  # (B, D)
         key = self.keys(second, query)  # (B, D)
         self.embedding = query.detach()

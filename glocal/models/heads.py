@@ -12,13 +12,14 @@ from torch.nn.functional import cosine_similarity, normalize
 from glocal.losses.affinity import AffinityForm
 
 
-def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False) -> nn.Sequential:
+def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False, last_bias: bool = True) -> nn.Sequential:
     """A multi-layer perceptron with ReLU between its layers.
 
     Args:
         widths: input, hidden and output widths: `[512, 512, 256]` has two layers.
         norm: batch normalisation after every hidden layer; these layers then have no bias of their own.
         last_norm: batch normalisation without learned scale and shift after the last layer (SimSiam's projector).
+        last_bias: give the last layer a bias where no normalisation follows it.
 
     >>> [type(layer).__name__ for layer in mlp([8, 4, 2], norm=True)]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
@@ -26,7 +27,7 @@ def mlp(widths: Sequence[int], *, norm: bool, last_norm: bool = False) -> nn.Seq
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(pairwise(widths), start=2):
         last = number == len(widths)
-        layers.append(nn.Linear(before, after, bias=not (last_norm if last else norm)))
+        layers.append(nn.Linear(before, after, bias=last_bias and not last_norm if last else not norm))
         if last and last_norm:
             layers.append(nn.BatchNorm1d(after, affine=False))
         if not last:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from glocal.distributed import all_sum, gather_shares, own_share
 from glocal.errors import GlocalError
@@ -22,8 +23,9 @@ def kmeans(
     iterations: int = 20,
     seed: int = 0,
     start: Literal["k-means++", "random"] = "k-means++",
+    metric: Literal["l2", "cosine"] = "l2",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lloyd's algorithm with Euclidean distances.
+    """Lloyd's algorithm with Euclidean distances, or on the unit sphere.
 
     Clusters that lose all their points are put on the points that lie farthest from their centres. In a run of several
     processes all have the same features, each assigns its share of them, and all get the same result.
@@ -34,12 +36,14 @@ def kmeans(
         iterations: at most; it ends earlier when no point changes its cluster.
         seed: decides the start.
         start: `k-means++` (Arthur and Vassilvitskii, 2007) or distinct random points, faster for many clusters.
+        metric: Euclidean distance, or `cosine`: spherical k-means of the features at unit length, whose centres have
+            unit length as well.
 
     Returns:
         centers (m, D), assignment (N,) int64, and inertia: the sum of squared distances to the assigned centres.
 
     Raises:
-        GlocalError: fewer points than clusters, or an unknown start.
+        GlocalError: fewer points than clusters, or an unknown start or metric.
 
     >>> centers, assignment, inertia = kmeans(torch.tensor([[0.0], [1.0], [9.0]]), 2)
     >>> assignment[0] == assignment[1], float(inertia)
@@ -49,12 +53,18 @@ def kmeans(
         raise GlocalError(f"{clusters} clusters of {len(features)} points: choose from 1 to {len(features)}")
     if start not in ("k-means++", "random"):
         raise GlocalError(f"start={start!r}: choose k-means++ or random")
+    if metric not in ("l2", "cosine"):
+        raise GlocalError(f"metric={metric!r}: choose l2 or cosine")
     if not features.isfinite().all():
         raise GlocalError("features that are infinite or no numbers cannot be clustered; has the training diverged?")
+    if metric == "cosine":
+        features = normalize(features, dim=1)
     centers = _spread_out(features, clusters, seed) if start == "k-means++" else _distinct(features, clusters, seed)
     assignment, distance = _assign(features, centers)
     for _ in range(iterations):
         centers = _means(features, assignment, distance, centers)
+        if metric == "cosine":
+            centers = normalize(centers, dim=1)
         before = assignment
         assignment, distance = _assign(features, centers)
         if torch.equal(before, assignment):

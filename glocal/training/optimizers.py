@@ -27,7 +27,8 @@ class OptimizerSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1)  # SGD and LARS
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     weight_decay: Scheduled = 5e-4
-    decay_norm_and_bias: bool = True  # false: no weight decay for biases and normalisation
+    decay_norm_and_bias: bool = True  # false: no weight decay for biases and normalisation, no adaptation by LARS
+    norm_and_bias_lr: float | None = Field(None, ge=0)  # of biases and normalisation (Barlow Twins); null: lr
 
     def peak_lr(self, batch_size: int) -> float:
         """The learning rate at the end of the warm-up.
@@ -54,22 +55,25 @@ def build_optimizers(method: Method, settings: OptimizerSettings) -> dict[str, t
         name = getattr(getattr(method, "settings", None), "name", type(method).__name__)
         raise GlocalError(f"optimizer.name={settings.name}: method {name} needs {' or '.join(method.optimizers)}")
     groups: dict[str, list[dict[str, Any]]] = {phase: [] for phase in method.phases}
+    alike = settings.decay_norm_and_bias and settings.norm_and_bias_lr is None
     for group in method.parameter_groups():
-        decayed, plain = _split(group.module, settings.decay_norm_and_bias)
-        options = {"constant_lr": group.constant_lr}
-        if decayed:
-            groups[group.phase].append({"params": decayed, "decay": True, **options})
+        parameters = _trainable(group.module)
+        weights, plain = (parameters, []) if alike else _split(parameters)
+        shared = {"constant_lr": group.constant_lr}
+        if weights:
+            groups[group.phase].append({"params": weights, "plain": False, **shared})
         if plain:
-            groups[group.phase].append({"params": plain, "decay": False, **options})
+            groups[group.phase].append({"params": plain, "plain": True, **shared})
     return {phase: _optimizer(groups[phase], settings) for phase in method.phases}
 
 
-def _split(module: nn.Module, decay_all: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters with and without weight decay; one-dimensional ones are biases and normalisation."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if decay_all:
-        return trainable, []
-    return [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _split(parameters: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Weights, and biases and normalisation: those of one dimension."""
+    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -84,6 +88,8 @@ def set_schedules(optimizer: torch.optim.Optimizer, settings: OptimizerSettings,
     """Puts this step's learning rate and weight decay into every group."""
     schedule = settings.lr_schedule(batch_size)
     decay = value_at(settings.weight_decay, clock)
+    own_rate = 1.0 if settings.norm_and_bias_lr is None or not settings.lr else settings.norm_and_bias_lr / settings.lr
     for group in optimizer.param_groups:
-        group["lr"] = schedule.start if group["constant_lr"] else schedule.at(clock)
-        group["weight_decay"] = decay if group["decay"] else 0.0
+        rate = schedule.start if group["constant_lr"] else schedule.at(clock)
+        group["lr"] = rate * own_rate if group["plain"] else rate
+        group["weight_decay"] = 0.0 if group["plain"] and not settings.decay_norm_and_bias else decay

@@ -185,9 +185,11 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
             raise GlocalError(f"{source.name}: {images} images are too few to learn from")
         note(f"train.batch_size is {fitting} instead of {batch}: there are only {images} images")
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
+    if method_class(recipe.method.name).needs_labels:
+        recipe = recipe.model_copy(update={"method": recipe.method.fit_to_classes(_count_classes(recipe, source))})
     before, after = (_flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
-    for key in (key for key in before if before[key] != after[key]):
-        why = "for" if before[key] is None else f"instead of {before[key]}: there are only"
+    for key in (key for key in after if before.get(key) != after[key]):
+        why = "for" if before.get(key) is None else f"instead of {before[key]}: there are only"
         note(f"method.{key} is {after[key]} {why} {images} images")
     recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
     if recipe.optimizer.warmup_epochs > recipe.train.epochs / 2:
@@ -196,6 +198,16 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
             "set optimizer.warmup_epochs lower"
         )
     return recipe
+
+
+def _count_classes(recipe: AnyRecipe, source: Source) -> int:
+    """The number of classes, those without an image counted in."""
+    if source.labels is None or bool((source.labels < 0).any()):
+        raise GlocalError(
+            f"method {recipe.method.name} learns from labels, which {source.name} does not have; give a folder with "
+            "one subfolder for each class or a labelled data set such as torchvision:CIFAR10, or choose another method"
+        )
+    return max(int(source.labels.max()) + 1, len(source.classes or ()))
 
 
 def _fabric(recipe: AnyRecipe) -> Fabric:
@@ -287,6 +299,8 @@ def _train(
     progress: bool,
 ) -> None:
     method.to(fabric.device)
+    if method.needs_labels and source.labels is not None:
+        method.labels = source.labels.to(fabric.device)
     evaluated = operator.attrgetter(method.evaluated)(method)
     main = fabric.global_rank == 0
     log = RunLog(folder, first_step) if main else None

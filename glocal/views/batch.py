@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from glocal.errors import GlocalError
 from glocal.views.geometry import ViewGeometry
 
 
@@ -22,3 +23,14 @@ class Views:
         self.images = images
         self.geometry = geometry
         self.index = index
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """The images of a method that looks at two views.
+
+        Raises:
+            GlocalError: there are not two.
+        """
+        if len(self.images) != 2:
+            raise GlocalError(f"the method looks at two views of each image, not {len(self.images)}; change `views`")
+        first, second = self.images
+        return first, second

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.errors import GlocalError
-from glocal.losses import info_nce, negative_cosine, relational, sce
+from glocal.losses import batch_info_nce, info_nce, negative_cosine, nt_xent, relational, sce
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "loss_sce.json").read_text())["sce"]
 
@@ -119,3 +119,26 @@ def test_losses_keep_the_dtype_and_their_arguments_also_under_autocast(name: str
 def test_a_batch_of_one_without_negatives_is_refused(name: str) -> None:
     with pytest.raises(GlocalError, match="at least 2 images"):
         LOSSES[name](unit(1, 4), unit(1, 4), None)
+
+
+def test_nt_xent_equals_a_plain_loop_over_all_views() -> None:
+    first, second = unit(4, 6), unit(4, 6, seed=1)
+    views = [*first, *second]
+    expected = 0.0
+    for i, view in enumerate(views):
+        others = sum(math.exp(float(view @ other) / 0.5) for j, other in enumerate(views) if j != i)
+        expected -= math.log(math.exp(float(view @ views[(i + 4) % 8]) / 0.5) / others) / 8
+    assert nt_xent(first, second, temperature=0.5).item() == pytest.approx(expected, rel=1e-12)
+    inputs = [first.requires_grad_(), second.requires_grad_()]
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.5), inputs)
+
+
+def test_batch_info_nce_is_info_nce_with_the_other_keys() -> None:
+    query, keys = unit(3, 6), unit(5, 6, seed=1)
+    positive = torch.tensor([4, 0, 2])
+    terms = [
+        info_nce(query[i : i + 1], keys[p][None], torch.cat([keys[:p], keys[p + 1 :]]), temperature=0.2)
+        for i, p in enumerate(positive.tolist())
+    ]
+    found = batch_info_nce(query, keys, positive, temperature=0.2)
+    assert found.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-12)

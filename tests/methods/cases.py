@@ -69,7 +69,10 @@ def make(name: str, **settings: object) -> Method:
     settings = {**own.small, **settings}
     if "queue_size" in kind.Settings.model_fields:
         settings = {"queue_size": 32, **settings}
-    return kind(backbone, kind.Settings.model_validate({"name": name, **settings}))
+    method = kind(backbone, kind.Settings.model_validate({"name": name, **settings}))
+    if kind.needs_labels:
+        method.labels = torch.arange(64) % 4
+    return method
 
 
 def views(method: Method, batch: int = 8, source: int = 16) -> Views:

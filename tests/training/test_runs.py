@@ -52,7 +52,7 @@ def assert_equal(a: Any, b: Any, where: str = "") -> None:
         assert a.keys() == b.keys(), where
         for key in a:
             assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list):
+    elif isinstance(a, list | tuple):
         for number, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_equal(x, y, f"{where}.{number}")
     else:

@@ -40,15 +40,28 @@ def test_groups_get_scaled_rates_decay_only_where_it_applies_and_constant_ones_s
     optimizer = build_optimizers(method, settings)["loss"]
     set_schedules(optimizer, settings, 512, Clock(5, 10, 100))
     rates = {
-        (group["decay"], group["constant_lr"]): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups
+        (not group["plain"], group["constant_lr"]): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
     }
     assert rates[(True, False)] == pytest.approx((0.05, 1e-4))  # half of the warm-up to 0.1
     assert rates[(False, False)] == pytest.approx((0.05, 0.0))
     assert rates[(True, True)] == pytest.approx((0.1, 1e-4))
-    plain = [p for group in optimizer.param_groups if not group["decay"] for p in group["params"]]
+    plain = [p for group in optimizer.param_groups if group["plain"] for p in group["params"]]
     assert all(parameter.ndim <= 1 for parameter in plain)
     trained = sum(len(group["params"]) for group in optimizer.param_groups)
     assert trained == len(list(method.parameters()))
+
+
+def test_biases_and_normalisation_may_have_a_rate_of_their_own() -> None:
+    kind = method_class("simsiam")
+    backbone = build_backbone(ModelSettings(options={"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}), size=16)
+    settings = OptimizerSettings(lr=0.2, norm_and_bias_lr=0.0048, weight_decay=1e-6)
+    optimizer = build_optimizers(kind(backbone, kind.Settings(output_dim=16, predictor_dim=8)), settings)["loss"]
+    set_schedules(optimizer, settings, 512, Clock(0, 10, 100))
+    rates = {group["plain"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {True: pytest.approx(0.0096), False: pytest.approx(0.4)}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-6}
+    assert all((p.ndim <= 1) == group["plain"] for group in optimizer.param_groups for p in group["params"])
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])

@@ -1,0 +1,150 @@
+"""Losses that keep the dimensions of a representation from saying the same: Barlow Twins, VICReg, ARB."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from glocal.errors import GlocalError
+from glocal.losses.precision import full_precision
+
+
+@full_precision
+def barlow_twins(first: Tensor, second: Tensor, *, coefficient: float, eps: float = 1e-5) -> Tensor:
+    """Cross-correlation of two views' representations drawn towards the identity.
+
+    Σᵢ (1 − Cᵢᵢ)² + λ Σᵢ Σ_{j≠i} Cᵢⱼ². Zbontar, Jing, Misra, LeCun and Deny, "Barlow Twins: Self-Supervised Learning
+    via Redundancy Reduction", ICML 2021, eq. 1 and 2. Dimensions are standardised over the batch as batch normalisation
+    does it (authors' code).
+
+    The D × D matrix is not made where the batch is smaller than D: Σᵢⱼ Cᵢⱼ² = ⟨Z₁Z₁ᵀ, Z₂Z₂ᵀ⟩/B².
+
+    Args:
+        first, second: (B, D) representations of two views, B ≥ 2.
+        coefficient: λ, the weight of the redundancy reduction.
+        eps: added to the variances.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    Raises:
+        GlocalError: a batch of one.
+    """
+    batch = _several(first)
+    first, second = (_standardised(z, eps) for z in (first, second))
+    diagonal = (first * second).sum(dim=0) / batch  # (D,)
+    everything = _squared_products(first, second) / batch**2
+    redundancy = everything - diagonal.square().sum()
+    return (1 - diagonal).square().sum() + coefficient * redundancy
+
+
+@full_precision
+def vicreg(
+    first: Tensor,
+    second: Tensor,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    eps: float = 1e-4,
+) -> Tensor:
+    """Variance, invariance and covariance of two views' representations.
+
+    λ·s(Z, Z′) + μ·(v(Z) + v(Z′))/2 + ν·(c(Z) + c(Z′)). Bardes, Ponce and LeCun, "VICReg:
+    Variance-Invariance-Covariance Regularization for Self-Supervised Learning", ICLR 2022, eq. 1 to 6, with the two
+    scales of the authors' code, for which λ = μ = 25 and ν = 1 were found: s is averaged over the dimensions too, and v
+    over the two views.
+
+    Args:
+        first, second: (B, D) representations of two views, B ≥ 2.
+        invariance, variance, covariance: λ, μ, ν.
+        eps: added to the variances.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    Raises:
+        GlocalError: a batch of one.
+    """
+    batch = _several(first)
+    total = invariance * mse_loss(first, second)
+    for view in (first, second):
+        centred = view - view.mean(dim=0)
+        spread = centred.square().sum(dim=0) / (batch - 1)  # (D,)
+        hinge = torch.relu(1 - (spread + eps).sqrt()).mean()
+        others = _squared_products(centred, centred) / (batch - 1) ** 2 - spread.square().sum()
+        total = total + variance / 2 * hinge + covariance * others / view.shape[1]
+    return total
+
+
+@full_precision
+def arb(first: Tensor, second: Tensor, *, shrinkage: float = 1e-4, eps: float = 1e-5) -> Tensor:
+    """Each view's dimensions aligned with the other view's nearest orthonormal base.
+
+    Σᵢ (1 − ⟨z₁ᵢ, b₂ᵢ⟩/B)² + Σᵢ (1 − ⟨z₂ᵢ, b₁ᵢ⟩/B)² over the standardised dimensions zᵢ; the base b is the view
+    whitened, without gradient (`whiten`). Zhang et al., "Align Representations with Base: A New Approach to
+    Self-Supervised Learning", CVPR 2022, divided by the batch as in the authors' code for ImageNet. Dimensions are
+    standardised as batch normalisation does it, by the biased variance, where the authors take the unbiased one.
+
+    Args:
+        first, second: (B, D) representations of two views, B ≥ 2.
+        shrinkage, eps: of the whitening; `eps` is added to the variances of the standardisation as well.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    Raises:
+        GlocalError: a batch of one.
+    """
+    batch = _several(first)
+    first, second = (_standardised(z, eps) for z in (first, second))
+    pairs = (
+        (first, whiten(second, shrinkage=shrinkage, eps=eps)),
+        (second, whiten(first, shrinkage=shrinkage, eps=eps)),
+    )
+    return torch.stack([(1 - (z * base).sum(dim=0) / batch).square().sum() for z, base in pairs]).sum()
+
+
+@torch.no_grad()
+@full_precision
+def whiten(z: Tensor, *, shrinkage: float = 0.0, eps: float = 0.0) -> Tensor:
+    """The orthonormal base nearest to the columns of z: ZCA whitening.
+
+    Z·((1 − ρ)·C + (ρ + ε)·I)^(−1/2) with C = ZᵀZ/B. With Z = USVᵀ this is a function of the Gram matrix ZZᵀ = US²Uᵀ as
+    well, times Z: the smaller of the two matrices is decomposed.
+
+    Args:
+        z: (B, D), centred.
+        shrinkage: ρ in [0, 1], of the covariance towards the identity.
+        eps: ε ≥ 0, added to the eigenvalues.
+
+    Returns:
+        (B, D) in the dtype of `z`, without gradient.
+    """
+    batch, dim = z.shape
+    gram = (z.T @ z if dim <= batch else z @ z.T) / batch
+    values, vectors = torch.linalg.eigh(gram)
+    scale = ((1 - shrinkage) * values.clamp(min=0) + shrinkage + eps).rsqrt()
+    root = (vectors * scale) @ vectors.T
+    return z @ root if dim <= batch else root @ z
+
+
+def _squared_products(first: Tensor, second: Tensor) -> Tensor:
+    """‖Z₁ᵀZ₂‖², by the smaller of the matrices that give it: (D, D), or two of (B, B)."""
+    batch, dim = first.shape
+    if dim <= batch:
+        return (first.T @ second).square().sum()
+    gram = first @ first.T
+    return (gram * (gram if first is second else second @ second.T)).sum()
+
+
+def _standardised(z: Tensor, eps: float) -> Tensor:
+    centred = z - z.mean(dim=0)
+    return centred * (centred.square().mean(dim=0) + eps).rsqrt()
+
+
+def _several(z: Tensor) -> int:
+    if len(z) < 2:
+        raise GlocalError("statistics over the batch need at least 2 images in it")
+    return len(z)

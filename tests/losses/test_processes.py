@@ -1,0 +1,77 @@
+"""Losses over the batch of all processes: two of them find the loss and the gradient of one."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, multiprocessing
+from torch import distributed as dist
+from torch.nn.functional import normalize
+
+from glocal.distributed import all_gather, all_gather_with_gradient, process_rank
+from glocal.losses import barlow_twins, batch_info_nce, nt_xent, vicreg
+from glocal.losses.clustering import sinkhorn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def gathered(loss: Loss) -> Loss:
+    return lambda first, second: loss(all_gather_with_gradient(first), all_gather_with_gradient(second))
+
+
+def against_keys(first: Tensor, second: Tensor) -> Tensor:
+    """MoCo v3's comparison: keys of all processes, no gradient to them."""
+    own = process_rank() * len(first) + torch.arange(len(first))
+    keys = all_gather(normalize(second.detach(), dim=1))
+    return batch_info_nce(normalize(first, dim=1), keys, own, temperature=0.2)
+
+
+LOSSES: dict[str, Loss] = {
+    "nt_xent": lambda first, second: nt_xent(normalize(first, dim=1), normalize(second, dim=1), temperature=0.2),
+    "barlow_twins": gathered(lambda first, second: barlow_twins(first, second, coefficient=0.1)),
+    "vicreg": gathered(vicreg),
+    "batch_info_nce": against_keys,
+}
+
+
+def compute(rows: slice) -> dict[str, Tensor]:
+    """Every loss, averaged over the processes, and its gradient to a shared weight, averaged as DDP does."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 8, 5, generator=generator, dtype=torch.float64)
+    start = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    found: dict[str, Tensor] = {"codes": sinkhorn(first[rows] @ start, epsilon=0.5)}
+    for name, loss in LOSSES.items():
+        weight = start.clone().requires_grad_()
+        value = loss(first[rows] @ weight, second[rows] @ weight)
+        value.backward()
+        assert weight.grad is not None
+        for key, tensor in (("loss", value.detach()), ("gradient", weight.grad)):
+            if dist.is_initialized():
+                dist.all_reduce(tensor)
+                tensor /= dist.get_world_size()
+            found[f"{name} {key}"] = tensor
+    return found
+
+
+def work(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.save(compute(slice(4 * rank, 4 * rank + 4)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_find_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(work, (port, str(tmp_path)), nprocs=2)
+    alone = compute(slice(0, 8))
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        codes = found.pop("codes")
+        assert torch.allclose(codes, alone["codes"][4 * rank : 4 * rank + 4])
+        for name, value in found.items():
+            assert torch.allclose(value, alone[name], rtol=1e-9), name
