@@ -1,15 +1,13 @@
-"""Losses over prototypes and clusters: prediction of codes and labels, and Sinkhorn's way to find them."""
+"""Losses over prototypes: prediction of Sinkhorn's codes (SwAV) and of clusters (DeepCluster v2)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
-from glocal.distributed import all_gather, all_sum, gather_shares, own_share
+from glocal.distributed import all_gather, all_sum
 from glocal.losses.precision import full_precision
-
-_CHUNK_BYTES = 256 << 20  # of scores held at a time
 
 
 @torch.no_grad()
@@ -33,13 +31,15 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int = 3) -> Tensor:
     >>> sinkhorn(torch.tensor([[0.9, 0.1], [0.8, 0.1]]), epsilon=0.01, iterations=50).round().tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    tiny = torch.finfo(scores.dtype).tiny
-    largest = all_gather(scores.amax().reshape(1)).amax()  # a common factor of all codes: no exponential overflows
-    codes = ((scores - largest) / epsilon).exp()
+    # Matrix scaling: the matrix stays, rows and columns get factors. Each row has a 1, so none underflows as a whole.
+    smallest = torch.finfo(scores.dtype).tiny ** 0.75
+    top = scores.amax(dim=-1, keepdim=True)  # (…, B, 1)
+    codes = ((scores - top) / epsilon).exp()
+    row = ((top - all_gather(top.amax().reshape(1)).amax()) / epsilon).exp()
     for _ in range(iterations):
-        codes /= all_sum(codes.sum(dim=-2, keepdim=True)).clamp_(min=tiny)
-        codes /= codes.sum(dim=-1, keepdim=True).clamp_(min=tiny)
-    return codes
+        column = 1 / all_sum(row.mT @ codes).clamp_(min=smallest)  # (…, 1, K)
+        row = 1 / (codes @ column.mT)
+    return codes * column * row
 
 
 @full_precision
@@ -70,8 +70,7 @@ def label_prediction(scores: Tensor, labels: Tensor, *, temperature: float = 1.0
     """Every view predicts the cluster of its image, once for each clustering.
 
     −1/(V·H) Σ_v Σ_h log softmax(s_vh/τ)_{y_h}, averaged over the batch. Caron et al., NeurIPS 2020, appendix A
-    (DeepCluster v2); Asano, Rupprecht and Vedaldi, "Self-labelling via simultaneous clustering and representation
-    learning", ICLR 2020, eq. 1.
+    (DeepCluster v2).
 
     Args:
         scores: (V, B, H, K) scores of all views for the K clusters of H clusterings.
@@ -82,51 +81,3 @@ def label_prediction(scores: Tensor, labels: Tensor, *, temperature: float = 1.0
         Scalar in the dtype of the scores.
     """
     return cross_entropy(scores.flatten(0, 2) / temperature, labels.expand(scores.shape[:-1]).flatten())
-
-
-@torch.no_grad()
-@full_precision
-def balanced_labels(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    sharpness: float,
-    iterations: int = 200,
-    tolerance: float = 0.01,
-) -> Tensor:
-    """Labels that follow a linear classifier's scores and share all images out equally among the clusters.
-
-    argmaxₖ of the rows of diag(u)·P^λ·diag(v) with P = softmax(scores), whose rows sum to 1 and whose columns sum to
-    N/K. Asano, Rupprecht and Vedaldi, ICLR 2020, eq. 5 to 8. The (N, K) scores are never held as a whole: only the
-    logarithms of v are, so no power of P underflows and memory does not grow with N·K. In a run of several processes
-    all have the same features, each works on its share of them, and all get the same result.
-
-    Args:
-        features: (N, D).
-        weight: (K, D) of the classifier.
-        bias: (K,) of the classifier.
-        sharpness: λ > 0, the inverse of the entropy's weight.
-        iterations: at most.
-        tolerance: it ends earlier when columns miss N/K by no more than this share on average.
-
-    Returns:
-        (N,) int64.
-
-    >>> scores = torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [0.5, 0.0]])
-    >>> balanced_labels(scores, torch.eye(2), torch.zeros(2), sharpness=10).tolist()
-    [0, 1, 0, 1]
-    """
-    own = features[own_share(len(features))]
-    parts = own.split(max(1, _CHUNK_BYTES // (len(weight) * features.element_size())))
-    scale = torch.zeros_like(bias)  # log v
-    for _ in range(iterations):
-        shares = torch.zeros_like(scale)
-        for part in parts:
-            shares += (sharpness * linear(part, weight, bias) + scale).softmax(dim=1).sum(dim=0)
-        shares = all_sum(shares) * (len(weight) / len(features))
-        if (shares - 1).abs().mean() <= tolerance:
-            break
-        scale -= shares.clamp_(min=torch.finfo(shares.dtype).tiny).log()
-    labels = torch.cat([(sharpness * linear(part, weight, bias) + scale).argmax(dim=1) for part in parts])
-    return gather_shares(labels, len(features))

@@ -25,3 +25,9 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
             return loss(*args, **kwargs)
 
     return wrapped
+
+
+@full_precision
+def inner_products(first: Tensor, second: Tensor) -> Tensor:
+    """All inner products of rows, (…, B, D) and (K, D) → (…, B, K), in their own dtype also inside autocast."""
+    return first @ second.T

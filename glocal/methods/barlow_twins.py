@@ -42,7 +42,7 @@ class BarlowTwins(Method):
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
-        return asymmetric_pair(size, scale=(0.08, 1.0))
+        return asymmetric_pair(size)
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1, over the whole batch of all processes."""

@@ -72,6 +72,7 @@ class Method(nn.Module):
         refresh_epochs: every so many epochs, from `refresh_first` on, `refresh` gets the embeddings of all images; 0:
             never.
         optimizers: the names of the optimisers that the method works with.
+        compares_rows: `compare` looks at each row by itself; False where the other rows are negatives.
         needs_labels: the method learns from labels: a run gives it those of its source and counts the classes.
         labels: (N,) int64 on the training device, of all images in the order of the source; None where none are needed.
     """
@@ -83,6 +84,7 @@ class Method(nn.Module):
     refresh_epochs: int = 0
     refresh_first: int = 0
     optimizers: tuple[str, ...] = ("sgd", "adamw", "lars")
+    compares_rows: bool = True
     needs_labels: bool = False
 
     labels: Tensor | None = None

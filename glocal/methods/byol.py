@@ -47,7 +47,7 @@ class BYOL(Method):
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
-        return asymmetric_pair(size, scale=(0.08, 1.0))
+        return asymmetric_pair(size)
 
     def represent(self, images: Tensor) -> Tensor:
         return self.projector(self.backbone(images))  # type: ignore[no-any-return]

@@ -37,6 +37,7 @@ class CLIMSettings(MethodSettings):
 
     name: Literal["clim"] = "clim"
     hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
+    normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
     output_dim: int = Field(128, ge=1)
     queue_size: int = Field(65536, ge=1)
     momentum: Share = 0.999

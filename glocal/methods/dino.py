@@ -7,21 +7,19 @@ teacher says about the global views; centring and sharpening keep the teacher fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from glocal.errors import GlocalError
 from glocal.losses.tokens import pair_tokens
 from glocal.methods.base import Method, MethodSettings, ParameterGroup
 from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
 from glocal.models.heads import PrototypeHead
 from glocal.training.schedules import Schedule, Share, Temperature
-from glocal.views.batch import Views
+from glocal.views.batch import Views, by_resolution, check_globals
 from glocal.views.plan import Blur, Jitter, Solarize, View
 
 
@@ -85,14 +83,18 @@ class DINO(Method):
 
 def build_distiller(backbone: Backbone, settings: DINOSettings, *, positions: int = 1) -> Distiller:
     """Head, teacher and centre by the method's settings; one centre for each of `positions`."""
-    head = PrototypeHead(
-        backbone.dim,
+    return Distiller(backbone, build_head(backbone.dim, settings), positions=positions)
+
+
+def build_head(dim: int, settings: DINOSettings) -> PrototypeHead:
+    """A head for features of width `dim` by the method's settings."""
+    return PrototypeHead(
+        dim,
         settings.prototypes,
         hidden=settings.hidden_dim,
         bottleneck=settings.bottleneck_dim,
         learned_length=settings.learned_length,
     )
-    return Distiller(backbone, head, positions=positions)
 
 
 def small_transformer(size: int) -> dict[str, Any]:
@@ -120,26 +122,3 @@ def multi_crop(size: int) -> list[View]:
         },
     ]
     return [shared.model_copy(update=change) for change in changes]
-
-
-def check_globals(views: Views) -> int:
-    """The number of global views, which come first: two, of one size.
-
-    Raises:
-        GlocalError: there are not two of one size.
-    """
-    if len(views.images) < 2 or views.images[0].shape != views.images[1].shape:
-        raise GlocalError(
-            "DINO's first two views are the teacher's: they must have one size (views.0.size, views.1.size)"
-        )
-    return 2
-
-
-def by_resolution(network: Callable[[Tensor], Tensor], images: tuple[Tensor, ...]) -> Tensor:
-    """The network's output of all views, one after another, in one pass for each run of views of one size."""
-    outputs, first = [], 0
-    for last in range(1, len(images) + 1):
-        if last == len(images) or images[last].shape != images[first].shape:
-            outputs.append(network(torch.cat(images[first:last])).flatten(0, -2))
-            first = last
-    return torch.cat(outputs)

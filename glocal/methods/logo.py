@@ -166,19 +166,25 @@ class LoGo(Method):
 
     def similarity(self, views: Views) -> Tensor:
         """Global to global and local to global, averaged over all pairs; for `multi_crop` every crop to every other."""
-        images = views.images
+        images = views.several(_GLOBALS + 2, "two global and two local views")
         representations = [self.base.represent(view) for view in images]
         queries = [self.base.query(representation) for representation in representations]
         keyed = len(images) if self.settings.variant == "multi_crop" else _GLOBALS
         keys = [self.base.keys(images[number], representations[number]) for number in range(keyed)]
         pairs = [(query, key) for query in range(len(images)) for key in range(keyed) if query != key]
         self.embedding = representations[0].detach().float()
-        return self.base.compare(
-            torch.cat([queries[query] for query, _ in pairs]), torch.cat([keys[key] for _, key in pairs])
-        )
+        if self.base.compares_rows:
+            return self.base.compare(
+                torch.cat([queries[query] for query, _ in pairs]), torch.cat([keys[key] for _, key in pairs])
+            )
+        # A method with negatives out of the batch must not meet an image's own key in another row.
+        return torch.stack([self.base.compare(queries[query], keys[key]) for query, key in pairs]).mean()
 
     def _represent_locals(self, views: Views) -> tuple[Tensor, Tensor]:
-        first, second = (self.base.represent(view) for view in views.images[_GLOBALS : _GLOBALS + 2])
+        first, second = (
+            self.base.represent(view)
+            for view in views.several(_GLOBALS + 2, "two global and two local views")[_GLOBALS : _GLOBALS + 2]
+        )
         return first, second
 
     def before_update(self, phase: str, gradients: list[Tensor]) -> None:

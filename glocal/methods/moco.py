@@ -32,6 +32,7 @@ class MoCoSettings(MethodSettings):
     name: Literal["moco"] = "moco"
     hidden_dim: int | None = Field(None, ge=1)
     linear_head: bool = False  # one layer instead of two (MoCo v1)
+    normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
     output_dim: int = Field(128, ge=1)
     queue_size: int = Field(65536, ge=1)
     momentum: Share = 0.999
@@ -49,7 +50,7 @@ class MoCo(Method):
         super().__init__(backbone, settings)
         self.settings = settings
         hidden = [] if settings.linear_head else [settings.hidden_dim or backbone.dim]
-        self.projector = mlp([backbone.dim, *hidden, settings.output_dim], norm=False)
+        self.projector = mlp([backbone.dim, *hidden, settings.output_dim], norm=settings.normalised_hidden)
         self.teacher = MomentumTeacher(self.backbone, self.projector, buffers=settings.teacher_buffers)
         self.queue = NegativeQueue(settings.queue_size, settings.output_dim)
         self.new_keys: list[Tensor] = []

@@ -35,6 +35,7 @@ class MoCoV3Settings(MethodSettings):
     predictor_norm: bool = False  # batch normalisation after the predictor (vision transformers)
     momentum: Share = Schedule(start=0.99, end=1.0)
     temperature: Temperature = 1.0
+    smallest_crop: float = Field(0.2, gt=0, le=1)  # share of the image's area; 0.08 for vision transformers
     frozen_patches: bool = True  # vision transformers: the patch embedding stays random (section 4.2)
     teacher_buffers: Buffers = "own"
 
@@ -43,6 +44,7 @@ class MoCoV3(Method):
     """Contrastive learning against the momentum encoder's keys of the same batch."""
 
     Settings = MoCoV3Settings
+    compares_rows = False
 
     def __init__(self, backbone: Backbone, settings: MoCoV3Settings) -> None:
         super().__init__(backbone, settings)
@@ -57,7 +59,8 @@ class MoCoV3(Method):
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
-        return asymmetric_pair(size)
+        smallest = (settings or MoCoV3Settings()).smallest_crop
+        return asymmetric_pair(size, scale=(smallest, 1.0), interpolation="bilinear")
 
     def represent(self, images: Tensor) -> Tensor:
         return self.projector(self.backbone(images))  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather_with_gradient, process_rank
 from glocal.losses import batch_info_nce
+from glocal.losses.precision import inner_products
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
@@ -41,6 +42,7 @@ class NNCLR(Method):
     """Contrastive learning with neighbours out of a support set as positives."""
 
     Settings = NNCLRSettings
+    compares_rows = False
 
     def __init__(self, backbone: Backbone, settings: NNCLRSettings) -> None:
         super().__init__(backbone, settings)
@@ -53,7 +55,7 @@ class NNCLR(Method):
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
-        return asymmetric_pair(size, scale=(0.08, 1.0))
+        return asymmetric_pair(size)
 
     def represent(self, images: Tensor) -> Tensor:
         return self.projector(self.backbone(images))  # type: ignore[no-any-return]
@@ -65,7 +67,7 @@ class NNCLR(Method):
         """The nearest neighbours in the queue, (B, D)."""
         key = normalize(representation.detach().float(), dim=1)
         self.new_keys.append(key)
-        return self.queue.keys[(key @ self.queue.keys.T).argmax(dim=1)]
+        return self.queue.keys[inner_products(key, self.queue.keys).argmax(dim=1)]
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
         """Eq. 3, as Algorithm 1 has it: each neighbour finds its image's prediction among those of the batch."""

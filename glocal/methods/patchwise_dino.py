@@ -19,13 +19,11 @@ from glocal.methods.base import Method, ParameterGroup
 from glocal.methods.dino import (
     DINOSettings,
     build_distiller,
-    by_resolution,
-    check_globals,
     multi_crop,
     small_transformer,
 )
 from glocal.models.backbone import Backbone
-from glocal.views.batch import Views
+from glocal.views.batch import Views, by_resolution, check_globals
 from glocal.views.geometry import MatchRule, ViewGeometry, match_patches
 from glocal.views.plan import View
 

@@ -28,10 +28,14 @@ _IMAGES_PER_CLUSTER = (51, 26, 13)  # 25,000, 50,000 and 100,000 clusters of Ima
 
 
 class PCLSettings(MethodSettings):
-    """Defaults are those of PCL v2: section 4 and the authors' repository."""
+    """Defaults are those of PCL v2: section 4 and the authors' repository.
+
+    There k-means is started five times on at most 1,000 images a cluster, here once on all.
+    """
 
     name: Literal["pcl"] = "pcl"
     hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
+    normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
     output_dim: int = Field(128, ge=1)
     queue_size: int = Field(16384, ge=1)
     momentum: Share = 0.999

@@ -32,6 +32,7 @@ class ReSSLSettings(MethodSettings):
     name: Literal["ressl"] = "ressl"
     hidden_dim: int = Field(4096, ge=1)
     output_dim: int = Field(512, ge=1)
+    normalised_hidden: bool = False  # batch normalisation in the projector
     queue_size: int = Field(131072, ge=1)
     momentum: Share = 0.999
     temperature: Temperature = 0.1
@@ -49,7 +50,7 @@ class ReSSL(Method):
     def __init__(self, backbone: Backbone, settings: ReSSLSettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
-        self.projector = mlp([backbone.dim, settings.hidden_dim, settings.output_dim], norm=False)
+        self.projector = mlp([backbone.dim, settings.hidden_dim, settings.output_dim], norm=settings.normalised_hidden)
         self.teacher = MomentumTeacher(self.backbone, self.projector, buffers=settings.teacher_buffers)
         self.queue = NegativeQueue(settings.queue_size, settings.output_dim)
         self.new_keys: list[Tensor] = []
@@ -78,7 +79,7 @@ class ReSSL(Method):
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1: the first view is the teacher's (weak), the others are the student's (strong)."""
-        weak, *strong = views.images
+        weak, *strong = views.several(2, "the teacher's view and the student's")
         queries = [self.represent(image) for image in strong]  # (B, D) each
         self.embedding = queries[0].detach()
         key = self.keys(weak, queries[0])

@@ -107,7 +107,7 @@ class SCE(Method):
         `symmetric`: the first two views are both the teacher's and the student's. With several views (multi-crop), the
         losses of all pairs of a teacher's view and another student's view are averaged.
         """
-        images = views.images
+        images = views.several(2, "the teacher's view and the student's")
         teachers = 2 if self.settings.symmetric else 1
         first = 0 if self.settings.symmetric else 1
         queries = {view: self.query(self.represent(images[view])) for view in range(first, len(images))}

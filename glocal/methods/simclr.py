@@ -47,7 +47,8 @@ class SimCLR(Method):
         small = size <= 64  # CIFAR-10: half the colour distortion and no blur (appendix B.9)
         jitter = Jitter.of_strength(0.5 if small else 1.0)
         blur = Blur(probability=0.0 if small else 0.5)
-        return [View(count=2, size=size, scale=(0.08, 1.0), jitter=jitter, grey=0.2, blur=blur)]
+        crop = View(count=2, size=size, scale=(0.08, 1.0), interpolation="bicubic")
+        return [crop.model_copy(update={"jitter": jitter, "grey": 0.2, "blur": blur})]
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1; both views pass the networks as one batch."""

@@ -14,14 +14,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from glocal.distributed import own_share
 from glocal.losses.clustering import sinkhorn, swapped_prediction
+from glocal.losses.precision import inner_products
 from glocal.methods.base import Method, MethodSettings, ParameterGroup
-from glocal.methods.dino import by_resolution, check_globals
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.queue import NegativeQueue
 from glocal.training.schedules import Temperature
-from glocal.views.batch import Views
+from glocal.views.batch import Views, by_resolution, check_globals
 from glocal.views.plan import Blur, Jitter, View
 
 
@@ -79,7 +80,7 @@ class SwAV(Method):
         self.embedding = unit[:batch].detach()
         frozen = self.now.epoch < self.settings.frozen_prototype_epochs
         prototypes = self.prototypes.weight.detach() if frozen else self.prototypes.weight
-        scores = (unit @ prototypes.float().T).unflatten(0, (-1, batch))  # (V, B, K)
+        scores = inner_products(unit, prototypes.float()).unflatten(0, (-1, batch))  # (V, B, K)
         codes = self._codes(
             unit.detach()[: teachers * batch].unflatten(0, (teachers, batch)), scores.detach()[:teachers]
         )
@@ -91,10 +92,10 @@ class SwAV(Method):
         if self.queues:
             self.new_keys.append(unit)
             if self.now.epoch >= max(2.0, self.settings.queue_first_epoch):  # it is full after two epochs
-                queued = (
-                    torch.stack([queue.get_buffer("keys") for queue in self.queues])
-                    @ self.prototypes.weight.detach().float().T
-                )
+                # All processes have the same queue; each brings its share of it to the codes of all.
+                own = own_share(self.settings.queue_size)
+                queued = torch.stack([queue.get_buffer("keys")[own] for queue in self.queues])
+                queued = inner_products(queued, self.prototypes.weight.detach().float())
                 scores = torch.cat([queued, scores], dim=1)
         codes = sinkhorn(scores, epsilon=self.now.epsilon, iterations=self.settings.sinkhorn_iterations)
         return codes[:, -batch:]

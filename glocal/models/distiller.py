@@ -20,14 +20,14 @@ class Distiller(nn.Module):
     (eq. 4).
 
     Args:
-        backbone: the student's.
+        backbone: the student's, or another network before the head; an identity where there is none.
         head: the student's.
         positions: token positions with a centre of their own; 1 is one centre for all.
     """
 
     center: Tensor
 
-    def __init__(self, backbone: Backbone, head: PrototypeHead, *, positions: int = 1) -> None:
+    def __init__(self, backbone: nn.Module, head: PrototypeHead, *, positions: int = 1) -> None:
         super().__init__()
         self.head = head
         self.teacher = MomentumTeacher(backbone, head)
@@ -78,7 +78,7 @@ class Distiller(nn.Module):
         )
 
     @torch.no_grad()
-    def after_step(self, backbone: Backbone, *, momentum: float, center_momentum: float) -> None:
+    def after_step(self, backbone: nn.Module, *, momentum: float, center_momentum: float) -> None:
         """Moves the centre to the mean of the step's teacher logits, position by position, and the teacher.
 
         Positions that no token of the step had keep their centre.

@@ -32,6 +32,7 @@ from glocal.report.plots import draw_loss, draw_views
 from glocal.training.checkpoints import load_weights, newest_checkpoint, save_checkpoint
 from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
+from glocal.training.memory import keep_freed_memory
 from glocal.training.monitors import KNNMonitor
 from glocal.training.optimizers import build_optimizers
 from glocal.views.plan import ViewPlan
@@ -52,6 +53,7 @@ _FREE = {
     "train.keep_checkpoints",
     "train.compile",
     "train.channels_last",
+    "train.keep_memory",
 }
 
 
@@ -120,6 +122,8 @@ def pretrain(
     resolved = _fit_to(resolved, source)
     fabric = _fabric(resolved)
     fabric.launch()
+    if fabric.device.type == "cpu" and resolved.train.keep_memory:
+        keep_freed_memory()
 
     folder = Path(out)
     state = _prepare_folder(folder, resolved, resume)
@@ -153,7 +157,7 @@ def pretrain(
         progress=progress,
     )
     lane.partners = method.partners
-    optimizers = build_optimizers(method, resolved.optimizer)
+    optimizers = build_optimizers(method, resolved.optimizer, fused=fabric.device.type == "cpu")
     if state is not None:
         _restore(state, method, optimizers, fabric, folder)
     if resolved.train.channels_last:

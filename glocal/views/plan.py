@@ -100,14 +100,16 @@ class View(Settings):
         return self
 
 
-def asymmetric_pair(size: int, scale: Range = (0.2, 1.0)) -> list[View]:
+def asymmetric_pair(
+    size: int, scale: Range = (0.08, 1.0), interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+) -> list[View]:
     """BYOL's two views, which many took over: one always blurred, one rarely and sometimes solarised.
 
     Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, appendix B, Table 6. Small images (up to 64 pixels) are not
     blurred, as in SimCLR's and SimSiam's experiments on CIFAR.
     """
     jitter = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-    shared = View(size=size, scale=scale, interpolation="bicubic", jitter=jitter, grey=0.2)
+    shared = View(size=size, scale=scale, interpolation=interpolation, jitter=jitter, grey=0.2)
     blurs = (1.0, 0.1) if size > 64 else (0.0, 0.0)
     return [
         shared.model_copy(update={"name": "first", "blur": Blur(probability=blurs[0])}),

@@ -42,7 +42,9 @@ def test_sinkhorn_shares_equally_and_does_not_overflow() -> None:
     assert torch.allclose(codes.sum(dim=1), torch.ones(64, dtype=torch.float64))
     assert torch.allclose(codes.sum(dim=0), torch.full((8,), 8.0, dtype=torch.float64), rtol=1e-6)
     extreme = sinkhorn(1000 * random(16, 4).float(), epsilon=0.01)
-    assert extreme.isfinite().all()
+    assert torch.allclose(extreme.sum(dim=1), torch.ones(16))
+    far = sinkhorn(torch.tensor([[1.0, 0.9], [-1.0, -0.9]]), epsilon=0.005)  # the second row is nothing to the first
+    assert torch.allclose(far.sum(dim=1), torch.ones(2))
 
 
 def test_swapped_prediction_equals_a_loop_over_pairs_of_views() -> None:

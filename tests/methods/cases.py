@@ -9,6 +9,7 @@ import torch
 
 from glocal.methods import Method, method_class, method_names
 from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.momentum import MomentumTeacher
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 
@@ -30,6 +31,24 @@ VIT_RUN = {
     "optimizer.weight_decay": 0.04,
 }
 
+# For budgets: the strong view of the recipe demo-shapes (where the student sees the weak one alone, it learns less).
+STRONG_VIEW = {
+    "size": 32,
+    "scale": [0.5, 1.0],
+    "jitter": {"probability": 0.8, "brightness": 0.3, "contrast": 0.3, "saturation": 0.0, "hue": 0.0},
+    "grey": 1.0,
+    "blur": {"probability": 0.5, "sigma": [0.5, 1.5], "kernel_size": 5},
+    "solarize": {"probability": 0.5, "threshold": 0.0},
+}
+# MoCo's settings for budgets.
+MOCO_BUDGET = {
+    "method.queue_size": 2048,
+    "method.momentum": 0.98,
+    "method.temperature": 0.1,
+    "method.hidden_dim": 512,
+    "method.normalised_hidden": True,
+}
+
 
 @dataclass(frozen=True)
 class MethodCase:
@@ -40,7 +59,8 @@ class MethodCase:
         run: settings by dotted path for two epochs on 1,024 shapes.
         small: the method's settings for a batch of 8 images of 16 pixels.
         model: the network for these.
-        budget: settings by dotted path on top of the recipe demo-shapes, with which the method has to learn shapes.
+        budget: settings by dotted path on top of the recipe demo-shapes, and of 8 epochs, with which it has to learn
+            shapes; empty where it cannot (`tests/training/test_budget.py` says why).
         falls: settings by dotted path with which its loss falls from the first steps on.
     """
 
@@ -72,6 +92,10 @@ def make(name: str, **settings: object) -> Method:
     method = kind(backbone, kind.Settings.model_validate({"name": name, **settings}))
     if kind.needs_labels:
         method.labels = torch.arange(64) % 4
+    with torch.no_grad():  # a teacher that is an exact copy could be mistaken for the student
+        for teacher in (module for module in method.modules() if isinstance(module, MomentumTeacher)):
+            for parameter in teacher.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return method
 
 

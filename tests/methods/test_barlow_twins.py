@@ -9,6 +9,13 @@ CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
     small={"output_dim": 32},
     run={**RESNET_RUN, "method.output_dim": 128, "optimizer.lr": 0.05},
+    budget={
+        "method.output_dim": 256,
+        "method.coefficient": 0.005,
+        "optimizer.lr": 0.02,
+        "optimizer.weight_decay": 1e-4,
+        "train.epochs": 10,
+    },
 )
 
 

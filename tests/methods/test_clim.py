@@ -10,11 +10,22 @@ from glocal.losses import cutmix_info_nce, info_nce
 from glocal.methods.clim import CLIM
 from glocal.views.mixing import cutmix, draw_ratio, mixup
 from glocal.views.random import uniform
-from tests.methods.cases import RESNET_RUN, MethodCase, make, views
+from tests.methods.cases import MOCO_BUDGET, RESNET_RUN, STRONG_VIEW, MethodCase, make, views
 
 CASE = MethodCase(
     trained={"loss": {"backbone", "moco.projector"}},
     run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95, "method.refresh_epochs": 1},
+    budget={
+        **MOCO_BUDGET,
+        "views": [
+            {**STRONG_VIEW, "name": "anchor", "count": 2},
+            {**STRONG_VIEW, "name": "positive", "count": 2, "of": "partner"},
+        ],
+        "method.first_epoch": 4,
+        "method.refresh_epochs": 2,
+        "method.neighbors": 10,
+        "method.positives": 5,
+    },
 )
 
 

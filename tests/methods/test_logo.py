@@ -44,6 +44,18 @@ def test_the_similarity_of_simsiam_predicts_fixed_projections_of_global_crops() 
     assert method.similarity(batch).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["moco_v3", "nnclr"])
+def test_negatives_out_of_the_batch_are_those_of_one_pair_of_views(name: str) -> None:
+    base = {"name": name, "hidden_dim": 32, "output_dim": 16}
+    method, fresh = make("logo", base=base), make("logo", base=base)
+    batch = views(method)
+    representations = [fresh.base.represent(image) for image in batch.images]
+    queries = [fresh.base.query(representation) for representation in representations]
+    keys = [fresh.base.keys(batch.images[view], representations[view]) for view in range(2)]
+    terms = [fresh.base.compare(queries[q], keys[k]) for q in range(4) for k in range(2) if q != k]
+    assert method.similarity(batch).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
 def test_multi_crop_pulls_every_crop_to_every_other() -> None:
     method = make("logo", base=SIMSIAM, variant="multi_crop")
     fresh = make("logo", base=SIMSIAM, variant="multi_crop")

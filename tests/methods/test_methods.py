@@ -6,7 +6,10 @@ from torch import Tensor
 
 from glocal.errors import GlocalError
 from glocal.methods import Method, method_class, method_names
+from glocal.models.momentum import MomentumTeacher
 from glocal.training.schedules import Clock, Schedule
+from glocal.views.batch import Views
+from glocal.views.geometry import ViewGeometry
 from tests.methods.cases import cases, make, views
 
 CASES = cases()
@@ -73,19 +76,55 @@ def test_a_method_runs_in_anybodys_loop_and_its_loss_falls(name: str) -> None:
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", ["moco", "sce"])
-def test_after_a_step_keys_are_queued_and_the_teacher_moved(name: str) -> None:
-    method = make(name, momentum=0.5)
-    before = [parameter.clone() for parameter in method.teacher.parameters()]
+@pytest.mark.parametrize("name", ["moco", "sce", "ressl"])
+def test_after_a_step_keys_are_queued(name: str) -> None:
+    method = make(name)
     method(views(method)).backward()
-    with torch.no_grad():
-        for parameter in method.backbone.parameters():
-            parameter.add_(1.0)
     method.after_step()
     assert method.queue.position.item() == 8
     assert torch.allclose(method.queue.keys[:8].norm(dim=1), torch.ones(8), atol=1e-5)
-    moved = [parameter - old for parameter, old in zip(method.teacher.parameters(), before, strict=True)]
-    assert torch.allclose(moved[0], torch.full_like(moved[0], 0.5), atol=1e-5)
+
+
+WITH_TEACHER = [name for name in CASES if any(isinstance(module, MomentumTeacher) for module in make(name).modules())]
+
+
+@pytest.mark.parametrize("name", WITH_TEACHER)
+def test_after_a_step_every_teacher_has_moved_towards_its_student(name: str) -> None:
+    method = make(name)
+    for module in method.modules():  # the method itself, or the one that it works on
+        if hasattr(getattr(module, "now", None), "momentum"):
+            module.now.momentum = 0.75
+    for phase in method.phases:
+        method(views(method), phase).backward()
+    students = list(method.backbone.parameters())
+    [teacher, *_] = [module for module in method.modules() if isinstance(module, MomentumTeacher)]
+    before = [parameter.clone() for parameter in teacher.chain[0].parameters()]
+    method.after_step()
+    moved = list(teacher.chain[0].parameters())
+    for student, old, new in zip(students, before, moved, strict=True):
+        assert torch.allclose(new, old.lerp(student, 0.25), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_under_autocast_the_loss_is_in_single_precision(name: str) -> None:
+    method = make(name)
+    batch = views(method)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = [method(batch, phase) for phase in method.phases]
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_may_see_several_parts_of_a_batch(name: str) -> None:
+    method = make(name)
+    batch = views(method)
+    for phase in method.phases:
+        for part in (slice(0, 4), slice(4, 8)):
+            images = tuple(image[part] for image in batch.images)
+            geometry = tuple(ViewGeometry(g.box[part], g.flipped[part]) for g in batch.geometry)
+            method(Views(images, geometry, batch.index[part]), phase).backward()
+    method.after_step()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
 def test_scheduled_settings_follow_the_clock() -> None:

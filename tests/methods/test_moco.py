@@ -4,11 +4,12 @@ import pytest
 from torch.nn.functional import normalize
 
 from glocal.losses import info_nce
-from tests.methods.cases import RESNET_RUN, MethodCase, make, views
+from tests.methods.cases import MOCO_BUDGET, RESNET_RUN, STRONG_VIEW, MethodCase, make, views
 
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
     run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95},
+    budget={**MOCO_BUDGET, "method.output_dim": 256, "views": [{**STRONG_VIEW, "count": 2}], "train.epochs": 6},
 )
 
 

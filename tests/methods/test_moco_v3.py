@@ -12,6 +12,7 @@ CASE = MethodCase(
     trained={"loss": {"backbone", "projector", "predictor"}},
     small={"hidden_dim": 32, "output_dim": 16},
     run={**RESNET_RUN, "method.hidden_dim": 128, "method.output_dim": 64, "method.momentum": 0.95},
+    budget={"method.momentum": 0.98, "method.hidden_dim": 512, "method.temperature": 0.1, "train.epochs": 10},
 )
 
 

@@ -16,6 +16,7 @@ CASE = MethodCase(
         "method.output_dim": 64,
         "method.predictor_dim": 128,
     },
+    budget={"method.hidden_dim": 512, "method.predictor_dim": 512, "method.queue_size": 4096, "train.epochs": 6},
 )
 
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from glocal.errors import GlocalError
 from glocal.losses import relational
+from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
@@ -16,6 +18,15 @@ CASE = MethodCase(
         "method.momentum": 0.95,
         "method.hidden_dim": 128,
         "method.output_dim": 64,
+    },
+    budget={
+        "method.queue_size": 1024,
+        "method.momentum": 0.99,
+        "method.hidden_dim": 512,
+        "method.output_dim": 128,
+        "method.normalised_hidden": True,
+        "method.target_temperature": 0.02,
+        "train.epochs": 14,
     },
     falls={"method.momentum": 1.0},  # as long as its own teacher sharpens the targets, the loss says little
 )
@@ -48,3 +59,10 @@ def test_the_teachers_view_is_cropped_and_flipped_only() -> None:
     weak, strong = type(make("ressl")).view_plan(32)
     assert weak.jitter.probability == weak.grey == weak.blur.probability == 0
     assert strong.jitter.probability == 0.8
+
+
+def test_one_view_is_refused() -> None:
+    method = make("ressl")
+    batch = views(method)
+    with pytest.raises(GlocalError, match="the teacher's view and the student's are needed, but there are 1 views"):
+        method(Views(batch.images[:1], batch.geometry[:1], batch.index))

@@ -11,6 +11,13 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
     run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95},
+    budget={
+        "method.queue_size": 2048,
+        "method.momentum": 0.98,
+        "method.temperature": 0.1,
+        "method.target_temperature": 0.05,
+        "train.epochs": 6,
+    },
 )
 
 

@@ -12,6 +12,7 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
     run={**RESNET_RUN, "method.hidden_dim": 64},
+    budget={"method.temperature": 0.1, "method.hidden_dim": 512, "train.epochs": 6},
 )
 
 

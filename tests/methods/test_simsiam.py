@@ -8,6 +8,7 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector", "predictor"}},
     run={**RESNET_RUN, "method.output_dim": 128, "method.predictor_dim": 32},
+    budget={"method.output_dim": 512, "method.predictor_dim": 128},
 )
 
 

@@ -9,6 +9,7 @@ CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
     small={"output_dim": 32},
     run={**RESNET_RUN, "method.output_dim": 128, "optimizer.lr": 0.05},
+    budget={"method.output_dim": 512, "optimizer.lr": 0.03, "train.epochs": 6},
 )
 
 

@@ -37,6 +37,18 @@ def test_the_result_is_consistent_and_repeatable(digits: torch.Tensor) -> None:
     assert not torch.equal(kmeans(digits, 20, seed=4)[1], assignment)
 
 
+def test_on_the_sphere_centres_are_the_directions_of_their_points(digits: torch.Tensor) -> None:
+    lengths = torch.linspace(0.1, 10, len(digits))[:, None]
+    centers, assignment, inertia = kmeans(digits * lengths, 12, iterations=100, metric="cosine")
+    unit = normalize(digits, dim=1)
+    assert torch.equal(assignment, (unit @ centers.T).argmax(dim=1))
+    for cluster, center in enumerate(centers):
+        total = unit[assignment == cluster].sum(dim=0)
+        assert torch.allclose(center, total / total.norm(), atol=1e-5)
+    cosine = (unit * centers[assignment]).sum(dim=1).double()
+    assert float(inertia) == pytest.approx(float((2 - 2 * cosine).sum()), rel=1e-4)
+
+
 def test_empty_clusters_are_put_on_far_points() -> None:
     """Many duplicates: a random start puts several centres on one place."""
     points = torch.cat([torch.zeros(60, 2), torch.eye(2) * 10, -torch.eye(2) * 10])
@@ -50,6 +62,8 @@ def test_more_clusters_than_points_are_refused() -> None:
         kmeans(torch.zeros(4, 2), 9)
     with pytest.raises(GlocalError, match="infinite or no numbers cannot be clustered"):
         kmeans(torch.tensor([[0.0], [torch.nan]]), 2)
+    with pytest.raises(GlocalError, match="metric='cosin': choose l2 or cosine"):
+        kmeans(torch.zeros(4, 2), 2, metric="cosin")  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -75,34 +75,35 @@ def test_a_run_that_was_stopped_between_checkpoints_ends_in_the_same_weights(
     assert_equal(whole["optimizers"], parts["optimizers"])
 
 
-def test_two_processes_train_a_method_with_several_updates(tmp_path: Path) -> None:
-    """Gradients are averaged, keys of both processes queued, positives selected by both."""
-    queues = {"logo": {"method.base": {"name": "moco", "queue_size": 96}}, "clim": {"method.queue_size": 96}}
-    for name, queue in queues.items():
-        overrides = {
-            **SETTINGS,
-            **CASES[name].run,
-            **queue,
-            "method.name": name,
-            "train.devices": 2,
-            "train.device": "cpu",
-        }
-        arguments = [f"--set={key}={json.dumps(value)}" for key, value in overrides.items()]
-        out = tmp_path / name
-        done = subprocess.run(
-            [sys.executable, "-m", "glocal", "pretrain", "--data", "shapes:train:128", "--out", str(out), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        state = newest_checkpoint(out / "checkpoints")
-        assert state is not None
-        assert state["step"] == 8
-        assert done.stdout.count("run:") == 1
+TWO = {
+    "logo": {"method.base": {"name": "moco", "queue_size": 96}},
+    "clim": {"method.queue_size": 96},
+    "swav": {"method.queue_size": 96},
+    "npid": {},
+    "simclr": {},
+}
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_two_processes_train_a_method(name: str, tmp_path: Path) -> None:
+    """Gradients are averaged, keys of both processes queued, positives selected by both, all images' rows updated."""
+    overrides = {**SETTINGS, **CASES[name].run, **TWO[name], "train.devices": 2, "train.device": "cpu"}
+    arguments = [f"--set={key}={json.dumps(value)}" for key, value in {**overrides, "method.name": name}.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "glocal", "pretrain", "--data", "shapes:train:128", "--out", str(tmp_path), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    state = newest_checkpoint(tmp_path / "checkpoints")
+    assert state is not None
+    assert state["step"] == 8
+    assert done.stdout.count("run:") == 1
+    positions = {"logo": "base.queue.position", "clim": "moco.queue.position", "swav": "queues.1.position"}
+    if name in positions:
         keys = 8 * 32 * (2 if name == "logo" else 1)
-        position = "base.queue.position" if name == "logo" else "moco.queue.position"
-        assert int(state["method"][position]) == keys % 96
+        assert int(state["method"][positions[name]]) == keys % 96
 
 
 def test_bfloat16_leaves_the_boxes_of_the_views_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ def test_a_diverging_run_is_named_also_when_gradients_are_clipped(tmp_path: Path
             {**CASES["patchwise_dino"].run, "method.name": "patchwise_dino", "views.0.size": 40, "views.1.size": 40},
             "global views of 40 pixels have 26 tokens, but the centre is made for 17",
         ),
-        ({**CASES["dino"].run, "method.name": "dino", "views.0.size": 24}, "first two views are the teacher's"),
+        ({**CASES["dino"].run, "method.name": "dino", "views.0.size": 24}, "first two views are the global ones"),
         (
             {
                 **CASES["patchwise_dino"].run,
