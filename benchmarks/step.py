@@ -145,7 +145,7 @@ def lightly_side(name: str, backbone: Backbone) -> tuple[nn.Module, Loss]:
     return trained, dino
 
 
-def steps_of(name: str, side: str, batch: int, device: torch.device) -> Callable[[], None]:
+def steps_of(name: str, side: str, batch: int, device: torch.device, keep_memory: bool = True) -> Callable[[], None]:
     """A function that takes one training step of one side."""
     torch.manual_seed(0)
     transformer = name == "dino"
@@ -162,7 +162,7 @@ def steps_of(name: str, side: str, batch: int, device: torch.device) -> Callable
         for view in plan.views
     ]
     if side == "glocal":
-        if device.type == "cpu":
+        if device.type == "cpu" and keep_memory:
             keep_freed_memory()  # as `glocal pretrain` does
         method = kind(backbone, recipe.method).to(device, memory_format=layout)
         geometry = plan.draw_geometry(torch.tensor([size, size]), 0, 0, torch.arange(batch))
@@ -201,12 +201,12 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def work(name: str, side: str, batch: int, device: torch.device) -> None:
+def work(name: str, side: str, batch: int, device: torch.device, keep_memory: bool) -> None:
     """Takes a step for each line of the standard input and answers with its seconds; at the end with the peak."""
     import lightly.loss  # noqa: F401  # the imports of all sides come before the memory's zero
 
     before = peak_bytes(device)
-    step = steps_of(name, side, batch, device)
+    step = steps_of(name, side, batch, device, keep_memory)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
@@ -216,9 +216,11 @@ def work(name: str, side: str, batch: int, device: torch.device) -> None:
         print(json.dumps({"seconds": time.perf_counter() - start, "gigabytes": peak / 1e9}), flush=True)
 
 
-def compare(name: str, batch: int, device: str, warm_up: int, steps: int) -> dict[str, dict[str, float]]:
+def compare(
+    name: str, batch: int, device: str, warm_up: int, steps: int, extra: list[str]
+) -> dict[str, dict[str, float]]:
     """Median seconds and peak gigabytes of every side, steps taken in turn."""
-    command = [sys.executable, __file__, "--device", device, "--batch", str(batch), "--work", name]
+    command = [sys.executable, __file__, "--device", device, "--batch", str(batch), "--work", name, *extra]
     sides = {
         side: subprocess.Popen([*command, "--side", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for side in SIDES
@@ -254,12 +256,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--release-memory", action="store_true", help="our side with train.keep_memory=false")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(arguments.work, arguments.side, arguments.batch, torch.device(arguments.device))
+        work(
+            arguments.work,
+            arguments.side,
+            arguments.batch,
+            torch.device(arguments.device),
+            not arguments.release_memory,
+        )
         return
     import lightly
 
@@ -269,7 +278,8 @@ def main() -> None:
     rows = {}
     for name in arguments.methods:
         batch = arguments.vit_batch if name == "dino" else arguments.batch
-        found = compare(name, batch, arguments.device, arguments.warm_up, arguments.steps)
+        extra = ["--release-memory"] if arguments.release_memory else []
+        found = compare(name, batch, arguments.device, arguments.warm_up, arguments.steps, extra)
         ratio = {
             key: found["glocal"][key] / min(side[key] for label, side in found.items() if label != "glocal")
             for key in ("seconds", "gigabytes")

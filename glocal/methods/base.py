@@ -151,6 +151,15 @@ class Method(nn.Module):
         """The loss between queries and keys (B, D) of the same images: a scalar."""
         raise NotImplementedError
 
+    def both_directions(self, views: Views) -> Tensor:
+        """`compare` of each view's query with the other view's key, summed: a scalar."""
+        images = views.pair()
+        first, second = (self.represent(view) for view in images)  # (B, D) each
+        self.embedding = first.detach().float()
+        forward = self.compare(self.query(first), self.keys(images[1], second))
+        backward = self.compare(self.query(second), self.keys(images[0], first))
+        return forward + backward
+
     def before_update(self, phase: str, gradients: list[Tensor]) -> None:
         """A last look at a phase's gradients, which may be changed in place, before its optimiser's step."""
 

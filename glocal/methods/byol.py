@@ -64,12 +64,7 @@ class BYOL(Method):
 
     def loss(self, views: Views) -> Tensor:
         """The symmetric loss: each view's prediction against the target's projection of the other view."""
-        images = views.pair()
-        first, second = (self.represent(view) for view in images)  # (B, D) each
-        self.embedding = first.detach().float()
-        forward = self.compare(self.query(first), self.keys(images[1], second))
-        backward = self.compare(self.query(second), self.keys(images[0], first))
-        return forward + backward
+        return self.both_directions(views)
 
     def after_step(self) -> None:
         self.teacher.update(self.backbone, self.projector, momentum=self.now.momentum)

@@ -79,12 +79,7 @@ class MoCoV3(Method):
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1: ctr(q₁, k₂) + ctr(q₂, k₁)."""
-        images = views.pair()
-        first, second = (self.represent(view) for view in images)  # (B, D) each
-        self.embedding = first.detach().float()
-        forward = self.compare(self.query(first), self.keys(images[1], second))
-        backward = self.compare(self.query(second), self.keys(images[0], first))
-        return forward + backward
+        return self.both_directions(views)
 
     def after_step(self) -> None:
         self.teacher.update(self.backbone, self.projector, momentum=self.now.momentum)

@@ -60,12 +60,7 @@ class SimSiam(Method):
 
     def loss(self, views: Views) -> Tensor:
         """Eq. 4: D(p₁, stopgrad(z₂))/2 + D(p₂, stopgrad(z₁))/2."""
-        images = views.pair()
-        first, second = (self.represent(view) for view in images)  # (B, D) each
-        self.embedding = first.detach().float()
-        forward = self.compare(self.query(first), self.keys(images[1], second))
-        backward = self.compare(self.query(second), self.keys(images[0], first))
-        return (forward + backward) / 2
+        return self.both_directions(views) / 2
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [

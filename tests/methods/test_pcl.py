@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 from glocal.losses import info_nce
 from glocal.losses.prototypes import concentrations, proto_nce
 from glocal.neighbors import kmeans
-from tests.methods.cases import RESNET_RUN, MethodCase, make, views
+from tests.methods.cases import MOCO_BUDGET, RESNET_RUN, STRONG_VIEW, MethodCase, make, views
 
 CASE = MethodCase(
     trained={"loss": {"backbone", "moco.projector"}},
@@ -17,6 +17,12 @@ CASE = MethodCase(
         "method.queue_size": 128,
         "method.momentum": 0.95,
         "method.first_epoch": 1,
+    },
+    budget={
+        **MOCO_BUDGET,
+        "method.output_dim": 256,
+        "method.first_epoch": 5,
+        "views": [{**STRONG_VIEW, "count": 2}],
     },
     falls={"method.first_epoch": 9},  # the prototypes' term comes on top of MoCo's
 )
