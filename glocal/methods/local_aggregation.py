@@ -59,6 +59,7 @@ class LocalAggregation(Method):
         shared = {name: getattr(settings, name) for name in NPIDSettings.model_fields if hasattr(settings, name)}
         self.npid = NPID(backbone, NPIDSettings(**{**shared, "name": "npid"}))
         images = len(self.npid.memory)
+        self.clustered_epoch = -1  # in which the bank was last clustered
         self.register_buffer("clusters", torch.zeros(settings.clusterings, images, dtype=torch.int32))  # (H, N)
 
     @classmethod
@@ -71,9 +72,16 @@ class LocalAggregation(Method):
             return
         self.npid.seed = self.seed
         self.npid.before_step(clock)
-        epoch, place = divmod(clock.step, clock.steps_per_epoch)
-        if place == 0 and epoch >= self.settings.first_epoch:
+        epoch = clock.step // clock.steps_per_epoch
+        if epoch >= self.settings.first_epoch and epoch != self.clustered_epoch:
             self._cluster()
+            self.clustered_epoch = epoch
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.clustered_epoch)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.clustered_epoch = int(state)
 
     def _cluster(self) -> None:
         """Section 3.2: several k-means of the bank, each from its own start."""

@@ -8,7 +8,7 @@ from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.losses import info_nce, negative_cosine
 from glocal.methods.logo import LoGo
-from tests.methods.cases import RESNET_RUN, MethodCase, make, views
+from tests.methods.cases import RESNET_RUN, STRONG_VIEW, MethodCase, make, views
 
 CASE = MethodCase(
     trained={
@@ -18,6 +18,14 @@ CASE = MethodCase(
     },
     small={"base": {"name": "moco", "queue_size": 32}},
     run={**RESNET_RUN, "method.base": {"name": "moco", "queue_size": 128, "momentum": 0.95}},
+    budget={
+        "method.base": {"name": "byol", "momentum": 0.95, "hidden_dim": 512},
+        "views": [
+            {**STRONG_VIEW, "name": "global", "count": 2},
+            {**STRONG_VIEW, "name": "local", "count": 2, "scale": [0.2, 0.5]},
+        ],
+        "train.epochs": 6,
+    },
 )
 
 MOCO = {"name": "moco", "queue_size": 32, "temperature": 0.1}

@@ -11,7 +11,6 @@ CASES = cases()
 GAIN = 15.0  # points of k-NN accuracy above the untrained backbone
 CANNOT = {  # docs/methods.md says what they reached
     "deepcluster_v2": "13.5 points at best",
-    "logo": "not measured yet: a step costs four of its base method",
     "obow": "6.7 points below the untrained network, with one level of 512 words and 6 epochs",
     "patchwise_dino": "5.5 points: small vision transformers learn too slowly for a budget of minutes",
     "rotation": "drawn shapes lie turned at random, so nothing tells how they were turned again",
