@@ -53,7 +53,7 @@ class TrainSettings(Settings):
     clip_norm: float | None = Field(None, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
-    keep_memory: bool = True  # on a CPU: give freed memory back only at the end; faster, and a fifth more of it
+    keep_memory: bool = True  # on a CPU: give no freed memory back; faster, with a fifth to a third more
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)

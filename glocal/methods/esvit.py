@@ -111,5 +111,5 @@ def view_and_regions(backbone: Backbone, images: Tensor) -> Tensor:
     """The features of each view and of its regions, (B, 1 + N, D)."""
     if isinstance(backbone.network, VisionTransformer) and backbone.network.num_prefix_tokens:
         return backbone.forward_tokens(images)
-    regions = backbone.forward_maps(images)[-1].flatten(2).mT
+    regions = backbone.forward_map(images).flatten(2).mT
     return torch.cat([regions.mean(dim=1, keepdim=True), regions], dim=1)

@@ -110,32 +110,22 @@ class Backbone(nn.Module):
         self.grid(images.shape[-1])
         return self.network.forward_features(images)
 
-    def forward_maps(self, images: Tensor, count: int = 1) -> list[Tensor]:
-        """Feature maps (B, C, h, w) of the last `count` stages, or of a vision transformer's last blocks.
+    def forward_map(self, images: Tensor) -> Tensor:
+        """The last feature map (B, C, h, w) of normalised images: the regions that region-level methods train.
 
-        The last one's mean is what `forward` gives, unless the network pools in another way.
+        Its mean is what `forward` gives, unless the network pools in another way.
 
         Raises:
-            GlocalError: timm's network has no such maps, or its patches do not divide the images.
+            GlocalError: timm's network has no such map, or its patches do not divide the images.
         """
         if isinstance(self.network, VisionTransformer):
             self.grid(images.shape[-1])
         if not hasattr(self.network, "forward_intermediates"):
-            raise GlocalError(f"{type(self.network).__name__} has no feature maps; choose a ResNet (model.name)")
-        return self.network.forward_intermediates(  # type: ignore[no-any-return, operator]
-            images, indices=count, norm=True, output_fmt="NCHW", intermediates_only=True
+            raise GlocalError(f"{type(self.network).__name__} has no feature map; choose a ResNet (model.name)")
+        [last] = self.network.forward_intermediates(  # type: ignore[operator]
+            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )
-
-    def map_widths(self, count: int = 1) -> list[int]:
-        """Channels of the maps that `forward_maps` gives.
-
-        Raises:
-            GlocalError: timm's network has not so many.
-        """
-        found = [int(stage["num_chs"]) for stage in getattr(self.network, "feature_info", [])]
-        if len(found) < count:
-            raise GlocalError(f"{type(self.network).__name__} has {len(found)} stages with feature maps, not {count}")
-        return found[-count:]
+        return last  # type: ignore[no-any-return]
 
     def grid(self, size: int) -> int:
         """Patches per side of an image of `size` pixels.

@@ -6,15 +6,15 @@ import ctypes
 import platform
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
-_NEVER = 2**31 - 1
+_NEVER = -1  # the largest size there is: a whole number in C would trim what exceeds 2 GB
 
 
 def keep_freed_memory() -> bool:
     """Has glibc keep what is freed instead of giving it back to the system and asking for it again.
 
     By default every tensor above 32 MB is new memory, which the system clears page by page: a third of a training step
-    of a ResNet-18 at 32 × 32 pixels. The process then holds its largest need for good, and about a fifth more than it
-    would otherwise, because the pieces do not fit into one another without gaps.
+    of a ResNet-18 at 32 × 32 pixels. The process then holds its largest need for good, and a fifth to a third more than
+    it would otherwise, because the pieces do not fit into one another without gaps.
 
     Returns:
         Whether the C library is glibc and took the settings.

@@ -171,5 +171,5 @@ def test_networks_without_a_class_token_give_the_mean_of_their_regions() -> None
     options = {"class_token": False, "global_pool": "avg", "fc_norm": False}
     patches = build_backbone(ModelSettings(name="vit_tiny", options={**VIT.options, **options}), size=16)
     assert view_and_regions(patches, images[..., :16, :16]).shape == (2, 1 + 16, 32)
-    with pytest.raises(GlocalError, match="SmallAlexNet has no feature maps"):
+    with pytest.raises(GlocalError, match="SmallAlexNet has no feature map"):
         view_and_regions(build_backbone(ModelSettings(name="small_alexnet"), size=64), images)

@@ -11,10 +11,7 @@ CASES = cases()
 GAIN = 15.0  # points of k-NN accuracy above the untrained backbone
 CANNOT = {  # docs/methods.md says what they reached
     "deepcluster_v2": "13.5 points at best",
-    "obow": "6.7 points below the untrained network, with one level of 512 words and 6 epochs",
     "patchwise_dino": "5.5 points: small vision transformers learn too slowly for a budget of minutes",
-    "rotation": "drawn shapes lie turned at random, so nothing tells how they were turned again",
-    "selfpatch": "not measured yet",
 }
 
 
