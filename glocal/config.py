@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from glocal.errors import GlocalError, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD, ModelSettings
-from glocal.settings import Settings
+from glocal.settings import Settings, assign, validated
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import View
 
 M = TypeVar("M", bound=MethodSettings)
 Triple = tuple[float, float, float]
 
-_BRANCHES = {
-    "float",
-    "constrained-float",
-    "Schedule",
-}  # pydantic's names for the sides of a number-or-schedule
+# pydantic's names for the sides of a number-or-schedule
 
 
 class DataSettings(Settings):
@@ -174,7 +170,7 @@ def build_recipe(
     of_views = {path: value for path, value in overrides.items() if path.startswith("views.")}
     for path, value in overrides.items():
         if path not in of_views:
-            _assign(raw, path, value)
+            assign(raw, path, value)
     recipe = _check(raw)
     kind = method_class(recipe.method.name)
     size = recipe.data.size or data_size or 224
@@ -187,7 +183,7 @@ def build_recipe(
         plan = kind.view_plan(size, recipe.method)
         raw["views"] = [view.model_dump(mode="json") for view in plan]
     for path, value in of_views.items():
-        _assign(raw, path, value)
+        assign(raw, path, value)
     return _check(raw)
 
 
@@ -209,31 +205,6 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
             yield f"{path}.{key}", str(value), str(usual), choices
 
 
-def _assign(raw: dict[str, Any], path: str, value: Any) -> None:
-    """Sets a value by its dotted path; numbers are positions in lists. Unknown keys are found by the check."""
-    *parents, last = path.split(".")
-    place: Any = raw
-    for depth, part in enumerate(parents):
-        if isinstance(place, list):
-            place = place[_position(place, part, path)]
-        else:
-            if place.get(part) is None or not isinstance(place[part], dict | list):
-                if depth and isinstance(place.get(part), str | int | float):
-                    raise GlocalError(f"--set {path}: {'.'.join(parents[: depth + 1])} has no parts")
-                place[part] = {}
-            place = place[part]
-    if isinstance(place, list):
-        place[_position(place, last, path)] = value
-    else:
-        place[last] = value
-
-
-def _position(values: Sequence[Any], part: str, path: str) -> int:
-    if not part.isdigit() or int(part) >= len(values):
-        raise GlocalError(f"--set {path}: {part!r} is no position in a list of {len(values)} (they count from 0)")
-    return int(part)
-
-
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:
     where = f"recipe {raw.get('name', 'custom')}"
     method = raw.get("method", {})
@@ -241,35 +212,4 @@ def _check(raw: Mapping[str, Any]) -> AnyRecipe:
         raise GlocalError(f"{where}: method must be a section with a name, for example method.name=sce")
     settings = method_class(str(method.get("name", "sce"))).Settings
     schema = Recipe[settings]  # type: ignore[valid-type]
-    try:
-        return schema.model_validate({**raw, "method": {**method, "name": method.get("name", "sce")}})
-    except ValidationError as error:
-        raise GlocalError(f"{where}: {_describe(error.errors()[0], schema)}") from None
-
-
-def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
-    """One of pydantic's findings as a sentence that names the place and the mend."""
-    location = [part for part in error["loc"] if part not in _BRANCHES]
-    path = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden":
-        parent = ".".join(str(part) for part in location[:-1])
-        known = _keys_at(schema, location[:-1])
-        choices = [f"{parent}.{key}" if parent else key for key in known]
-        return f"{path} is not a setting; {did_you_mean(path, choices)}"
-    if error["type"] == "missing":
-        return f"{path} is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be", 1)
-    return f"{path} {message}, not {error['input']!r}" if message.startswith("must be") else f"{path}: {message}"
-
-
-def _keys_at(schema: Any, location: Sequence[Any]) -> list[str]:
-    """The valid keys of the section at `location`."""
-    for part in location:
-        models = [schema, *get_args(schema)]
-        fields = next((m.model_fields for m in models if isinstance(m, type) and issubclass(m, BaseModel)), {})
-        if isinstance(part, str) and part in fields:
-            schema = fields[part].annotation
-    models = [schema, *get_args(schema), *(inner for arg in get_args(schema) for inner in get_args(arg))]
-    found = next((m for m in models if isinstance(m, type) and issubclass(m, BaseModel)), None)
-    return list(found.model_fields) if found else []
+    return validated(schema, {**raw, "method": {**method, "name": method.get("name", "sce")}}, where)

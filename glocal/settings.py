@@ -1,11 +1,94 @@
-"""The base of every typed section of a recipe."""
+"""Typed sections of settings, and errors in them as sentences."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from glocal.errors import GlocalError, did_you_mean
+
+S = TypeVar("S", bound=BaseModel)
+
+_BRANCHES = {
+    "float",
+    "constrained-float",
+    "Schedule",
+}
 
 
 class Settings(BaseModel):
     """A section of a recipe: immutable, no unknown keys, no silent conversion of types that do not fit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+def validated(schema: type[S], raw: Mapping[str, Any], where: str) -> S:
+    """The settings that a mapping gives.
+
+    Args:
+        schema: their type.
+        raw: values by name, unchecked.
+        where: begins the message of an error.
+
+    Raises:
+        GlocalError: an unknown key, a wrong type or value; one line that names the place and the nearest valid key.
+    """
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        raise GlocalError(f"{where}: {_describe(error.errors()[0], schema)}") from None
+
+
+def assign(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Sets a value by its dotted path; numbers are positions in lists. Unknown keys are found by the check."""
+    *parents, last = path.split(".")
+    place: Any = raw
+    for depth, part in enumerate(parents):
+        if isinstance(place, list):
+            place = place[_position(place, part, path)]
+        else:
+            if place.get(part) is None or not isinstance(place[part], dict | list):
+                if depth and isinstance(place.get(part), str | int | float):
+                    raise GlocalError(f"--set {path}: {'.'.join(parents[: depth + 1])} has no parts")
+                place[part] = {}
+            place = place[part]
+    if isinstance(place, list):
+        place[_position(place, last, path)] = value
+    else:
+        place[last] = value
+
+
+def _position(values: Sequence[Any], part: str, path: str) -> int:
+    if not part.isdigit() or int(part) >= len(values):
+        raise GlocalError(f"--set {path}: {part!r} is no position in a list of {len(values)} (they count from 0)")
+    return int(part)
+
+
+def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    """One of pydantic's findings as a sentence that names the place and the mend."""
+    location = [part for part in error["loc"] if part not in _BRANCHES]
+    path = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        parent = ".".join(str(part) for part in location[:-1])
+        known = _keys_at(schema, location[:-1])
+        choices = [f"{parent}.{key}" if parent else key for key in known]
+        return f"{path} is not a setting; {did_you_mean(path, choices)}"
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be", 1)
+    return f"{path} {message}, not {error['input']!r}" if message.startswith("must be") else f"{path}: {message}"
+
+
+def _keys_at(schema: Any, location: Sequence[Any]) -> list[str]:
+    """The valid keys of the section at `location`."""
+    for part in location:
+        models = [schema, *get_args(schema)]
+        fields = next((m.model_fields for m in models if isinstance(m, type) and issubclass(m, BaseModel)), {})
+        if isinstance(part, str) and part in fields:
+            schema = fields[part].annotation
+    models = [schema, *get_args(schema), *(inner for arg in get_args(schema) for inner in get_args(arg))]
+    found = next((m for m in models if isinstance(m, type) and issubclass(m, BaseModel)), None)
+    return list(found.model_fields) if found else []
