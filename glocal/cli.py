@@ -68,8 +68,8 @@ def pretrain(
     choices = ("auto", "must", "never")
     if resume not in choices:
         raise GlocalError(f"--resume {resume}: {did_you_mean(resume, choices)}")
-    from glocal.config import parse_overrides
     from glocal.distributed import process_rank
+    from glocal.settings import parse_overrides
     from glocal.training.run import pretrain
 
     overrides = parse_overrides(settings or [])
@@ -98,7 +98,7 @@ def sweep(
 ) -> None:
     """Pretrain with every combination of some settings, and write one table of loss and k-NN accuracy."""
     from glocal import sweep as sweeping
-    from glocal.config import parse_overrides
+    from glocal.settings import parse_overrides
 
     overrides = parse_overrides(settings or [])
     out = out or Path("sweeps") / (Path(recipe).stem if recipe else "default")
@@ -119,8 +119,8 @@ def views(
     index: Annotated[int, typer.Option(min=0, help="With --match: which image of the source.")] = 0,
 ) -> None:
     """Draw the views that a recipe makes of images, or two of them with their matched patches joined."""
-    from glocal.config import parse_overrides
     from glocal.report.preview import preview
+    from glocal.settings import parse_overrides
 
     overrides = parse_overrides(settings or [])
     if match:
@@ -138,37 +138,86 @@ def views(
 @app.command()
 def evaluate(
     backbone: Annotated[str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN, or pixels.")],
-    train: Annotated[str, typer.Option(help="Labelled images that the protocols learn from.")],
-    test: Annotated[str, typer.Option(help="Labelled images to measure on.")],
+    train: Annotated[str | None, typer.Option(help="Labelled images that the protocols learn from.")] = None,
+    test: Annotated[str | None, typer.Option(help="Labelled images to measure on.")] = None,
+    val: Annotated[
+        str | None, typer.Option(help="Labelled images to choose settings on; default: a part of --train.")
+    ] = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help="knn, linear (SGD), logistic (L-BFGS); repeatable. Default: knn, linear."),
+        typer.Option(help="A protocol (`glocal protocols`), or all; repeatable. Default: knn, linear, those in --data"),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="PROTOCOL=PATH: images in that protocol's format, e.g. retrieval=roxford5k; repeatable."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A protocol's setting, e.g. knn.temperature=0.1; repeatable.")
     ] = None,
     k: Annotated[list[int] | None, typer.Option("--k", help="Neighbours for knn; repeatable.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for evaluation.json and .csv; default: evaluation/ in a run.")
+        Path | None, typer.Option(help="Folder for evaluation.json, .csv and pictures; default: evaluation/ in a run.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features on the disk.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Measure a backbone on labelled images."""
+    """Measure a backbone by the protocols of the papers."""
     from glocal.evaluation import evaluate, results
+    from glocal.settings import parse_overrides
 
     if out is None and Path(backbone).is_dir():
         out = Path(backbone) / "evaluation"
+    places = {}
+    for place in data or []:
+        name, equals, path = place.partition("=")
+        if not equals:
+            raise GlocalError(f"--data {place}: write it as PROTOCOL=PATH, for example retrieval=roxford5k")
+        places[name] = path
     found = evaluate(
         backbone,
         train=train,
         test=test,
-        protocols=protocol or ("knn", "linear"),
+        val=val,
+        protocols=protocol,
+        data=places,
+        settings=parse_overrides(settings or []),
         k=k,
         out=out,
         device=device,
+        cache=cache,
         progress=not quiet,
     )
     _show(results.table(found))
     if out is not None:
         _show(f"written to {out}/evaluation.json and {out}/evaluation.csv")
+
+
+@app.command()
+def protocols(
+    name: Annotated[str | None, typer.Argument(help="A protocol: show its settings.")] = None,
+) -> None:
+    """List the protocols of `glocal evaluate` and what they need; or the settings of one."""
+    from glocal.evaluation.protocols import protocol, protocol_names
+    from glocal.settings import setting_rows
+
+    if name is not None:
+        table = Table(title=f"{name}: settings (--set {name}.SETTING=VALUE)", title_justify="left")
+        for column in ("setting", "default", "choices"):
+            table.add_column(column)
+        for row in setting_rows(protocol(name).settings()):
+            table.add_row(f"{name}.{row[0]}", *row[1:])
+        _show(table)
+        return
+    table = Table(title="protocols (glocal evaluate RUN --protocol NAME)", title_justify="left")
+    for column in ("name", "measures", "needs"):
+        table.add_column(column)
+    for name in protocol_names():
+        found = protocol(name)
+        needs = ["--train, --test"] if found.labels else []
+        needs += [f"--data {name}=PATH: {found.data}"] if found.data else []
+        table.add_row(name, found.summary, "; ".join(needs))
+    _show(table, "glocal protocols NAME lists the settings of one")
 
 
 @app.command()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 from pydantic import Field
@@ -15,7 +15,7 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD, ModelSettings
-from glocal.settings import Settings, assign, validated
+from glocal.settings import Settings, assign, choices_of, validated
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import View
 
@@ -130,24 +130,6 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
     return mapping
 
 
-def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`["train.epochs=10"]` → `{"train.epochs": 10}`; values are YAML.
-
-    >>> parse_overrides(["train.epochs=10", "data.test=null"])
-    {'train.epochs': 10, 'data.test': None}
-    """
-    overrides: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
-            raise GlocalError(f"--set {setting}: write it as section.key=value, for example train.epochs=10")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise GlocalError(f"--set {setting}: {value!r} is no valid YAML value") from error
-    return overrides
-
-
 def build_recipe(
     mapping: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, data_size: int | None = None
 ) -> AnyRecipe:
@@ -201,8 +183,7 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
             yield f"{path}.{key}.name", value.name, usual.name, ""
             yield from _options(f"{path}.{key}", value)
         elif key != "name":
-            choices = ", ".join(str(choice) for choice in get_args(field.annotation) if isinstance(choice, str))
-            yield f"{path}.{key}", str(value), str(usual), choices
+            yield f"{path}.{key}", str(value), str(usual), choices_of(field)
 
 
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:

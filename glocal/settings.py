@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from glocal.errors import GlocalError, did_you_mean
 
@@ -22,6 +24,35 @@ class Settings(BaseModel):
     """A section of a recipe: immutable, no unknown keys, no silent conversion of types that do not fit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """`["train.epochs=10"]` → `{"train.epochs": 10}`; values are YAML.
+
+    >>> parse_overrides(["train.epochs=10", "data.test=null"])
+    {'train.epochs': 10, 'data.test': None}
+    """
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise GlocalError(f"--set {setting}: write it as section.key=value, for example train.epochs=10")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise GlocalError(f"--set {setting}: {value!r} is no valid YAML value") from error
+    return overrides
+
+
+def choices_of(field: FieldInfo) -> str:
+    """The words that a setting can be, separated by commas; "" where it is no choice of words."""
+    return ", ".join(str(choice) for choice in get_args(field.annotation) if isinstance(choice, str))
+
+
+def setting_rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Name, value and choices of every setting, as text."""
+    for key, field in type(settings).model_fields.items():
+        yield key, str(getattr(settings, key)), choices_of(field)
 
 
 def validated(schema: type[S], raw: Mapping[str, Any], where: str) -> S:

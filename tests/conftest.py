@@ -10,6 +10,12 @@ from PIL import Image
 from glocal.data.shapes import Shapes
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that tests compute are not kept in the user's home."""
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path_factory.getbasetemp() / "features"))
+
+
 @pytest.fixture(scope="session")
 def shape_images() -> torch.Tensor:
     """256 shapes, (256, 3, 32, 32) uint8."""

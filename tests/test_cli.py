@@ -96,4 +96,4 @@ def test_pretrain_then_evaluate(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "a" / "evaluation" / "evaluation.json").read_text())
     assert set(found["protocols"]) == {"knn", "linear"}
     lines = (tmp_path / "a" / "evaluation" / "evaluation.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 + 2  # header, two k, top-1 and top-5 of the probe
+    assert len(lines) == 1 + 4 + 2  # header, two k by two votes, top-1 and top-5 of the probe

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from glocal.config import build_recipe, load_mapping, parse_overrides, recipe_names
+from glocal.config import build_recipe, load_mapping, recipe_names
 from glocal.errors import GlocalError
 from glocal.methods import method_names
+from glocal.settings import parse_overrides
 from glocal.training.schedules import Schedule
 
 

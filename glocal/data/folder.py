@@ -24,7 +24,56 @@ def image_extensions() -> frozenset[str]:
     return frozenset(readable - {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
 
 
-class ImageFolder:
+class ImageFiles:
+    """Image files that a list names.
+
+    Args:
+        folder: the folder that the keys are relative to.
+        keys: paths of the images in it.
+        labels: (N,) int64, or None.
+        classes: names of the classes, or None.
+        name: what it is called; the folder by default.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keys: Sequence[str],
+        labels: Tensor | None = None,
+        classes: list[str] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.keys = keys
+        self.labels = labels
+        self.classes = classes
+        self.name = name or str(folder)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        key = self.keys[index]
+        label = None if self.labels is None else int(self.labels[index])
+        return Sample(read_image(self.folder / key, key), label, key)
+
+    def files(self) -> list[str]:
+        """The images' absolute paths."""
+        return [os.path.abspath(self.folder / key) for key in self.keys]
+
+    def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """Heights and widths from the headers of some images, unreadable ones left out."""
+        sizes = []
+        for index in indices:
+            try:
+                sizes.append(image_size(self.folder / self.keys[index]))
+            except BrokenImageError:
+                continue
+        return sizes
+
+
+class ImageFolder(ImageFiles):
     """All images in a folder and the folders in it, at any depth.
 
     Their order is that of their paths, the same on every machine. Hidden files and folders are passed over. Links are
@@ -40,44 +89,23 @@ class ImageFolder:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.name = str(folder)
-        if not os.path.isdir(self.folder):  # unlike Path.is_dir, raises nothing
-            raise GlocalError(_no_folder(self.folder))
+        if not os.path.isdir(folder):  # unlike Path.is_dir, raises nothing
+            raise GlocalError(_no_folder(Path(folder)))
         extensions = image_extensions()
-        found = sorted(_files(self.folder))
-        self.keys: Sequence[str] = [key for key in found if os.path.splitext(key)[1].lower() in extensions]
-        if not self.keys:
+        found = sorted(_files(Path(folder)))
+        keys = [key for key in found if os.path.splitext(key)[1].lower() in extensions]
+        if not keys:
             raise GlocalError(
-                f"{self.folder}: there is no image among its {len(found)} files; "
+                f"{Path(folder)}: there is no image among its {len(found)} files; "
                 "files ending in .jpg, .png, .webp, .tif, .bmp, .gif and what else Pillow opens count"
             )
-        self.classes: list[str] | None = None
-        self.labels: Tensor | None = None
-        tops = [key.partition("/")[0] if "/" in key else None for key in self.keys]
+        classes, labels = None, None
+        tops = [key.partition("/")[0] if "/" in key else None for key in keys]
         names = sorted({top for top in tops if top is not None})
         if None not in tops and len(names) > 1:
             number = {name: place for place, name in enumerate(names)}
-            self.classes = names
-            self.labels = torch.tensor([number[top] for top in tops if top is not None])
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> Sample:
-        key = self.keys[index]
-        label = None if self.labels is None else int(self.labels[index])
-        return Sample(read_image(self.folder / key, key), label, key)
-
-    def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
-        """Heights and widths from the headers of some images, unreadable ones left out."""
-        sizes = []
-        for index in indices:
-            try:
-                sizes.append(image_size(self.folder / self.keys[index]))
-            except BrokenImageError:
-                continue
-        return sizes
+            classes, labels = names, torch.tensor([number[top] for top in tops if top is not None])
+        super().__init__(folder, keys, labels, classes)
 
 
 def _files(folder: Path) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +32,8 @@ PartnerRule = Callable[[int, Tensor], Tensor]
 class Source(Protocol):
     """A sequence of images.
 
-    A source whose images lie in memory also has `images() -> Tensor`, (N, 3, H, W) uint8.
+    A source whose images lie in memory also has `images() -> Tensor`, (N, 3, H, W) uint8; one whose images are files
+    of their own has `files() -> list[str]`, their absolute paths.
 
     Attributes:
         name: the string that `open_source` opens it by.
@@ -103,6 +106,30 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[int(self.indices[index])]
+
+
+def fingerprint(source: Source) -> str | None:
+    """A hash of a source's images: of their bytes where they lie in memory, of path, size and time of change of files.
+
+    None where neither can be known.
+    """
+    if isinstance(source, Subset):
+        whole = fingerprint(source.source)
+        return None if whole is None else _digest([whole.encode(), source.indices.numpy().tobytes()])
+    if hasattr(source, "images"):
+        images: Tensor = source.images()
+        return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
+    if hasattr(source, "files"):
+        found = ((path, os.stat(path)) for path in source.files())
+        return _digest(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode() for path, status in found)
+    return None
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def _images_at(images: Callable[[], Tensor], indices: Tensor) -> Tensor:

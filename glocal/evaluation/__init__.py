@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,142 +11,164 @@ from typing import Any
 import torch
 
 import glocal
+from glocal.console import note, warn
 from glocal.data.sources import Source, open_source
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
-from glocal.evaluation.features import Extractor, Features, RawPixels, extract
-from glocal.evaluation.knn import knn
-from glocal.evaluation.linear import LBFGSProbe, SGDProbe, linear_lbfgs, linear_sgd
+from glocal.evaluation.bench import Bench
+from glocal.evaluation.cache import FeatureCache, default_cache
+from glocal.evaluation.features import Extractor, Features, RawPixels, Readout, extract
+from glocal.evaluation.protocols import protocol, protocol_names
+from glocal.settings import Settings, assign, validated
 
-__all__ = ["PROTOCOLS", "Extractor", "Features", "RawPixels", "evaluate", "extract", "knn", "results"]
+__all__ = ["Bench", "Extractor", "Features", "RawPixels", "Readout", "evaluate", "extract", "protocol_names", "results"]
 
-_DEFAULT_K = (10, 20, 200)
-_KNN_TEMPERATURE = 0.07
-
-Found = dict[str, Any]
-
-
-def _knn(train: Features, test: Features, k: Sequence[int] | None, device: str, progress: bool) -> Found:
-    chosen = tuple(k) if k else tuple(sorted({min(number, len(train.labels)) for number in _DEFAULT_K}))
-    accuracy = knn(
-        train.features.to(device),
-        train.labels,
-        test.features.to(device),
-        test.labels,
-        k=chosen,
-        temperature=_KNN_TEMPERATURE,
-    )
-    found = [{"setting": f"k={number}", "metrics": {"top1": value}} for number, value in accuracy.items()]
-    settings = {"k": list(chosen), "temperature": _KNN_TEMPERATURE, "metric": "cosine", "weighted": True}
-    return {"settings": settings, "results": found}
-
-
-def _linear(train: Features, test: Features, k: Sequence[int] | None, device: str, progress: bool) -> Found:
-    settings = SGDProbe()
-    found = linear_sgd(
-        train.features.to(device),
-        train.labels.to(device),
-        test.features.to(device),
-        test.labels,
-        settings=settings,
-        progress=progress,
-    )
-    rate = found.pop("learning_rate")
-    return {
-        "settings": settings.model_dump(mode="json"),
-        "results": [{"setting": f"SGD, lr={rate:g}", "metrics": found}],
-    }
-
-
-def _logistic(train: Features, test: Features, k: Sequence[int] | None, device: str, progress: bool) -> Found:
-    settings = LBFGSProbe()
-    found = linear_lbfgs(train.features, train.labels, test.features, test.labels, settings=settings, progress=progress)
-    penalty = found.pop("penalty")
-    return {
-        "settings": settings.model_dump(mode="json"),
-        "results": [{"setting": f"L-BFGS, C={penalty:g}", "metrics": found}],
-    }
-
-
-Protocol = Callable[[Features, Features, Sequence[int] | None, str, bool], Found]
-PROTOCOLS: dict[str, Protocol] = {"knn": _knn, "linear": _linear, "logistic": _logistic}
+_USUAL = ("knn", "linear")
 
 
 def evaluate(
     backbone: Extractor | str | Path,
     *,
-    train: str | Path | Source,
-    test: str | Path | Source,
-    protocols: Sequence[str] = ("knn", "linear"),
+    train: str | Path | Source | None = None,
+    test: str | Path | Source | None = None,
+    val: str | Path | Source | None = None,
+    protocols: str | Sequence[str] | None = None,
+    data: Mapping[str, str | Path] | None = None,
+    settings: Mapping[str, Any] | None = None,
     k: Sequence[int] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
+    cache: bool | Path = True,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measures a backbone on labelled images.
+    """Measures a backbone.
 
     Args:
         backbone: a backbone, a run's folder, a checkpoint, `timm:NAME`, or what these have to beat: `untrained:RUN`
             (the run's backbone before its first step) and `pixels` (32×32 raw pixels).
         train: labelled images that the protocols learn from: a source or its name.
         test: labelled images that they are measured on; its classes must be among those of `train`.
-        protocols: knn (weighted, cosine, τ 0.07), linear (SGD), logistic (L-BFGS).
+        val: labelled images on which settings are chosen; without, a part of `train` is held out for it.
+        protocols: names (`glocal protocols` lists them), or `all`: every usual one that has what it needs. By default
+            knn and linear where `train` and `test` are given, and those that `data` names.
+        data: folders of the protocols whose images have a format of their own, `{"retrieval": "roxford5k/"}`.
+        settings: settings of protocols by path, `{"knn.temperature": 0.1}`.
         k: numbers of neighbours for knn; by default 10, 20 and 200, at most the training images.
-        out: folder for evaluation.json and evaluation.csv; None writes no files.
+        out: folder for evaluation.json, evaluation.csv and pictures; what is in it about the same backbone by other
+            protocols is kept. None writes no files.
         device: where features and probes are computed: auto, cpu, cuda, mps.
         workers: processes that decode images; None chooses.
+        cache: keep features on the disk: in $GLOCAL_CACHE or ~/.cache/glocal/features, or in the folder given.
         progress: show progress bars.
 
     Returns:
         Names, counts, versions, and for each protocol its settings and results; see `glocal.evaluation.results`.
 
     Raises:
-        GlocalError: an unknown protocol, unlabelled images, or a test class that training lacks.
+        GlocalError: an unknown protocol or setting, something a protocol needs is missing, unlabelled images, or a test
+            class that training lacks. What other protocols found before is in `out`.
     """
     from glocal.models.loading import choose_device, load_backbone
 
-    for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise GlocalError(f"there is no protocol {protocol!r}; {did_you_mean(protocol, PROTOCOLS)}")
-    started = time.perf_counter()
+    raw: dict[str, Any] = {}
+    for path, value in (settings or {}).items():
+        assign(raw, path, value)
+    for name, place in (data or {}).items():
+        assign(raw, f"{name}.data", str(place))
+    if k:
+        assign(raw, "knn.k", tuple(k))
+    chosen = _choose(protocols, raw, tuple(data or ()), labelled=train is not None and test is not None)
     where = choose_device(device)
     if isinstance(backbone, str | Path):
         backbone = RawPixels() if str(backbone) == "pixels" else load_backbone(backbone)
     if isinstance(backbone, torch.nn.Module):
         backbone.to(where)
-    bank = extract(backbone, open_source(train), workers=workers, progress=progress)
-    queries = extract(backbone, open_source(test), workers=workers, progress=progress)
-    queries = _with_classes_of(bank, queries)
-    result = {
+    folder = None if out is None else Path(out)
+    bench = Bench(
+        backbone=backbone,
+        train=None if train is None else open_source(train),
+        val=None if val is None else open_source(val),
+        test=None if test is None else open_source(test),
+        device=where,
+        workers=workers,
+        progress=progress,
+        out=folder,
+        cache=None if cache is False else FeatureCache(default_cache() if cache is True else cache),
+    )
+    result: dict[str, Any] = {
         "backbone": backbone.label,
+        "fingerprint": bench.fingerprint(),
         "features": {"dim": backbone.dim, "size": backbone.size},
-        "train": _describe(train, bank),
-        "test": _describe(test, queries),
-        "protocols": {name: PROTOCOLS[name](bank, queries, k, where, progress) for name in protocols},
+        "protocols": {},
         "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - started, 3),
     }
-    if out is not None:
-        results.save(result, Path(out))
+    failed: dict[str, GlocalError] = {}
+    for name, its in chosen.items():
+        started = time.perf_counter()
+        try:
+            found = protocol(name).measure(bench, its)
+        except GlocalError as error:
+            if len(chosen) == 1:
+                raise
+            failed[name] = error
+            warn(f"{name}: {error}")
+            continue
+        result["protocols"][name] = {
+            **_images(bench, its, labels=protocol(name).labels),
+            "settings": its.model_dump(mode="json"),
+            "results": [{"setting": setting, "metrics": metrics} for setting, metrics in found],
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        if folder is not None:  # after each one: what the next ones do cannot harm it
+            results.save(result, folder)
+    if failed:
+        first = next(iter(failed))
+        if len(failed) == len(chosen):
+            raise failed[first]
+        kept = f"; the others are in {folder}" if folder is not None else ""
+        raise GlocalError(f"{first}: {failed[first]}{kept}")
     return result
 
 
-def _with_classes_of(train: Features, test: Features) -> Features:
-    """The test features with their labels counted by the training set's classes, which go by name."""
-    number = {name: place for place, name in enumerate(train.classes)}
-    for name in test.classes:
-        if name not in number:
-            raise GlocalError(f"test class {name!r} is not among the training classes; {did_you_mean(name, number)}")
-    mapping = torch.tensor([number[name] for name in test.classes])
-    return Features(test.features, mapping[test.labels], train.classes, test.skipped)
+def _choose(
+    names: str | Sequence[str] | None, raw: Mapping[str, Any], with_data: Sequence[str], *, labelled: bool
+) -> dict[str, Settings]:
+    """The protocols that were asked for with their checked settings."""
+    names = [names] if isinstance(names, str) else list(names) if names is not None else None
+    every = names == ["all"]
+    if every:
+        names = [name for name in protocol_names() if protocol(name).usual]
+    elif names is None:
+        names = [*(_USUAL if labelled else ()), *with_data]
+    else:
+        names = [*names, *(name for name in with_data if name not in names)]
+    for name in raw:
+        if name not in protocol_names():
+            raise GlocalError(f"there is no protocol {name!r} to set; {did_you_mean(name, protocol_names())}")
+    chosen = {}
+    for name in names:
+        its = validated(protocol(name).settings, raw.get(name, {}), f"protocol {name}")
+        missing = protocol(name).missing(its, labelled=labelled)
+        if missing and not every:
+            raise GlocalError(missing)
+        if missing:
+            note(f"left out: {missing}")
+        else:
+            chosen[name] = its
+    if not chosen:
+        raise GlocalError("nothing to measure: give --train and --test with labels, or --data PROTOCOL=PATH")
+    return chosen
 
 
-def _describe(source: str | Path | Source, features: Features) -> dict[str, Any]:
-    name = str(source) if isinstance(source, str | Path) else source.name
-    return {
-        "name": name,
-        "images": len(features.labels),
-        "skipped": [error.key for error in features.skipped],
-    }
+def _images(bench: Bench, settings: Settings, *, labels: bool) -> dict[str, Any]:
+    """What the protocol measured on, for the record."""
+    if not labels:
+        return {"data": str(getattr(settings, "data", ""))}
+    found: dict[str, Any] = {}
+    for what, source in (("train", bench.train), ("val", bench.val), ("test", bench.test)):
+        if source is not None:
+            skipped = bench.skipped(source)
+            found[what] = {"name": source.name, "images": len(source) - len(skipped), "skipped": skipped}
+    return found

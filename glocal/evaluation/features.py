@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from glocal.errors import BrokenImageError, GlocalError
 
 
 class Extractor(Protocol):
-    """What evaluation needs of a backbone; `glocal.models.backbone.Backbone` is one."""
+    """What evaluation needs of a backbone; `glocal.models.backbone.Backbone` is one.
+
+    One that also has `fingerprint() -> str`, which changes whenever its features do, has its features kept on the disk.
+    """
 
     dim: int
     size: int
@@ -42,54 +46,82 @@ class RawPixels:
         """(B, 3, S, S) uint8 → (B, 3·S²) float32 in [0, 1]."""
         return images.flatten(1).float() / 255
 
+    def fingerprint(self) -> str:
+        """Names the size, on which alone the features depend."""
+        return f"pixels at {self.size}"
+
+
+class Readout(NamedTuple):
+    """Which features of a backbone.
+
+    Attributes:
+        name: names the features in the cache: another name for any other computation.
+        compute: backbone and images (B, 3, S, S) uint8 → (B, …) float32.
+    """
+
+    name: str
+    compute: Callable[[Extractor, Tensor], Tensor]
+
+
+POOLED = Readout("pooled", lambda backbone, images: backbone.features(images))
+"""What the backbone gives for an image: its pooled features, or the CLS token."""
+
 
 @dataclass(frozen=True)
 class Features:
     """Features of the readable images of a source.
 
     Attributes:
-        features: (N, D) float32 on the CPU.
-        labels: (N,) int64.
-        classes: names of the classes.
+        features: (N, …) float32 on the CPU.
+        index: (N,) int64, the images' positions in the source.
+        labels: (N,) int64; None for an unlabelled source.
+        classes: names of the classes; None for an unlabelled source.
         skipped: images that could not be read.
     """
 
     features: Tensor
-    labels: Tensor
-    classes: list[str]
+    index: Tensor
+    labels: Tensor | None
+    classes: list[str] | None
     skipped: list[BrokenImageError]
 
 
 def extract(
     backbone: Extractor,
     source: Source,
+    readout: Readout = POOLED,
     *,
     batch_size: int = 256,
     workers: int | None = None,
     progress: bool = True,
 ) -> Features:
-    """Computes the features of all images of a labelled source.
+    """Computes the features of all images of a source.
 
     Args:
         backbone: gives the features.
-        source: labelled images.
+        source: the images; their central squares are taken (`glocal.data.plain.images_of`).
+        readout: which features.
         batch_size: images at a time.
         workers: processes that decode images; None chooses.
         progress: show a progress bar.
 
     Raises:
-        GlocalError: the source has no labels, or no image in it can be read.
+        GlocalError: no image in the source can be read.
     """
-    if source.labels is None or source.classes is None:
-        raise GlocalError(f"{source.name} has no labels; in a folder, the folders of the first level are the classes")
     skipped: list[BrokenImageError] = []
     found, places = [], []
     with progress_bar("images", visible=progress) as bar:
         task = bar.add_task(f"features of {source.name}", total=len(source))
         for index, images in images_of(source, backbone.size, batch_size=batch_size, workers=workers, skipped=skipped):
-            found.append(backbone.features(images).cpu())
+            found.append(readout.compute(backbone, images).cpu())
             places.append(index)
             bar.update(task, advance=len(index))
     if not found:
         raise GlocalError(f"{source.name}: none of its {len(source)} images can be read")
-    return Features(torch.cat(found), source.labels[torch.cat(places)], source.classes, skipped)
+    return with_labels(source, torch.cat(found), torch.cat(places), skipped)
+
+
+def with_labels(source: Source, features: Tensor, index: Tensor, skipped: list[BrokenImageError]) -> Features:
+    """Features beside the labels that the source has for their images."""
+    labels = None if source.labels is None else source.labels[index]
+    return Features(features, index, labels, source.classes, skipped)

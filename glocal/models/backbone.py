@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -180,6 +181,15 @@ class Backbone(nn.Module):
             GlocalError: the network is no vision transformer.
         """
         return self._in_eval_mode(self.forward_tokens, images)
+
+    def fingerprint(self) -> str:
+        """A hash of the network, its weights, and the images that it expects: of all that decides its features."""
+        found = hashlib.sha256(f"{self.network!r} {self.size} {self.mean.tolist()} {self.std.tolist()}".encode())
+        for name, value in self.network.state_dict().items():
+            found.update(name.encode())
+            if isinstance(value, Tensor):
+                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         training = self.training

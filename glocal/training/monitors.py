@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from glocal.data.sources import Source, Subset, open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features import extract
-from glocal.evaluation.knn import knn
+from glocal.evaluation.protocols.knn import knn
 from glocal.models.backbone import Backbone
 from glocal.views.random import permutation
 
@@ -93,5 +93,6 @@ class KNNMonitor:
     def measure(self, backbone: Backbone) -> float:
         """Top-1 accuracy in percent."""
         bank, queries = (extract(backbone, source, progress=False) for source in (self.bank, self.queries))
+        assert bank.labels is not None and queries.labels is not None  # noqa: PT018 (the run checked it)
         accuracy = knn(bank.features, bank.labels, queries.features, queries.labels, k=self.k)
         return accuracy[self.k]

@@ -7,7 +7,7 @@ import torch
 
 from glocal.data.shapes import Shapes
 from glocal.errors import GlocalError
-from glocal.evaluation.knn import knn
+from glocal.evaluation.protocols.knn import knn
 from glocal.neighbors import nearest_neighbors
 
 

@@ -7,8 +7,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from glocal.errors import GlocalError
-from glocal.evaluation.knn import knn
-from glocal.evaluation.linear import LBFGSProbe, SGDProbe, _fit, linear_lbfgs, linear_sgd
+from glocal.evaluation.protocols.knn import knn
+from glocal.evaluation.protocols.linear import SGDProbe, _fit, linear_sgd
+from glocal.evaluation.protocols.logistic import LBFGSProbe, linear_lbfgs
 
 
 def blobs(rows: int, seed: int, classes: int = 7, spread: float = 1.6) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Linear probes: a linear classifier on frozen features, by SGD or by L-BFGS.
+"""A linear classifier on frozen features, by SGD.
 
 Features are standardised with the training set's mean and deviation, which plays the part of the batch normalisation
 that probes put before the classifier (He et al., MAE, appendix A) and lets one range of learning rates fit
@@ -8,7 +8,6 @@ held out for it, never on the test set; the classifier that is reported is train
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from glocal.console import progress_bar
+from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.settings import Settings
 from glocal.views.random import permutation
 
@@ -29,15 +29,6 @@ class SGDProbe(Settings):
     batch_size: int = Field(256, ge=1)
     momentum: float = 0.9
     weight_decay: float = 0.0
-    held_out: float = Field(0.1, gt=0, lt=1)
-    seed: int = 0
-
-
-class LBFGSProbe(Settings):
-    """Multinomial logistic regression with an ℓ2 penalty, strength chosen from `penalties` (scikit-learn's C)."""
-
-    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    iterations: int = Field(1000, ge=1)
     held_out: float = Field(0.1, gt=0, lt=1)
     seed: int = 0
 
@@ -65,8 +56,8 @@ def linear_sgd(
         top1 (and top5 with more than five classes) in percent, and the chosen learning_rate.
     """
     settings = settings or SGDProbe()
-    train_features, test_features = _standardise(train_features, test_features)
-    kept, held = _hold_out(len(train_features), settings.held_out, settings.seed)
+    train_features, test_features = standardise(train_features, test_features)
+    kept, held = hold_out(len(train_features), settings.held_out, settings.seed)
     classes = int(train_labels.max()) + 1
     with progress_bar("epochs", visible=progress) as bar:
         task = bar.add_task("linear probe", total=2 * settings.epochs)
@@ -82,7 +73,7 @@ def linear_sgd(
         right = (scores.argmax(dim=2) == train_labels[held]).float().mean(dim=1)
         best = settings.learning_rates[int(right.argmax())]
         weight, bias = fit(torch.arange(len(train_features)), (best,))
-    return {**_accuracies(_scores(test_features, weight, bias)[0], test_labels), "learning_rate": best}
+    return {**accuracies(_scores(test_features, weight, bias)[0], test_labels), "learning_rate": best}
 
 
 def _fit(
@@ -122,60 +113,19 @@ def _scores(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.matmul(features, weight) + bias
 
 
-def linear_lbfgs(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
-    *,
-    settings: LBFGSProbe | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Accuracy of ℓ2-regularised logistic regression on frozen features, by scikit-learn's L-BFGS.
-
-    Args, Returns: as `linear_sgd`, with the chosen `penalty` (scikit-learn's C, the inverse strength).
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    settings = settings or LBFGSProbe()
-    train_features, test_features = _standardise(train_features.cpu(), test_features.cpu())
-    kept, held = _hold_out(len(train_features), settings.held_out, settings.seed)
-
-    def fit(rows: Tensor, penalty: float) -> Any:
-        model = LogisticRegression(C=penalty, max_iter=settings.iterations)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the bound on iterations is a setting
-            return model.fit(train_features[rows].numpy(), train_labels[rows].numpy())
-
-    with progress_bar("fits", visible=progress) as bar:
-        task = bar.add_task("logistic regression", total=len(settings.penalties) + 1)
-        right = []
-        for penalty in settings.penalties:
-            model = fit(kept, penalty)
-            right.append(float(model.score(train_features[held].numpy(), train_labels[held].numpy())))
-            bar.advance(task)
-        best = settings.penalties[right.index(max(right))]
-        model = fit(torch.arange(len(train_features)), best)
-    scores = torch.full((len(test_features), int(train_labels.max()) + 1), -torch.inf, dtype=torch.float64)
-    found = model.predict_proba(test_features.numpy())
-    scores[:, torch.from_numpy(model.classes_)] = torch.from_numpy(found).double()
-    return {**_accuracies(scores, test_labels), "penalty": best}
-
-
-def _standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     mean, deviation = train.mean(dim=0), train.std(dim=0, unbiased=False)
     deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, 1.0)  # constant features stay zero
     return (train - mean) / deviation, (test - mean) / deviation
 
 
-def _hold_out(length: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(length: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     order = permutation(length, seed, "held out")
     held = max(1, round(share * length))
     return order[held:], order[:held]
 
 
-def _accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
+def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
     labels = labels.to(scores.device)
     classes = scores.shape[1]
     result = {"top1": 100 * float((scores.argmax(dim=1) == labels).float().mean())}
@@ -183,3 +133,23 @@ def _accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
         top = scores.topk(5, dim=1).indices
         result["top5"] = 100 * float((top == labels[:, None]).any(dim=1).float().mean())
     return result
+
+
+def measure(bench: Bench, settings: SGDProbe) -> list[Measurement]:
+    """`linear_sgd` on the pooled features."""
+    pair = bench.labelled()
+    found = linear_sgd(
+        pair.train.to(bench.device),
+        pair.train_labels.to(bench.device),
+        pair.test.to(bench.device),
+        pair.test_labels,
+        settings=settings,
+        progress=bench.progress,
+    )
+    rate = found.pop("learning_rate")
+    return [Measurement(f"SGD, lr={rate:g}", found)]
+
+
+PROTOCOL = Protocol(
+    name="linear", summary="a linear classifier on frozen features, by SGD", settings=SGDProbe, measure=measure
+)

@@ -1,0 +1,93 @@
+"""What was computed once from a backbone and images, kept on the disk by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from glocal.console import note, warn
+
+Kept = tuple[dict[str, Tensor], Any]
+"""Tensors by name, and whatever JSON can hold beside them."""
+
+
+def default_cache() -> Path:
+    """Where features are kept: $GLOCAL_CACHE, or ~/.cache/glocal/features."""
+    return Path(os.environ.get("GLOCAL_CACHE") or Path.home() / ".cache" / "glocal" / "features")
+
+
+class FeatureCache:
+    """A folder of safetensors files named by the hash of what they were computed from.
+
+    A file that is damaged is computed anew. The files that were used least recently are deleted when all of them take
+    more than the limit; a disk that is full or cannot be written to costs only the time to compute again.
+
+    Args:
+        folder: made when the first file is written.
+        gigabytes: the limit.
+    """
+
+    def __init__(self, folder: Path, *, gigabytes: float = 20.0) -> None:
+        self.folder = folder
+        self.gigabytes = gigabytes
+
+    def remember(self, key: Mapping[str, Any], compute: Callable[[], Kept]) -> Kept:
+        """What `compute` returns, or returned when it was called for the same key.
+
+        Args:
+            key: everything that decides the result, as JSON; fingerprints of content rather than names.
+            compute: returns tensors on the CPU, and JSON.
+        """
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.safetensors"
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                with safe_open(path, "pt") as file:  # the tensors stay on the disk until they are read
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                    beside = json.loads((file.metadata() or {})["beside"])
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+                return tensors, beside
+            except (SafetensorError, KeyError, ValueError) as error:
+                note(f"{path} is damaged ({error}); its features are computed anew")
+        found = compute()
+        try:
+            self._save(path, found)
+        except (OSError, SafetensorError) as error:
+            warn(f"{self.folder}: features cannot be kept there: {error}")
+        return found
+
+    def _save(self, path: Path, found: Kept) -> None:
+        tensors, beside = found
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
+        os.close(handle)
+        try:
+            whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
+            save_file(whole, name, metadata={"beside": json.dumps(beside)})
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        self._forget()
+
+    def _forget(self) -> None:
+        """Deletes what was used least recently, except the newest file, until the limit holds."""
+        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self.folder.glob("*.safetensors"))
+        left = sum(size for _, size, _ in files) - self.gigabytes * 1e9
+        for _, size, path in files[:-1]:
+            if left <= 0:
+                break
+            path.unlink(missing_ok=True)
+            left -= size

@@ -1,0 +1,105 @@
+"""Weighted k-nearest-neighbour classification of frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from glocal.errors import GlocalError
+from glocal.evaluation.bench import Bench, Measurement, Protocol
+from glocal.neighbors import nearest_neighbors
+from glocal.settings import Settings
+
+_K = (10, 20, 200)
+
+
+class KNNSettings(Settings):
+    """Weighted and unweighted votes of the nearest training images."""
+
+    k: tuple[int, ...] | None = None  # null: 10, 20 and 200, at most the training images
+    temperature: float = Field(0.07, gt=0)
+    votes: tuple[Literal["weighted", "unweighted"], ...] = ("weighted", "unweighted")
+
+
+def measure(bench: Bench, settings: KNNSettings) -> list[Measurement]:
+    """`knn` for all k and both kinds of votes."""
+    pair = bench.labelled()
+    k = settings.k or tuple(sorted({min(number, len(pair.train)) for number in _K}))
+    similarity, label = _search(
+        pair.train.to(bench.device), pair.train_labels, pair.test.to(bench.device), max(k, default=0), k
+    )
+    found = []
+    for vote in settings.votes:
+        accuracy = _vote(similarity, label, pair.test_labels, k, settings.temperature, vote == "weighted")
+        note = "" if vote == "weighted" else ", unweighted"
+        found += [Measurement(f"k={number}{note}", {"top1": value}) for number, value in accuracy.items()]
+    return found
+
+
+def knn(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int | Sequence[int] = (10, 20, 200),
+    temperature: float = 0.07,
+    weighted: bool = True,
+) -> dict[int, float]:
+    """Top-1 accuracy of the vote of the k nearest training features by cosine similarity.
+
+    A neighbour's vote counts exp(similarity / τ). Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
+    Discrimination", CVPR 2018, section 3.4, with τ = 0.07. Neighbours are searched once for all k.
+
+    Args:
+        train_features: (N, D); lengths do not matter.
+        train_labels: (N,) int64, classes from 0.
+        test_features: (M, D).
+        test_labels: (M,) int64.
+        k: one number of neighbours or several.
+        temperature: τ of the weights.
+        weighted: False counts every neighbour once.
+
+    Returns:
+        Accuracy in percent for each k.
+
+    Raises:
+        GlocalError: a k below 1 or above N.
+    """
+    numbers = [k] if isinstance(k, int) else sorted(set(k))
+    similarity, label = _search(train_features, train_labels, test_features, max(numbers, default=0), numbers)
+    return _vote(similarity, label, test_labels, numbers, temperature, weighted)
+
+
+def _search(train: Tensor, labels: Tensor, test: Tensor, most: int, k: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Cosine similarities (M, K) and labels (M, K) of the nearest training features, nearest first."""
+    if not k or min(k) < 1 or most > len(train):
+        raise GlocalError(f"k-NN: k={list(k)} must lie between 1 and {len(train)}, the training images")
+    distance, index = nearest_neighbors(test, train, most, metric="cosine")
+    return 1 - distance, labels.to(index.device)[index]
+
+
+def _vote(
+    similarity: Tensor, label: Tensor, truth: Tensor, k: Sequence[int], temperature: float, weighted: bool
+) -> dict[int, float]:
+    # Weights relative to the nearest neighbour's, so that no exponential overflows in a small dtype.
+    weight = ((similarity - similarity[:, :1]) / temperature).exp() if weighted else torch.ones_like(similarity)
+    votes = weight.new_zeros(len(label), int(label.max()) + 1)
+    accuracy: dict[int, float] = {}
+    numbers = sorted(set(k))
+    for before, number in zip([0, *numbers], numbers, strict=False):
+        votes.scatter_add_(1, label[:, before:number], weight[:, before:number])
+        accuracy[number] = 100 * float((votes.argmax(dim=1) == truth.to(label.device)).float().mean())
+    return accuracy
+
+
+PROTOCOL = Protocol(
+    name="knn",
+    summary="votes of the nearest training images by cosine, weighted (τ 0.07) and unweighted; K 10, 20, 200",
+    settings=KNNSettings,
+    measure=measure,
+)
