@@ -164,8 +164,9 @@ def _choose(
 
 def _images(bench: Bench, settings: Settings, *, labels: bool) -> dict[str, Any]:
     """What the protocol measured on, for the record."""
-    if not labels:
-        return {"data": str(getattr(settings, "data", ""))}
+    data = getattr(settings, "data", None)
+    if data is not None or not labels:
+        return {"data": str(data or "")}
     found: dict[str, Any] = {}
     for what, source in (("train", bench.train), ("val", bench.val), ("test", bench.test)):
         if source is not None:

@@ -187,7 +187,8 @@ class Protocol:
             has `data: str | None`, which `--data NAME=PATH` sets.
         measure: does it.
         labels: it needs `train` and `test` with labels.
-        data: what `data` must name, in one sentence: which files, where they come from; "" where there is none.
+        data: what `data` must name, in one sentence: which files, where they come from; "" where there is none. A
+            protocol that has both takes `data` where it is given, else the labelled images.
         usual: it is among those that `all` stands for, where what it needs is given.
     """
 
@@ -201,8 +202,11 @@ class Protocol:
 
     def missing(self, settings: Settings, *, labelled: bool) -> str:
         """What was not given that the protocol needs, as a sentence; "" where nothing is missing."""
-        if self.labels and not labelled:
-            return f"protocol {self.name} needs labelled images to learn from and to measure on: --train, --test"
-        if self.data and getattr(settings, "data", None) is None:
-            return f"protocol {self.name} needs --data {self.name}=PATH: {self.data}"
-        return ""
+        if (self.labels and labelled) or (self.data and getattr(settings, "data", None) is not None):
+            return ""
+        ways = []
+        if self.labels:
+            ways.append("labelled images to learn from and to measure on: --train, --test")
+        if self.data:
+            ways.append(f"--data {self.name}=PATH: {self.data}")
+        return f"protocol {self.name} needs {'; or '.join(ways)}" if ways else ""
