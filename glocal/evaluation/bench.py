@@ -128,17 +128,23 @@ class Bench:
         Raises:
             GlocalError: they were not given or have no labels, or a test class is not among the training classes.
         """
-        train, test = self._with_labels(self.train, "train"), self._with_labels(self.test, "test")
+        train, test, _ = self.sources()
         return self.pair(train, test, readout)
+
+    def sources(self) -> tuple[Source, Source, Tensor]:
+        """`train`, `test`, and for each class of `test` its number among those of `train`, (C,) int64.
+
+        Raises:
+            GlocalError: as `labelled`.
+        """
+        train, test = self._with_labels(self.train, "train"), self._with_labels(self.test, "test")
+        return train, test, _class_numbers(train, test)
 
     def pair(self, train: Source, test: Source, readout: Readout = POOLED) -> LabelledPair:
         """`labelled` of two other sources."""
-        for source in (train, test):
-            _check_labels(source)
-        assert train.classes is not None and test.classes is not None  # noqa: PT018
-        mapping = classes_by_name(train.classes, test.classes)  # before anything is computed
+        mapping = _class_numbers(train, test)  # before anything is computed
         bank, queries = self.features(train, readout), self.features(test, readout)
-        assert bank.labels is not None and queries.labels is not None  # noqa: PT018
+        assert bank.labels is not None and queries.labels is not None and train.classes is not None  # noqa: PT018
         return LabelledPair(bank.features, bank.labels, queries.features, mapping[queries.labels], train.classes)
 
     def moved(self, **sources: Source | None) -> Bench:
@@ -158,9 +164,14 @@ class Bench:
         return source
 
 
-def _check_labels(source: Source) -> None:
-    if source.labels is None or source.classes is None:
-        raise GlocalError(f"{source.name} has no labels; in a folder, the folders of the first level are the classes")
+def _class_numbers(train: Source, test: Source) -> Tensor:
+    for source in (train, test):
+        if source.labels is None or source.classes is None:
+            raise GlocalError(
+                f"{source.name} has no labels; in a folder, the folders of the first level are the classes"
+            )
+    assert train.classes is not None and test.classes is not None  # noqa: PT018
+    return classes_by_name(train.classes, test.classes)
 
 
 def classes_by_name(train: Sequence[str], test: Sequence[str]) -> Tensor:
