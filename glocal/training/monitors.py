@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from glocal.data.sources import Source, Subset, open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features import extract
 from glocal.evaluation.protocols.knn import knn
+from glocal.evaluation.structure import effective_rank, spread
 from glocal.models.backbone import Backbone
 from glocal.views.random import permutation
 
@@ -52,13 +51,8 @@ class Spread:
 
 def measure_spread(embedding: Tensor) -> Spread:
     """Spread and effective rank of embeddings (B, D), of any length each."""
-    unit = normalize(embedding.detach().float(), dim=1)
-    dim = unit.shape[1]
-    spread = float(unit.std(dim=0, unbiased=False).mean()) * dim**0.5
-    values = torch.linalg.svdvals(unit.cpu())
-    share = values / values.sum().clamp(min=1e-12)
-    entropy = -(share * share.clamp(min=1e-12).log()).sum()
-    return Spread(spread, float(entropy.exp()), dim)
+    embedding = embedding.detach().float().cpu()
+    return Spread(spread(embedding), effective_rank(embedding), embedding.shape[1])
 
 
 class KNNMonitor:
