@@ -1,0 +1,163 @@
+"""Semi-supervised learning: the backbone is fine-tuned, with a classifier on it, on 1 % and 10 % of the labels.
+
+Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
+section 6, set the task and published the lists of images, 1percent.txt and 10percent.txt; without them as many images
+of each class are drawn as there can be. Random resized crops and flips in training, central squares in the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from glocal.console import note, progress_bar, warn
+from glocal.data.sources import Source
+from glocal.errors import GlocalError
+from glocal.evaluation.bench import Bench, Measurement, Protocol
+from glocal.evaluation.finetuning import Accuracy, TuningSettings, draw_balanced, fine_tune, measure_accuracy, readable
+from glocal.models.backbone import Backbone
+
+_LISTS = "https://github.com/google-research/simclr/tree/master/imagenet_subsets"
+
+
+class FineTuneSettings(TuningSettings):
+    """Which labels, and how the backbone is trained with them; the mean of `seeds` trainings is reported."""
+
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.01, 0.1), min_length=1)
+    lists: str | None = (
+        None  # folder of 1percent.txt and 10percent.txt; null: in or beside that of the images, if there
+    )
+    seeds: int = Field(5, ge=1)  # trainings; without lists, each on images of its own
+    seed: int = 0
+
+
+def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
+    """Accuracy on the test images for each fraction: mean and standard deviation (n − 1) over the seeds."""
+    backbone = bench.backbone
+    if not isinstance(backbone, Backbone):
+        raise GlocalError(
+            f"finetune trains the backbone, and {backbone.label} has nothing to train; give a run, a checkpoint, "
+            "timm:NAME or a glocal.models.backbone.Backbone"
+        )
+    train, test, mapping = bench.sources()
+    assert train.labels is not None and train.classes is not None  # noqa: PT018
+    lists = [_list_of(train, fraction, settings.lists) for fraction in settings.fractions]  # before the long work
+    found = []
+    with progress_bar("epochs", visible=bench.progress, extra=("loss",)) as bar:
+        total = len(settings.fractions) * settings.seeds * settings.epochs
+        task = bar.add_task("fine-tuning", total=total, loss="")
+
+        def after_epoch(_: int, loss: float) -> None:
+            bar.update(task, advance=1, loss=f"loss {loss:.3f}")
+
+        for fraction, listed in zip(settings.fractions, lists, strict=True):
+            name = f"{100 * fraction:g} % of labels"
+            accuracies = []
+            for seed, rows in _splits(bench, train, fraction, listed, settings):
+                bar.update(task, description=f"{name}, seed {seed}")
+                model = fine_tune(
+                    backbone,
+                    train,
+                    rows,
+                    len(train.classes),
+                    settings=settings,
+                    seed=seed,
+                    workers=bench.workers,
+                    after_epoch=after_epoch,
+                )
+                accuracies.append(measure_accuracy(model, test, mapping, settings=settings, workers=bench.workers))
+            seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
+            found.append(Measurement(f"{name}, {seeds}", _summary(accuracies)))
+    if accuracies[0].skipped:
+        warn(f"{len(accuracies[0].skipped)} of {len(test)} test images cannot be read and are left out")
+    return found
+
+
+def _splits(
+    bench: Bench, train: Source, fraction: float, listed: Tensor | None, settings: FineTuneSettings
+) -> Iterator[tuple[int, Tensor]]:
+    """Each seed and the images that it trains on."""
+    rows = None
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        if rows is None or listed is None:
+            assert train.labels is not None
+            wanted = draw_balanced(train.labels, fraction, seed=seed) if listed is None else listed
+            rows, skipped = readable(train, wanted, workers=bench.workers)
+            if skipped:
+                warn(f"{skipped[0].key} cannot be read ({skipped[0].reason}): {len(skipped)} labelled image(s) skipped")
+        yield seed, rows
+
+
+def _list_of(train: Source, fraction: float, folder: str | None) -> Tensor | None:
+    """The images of a published list; None where no folder of lists is named and none lies beside the images."""
+    name = f"{100 * fraction:g}percent.txt"
+    if folder is not None:
+        path = Path(folder) / name
+        if not path.is_file():
+            raise GlocalError(f"finetune.lists: there is no {path}; SimCLR's lists for ImageNet are at {_LISTS}")
+        return read_list(path, train)
+    images = getattr(train, "folder", None)
+    places = [] if images is None else [Path(images) / name, Path(images).absolute().parent / name]
+    path_found = next((path for path in places if path.is_file()), None)
+    if path_found is None:
+        return None
+    note(f"finetune: the images of {path_found} are taken")
+    return read_list(path_found, train)
+
+
+def read_list(path: Path, source: Source) -> Tensor:
+    """Positions of the images that a list names, one a line by the file's name or its path in the source.
+
+    Returns:
+        Sorted, (M,) int64.
+
+    Raises:
+        GlocalError: a name is not found or stands for several images, or the list is empty; the message has the line.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise GlocalError(f"{path}: cannot be read: {error}") from error
+    by_key = {key: number for number, key in enumerate(source.keys)}
+    by_name: dict[str, int | None] = {}
+    for number, key in enumerate(source.keys):
+        short = key.rpartition("/")[2]
+        by_name[short] = None if short in by_name else number  # None: several
+    rows = set()
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        found = by_key.get(line, by_name.get(line, -1))
+        if found is None:
+            raise GlocalError(f"{path}, line {number}: several images of {source.name} are named {line}")
+        if found < 0:
+            raise GlocalError(f"{path}, line {number}: {source.name} has no image {line}")
+        rows.add(found)
+    if not rows:
+        raise GlocalError(f"{path} names no image")
+    return torch.tensor(sorted(rows))
+
+
+def _summary(accuracies: list[Accuracy]) -> dict[str, float]:
+    found = {}
+    for name in ("top1", "top5"):
+        values = [value for each in accuracies if (value := getattr(each, name)) is not None]
+        if values:
+            found[name] = float(torch.tensor(values, dtype=torch.float64).mean())
+        if len(values) > 1:
+            found[f"{name}_std"] = float(torch.tensor(values, dtype=torch.float64).std())
+    return found
+
+
+PROTOCOL = Protocol(
+    name="finetune",
+    summary="fine-tuning on 1 % and 10 % of the labels: SGD, 60 epochs, mean of 5 seeds",
+    settings=FineTuneSettings,
+    measure=measure,
+    usual=False,
+)
