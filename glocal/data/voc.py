@@ -79,7 +79,7 @@ def _names(folder: Path) -> set[str]:
 
 def _read(path: Path) -> tuple[Sequence[str], list[int]]:
     keys, values = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         parts = line.split()
         if not parts:
             continue

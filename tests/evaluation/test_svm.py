@@ -15,7 +15,7 @@ from glocal.data.sources import MemorySource
 from glocal.data.voc import read_presence
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
-from glocal.evaluation.protocols.svm import SVMSettings, Task, draw_shots, low_shot, one_vs_rest
+from glocal.evaluation.linear_svm import SVMSettings, Task, draw_shots, low_shot, one_vs_rest
 
 CLASSES = ["aeroplane", "bicycle", "tvmonitor"]
 

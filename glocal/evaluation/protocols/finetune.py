@@ -2,7 +2,8 @@
 
 Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
 section 6, set the task and published the lists of images, 1percent.txt and 10percent.txt; without them as many images
-of each class are drawn as there can be. Random resized crops and flips in training, central squares in the test.
+of each class are drawn as there can be. Random resized crops and flips in training, central squares in the test; batch
+size, momentum, weight decay and batch normalisation that goes on learning are as in SwAV's code for this task.
 """
 
 from __future__ import annotations
