@@ -182,6 +182,44 @@ class Backbone(nn.Module):
         """
         return self._in_eval_mode(self.forward_tokens, images)
 
+    @torch.no_grad()
+    def last_tokens(self, images: Tensor, blocks: int) -> list[Tensor]:
+        """The tokens (B, 1 + N, D) after each of a vision transformer's last blocks, in float32.
+
+        Each goes through the final normalisation, as DINO's probes have it.
+
+        Args:
+            images: as for `features`.
+            blocks: how many; the last one comes last.
+
+        Raises:
+            GlocalError: the network is no vision transformer with a CLS token, or has fewer blocks.
+        """
+        network = self.network
+        if not isinstance(network, VisionTransformer) or network.cls_token is None:
+            raise GlocalError(f"{self.label} has no CLS token; choose a vision transformer that has one")
+        if not 1 <= blocks <= len(network.blocks):
+            raise GlocalError(f"{self.label} has {len(network.blocks)} blocks, not {blocks}")
+
+        def tokens(prepared: Tensor) -> Tensor:
+            self.grid(prepared.shape[-1])
+            found = network.get_intermediate_layers(prepared, n=blocks, norm=True, return_prefix_tokens=True)
+            return torch.stack([torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found])
+
+        return list(self._in_eval_mode(tokens, images))
+
+    @torch.no_grad()
+    def feature_map(self, images: Tensor) -> Tensor:
+        """The last feature map (B, C, h, w) in float32: of a vision transformer, its patch tokens.
+
+        Args:
+            images: as for `features`; their sides may differ where the network allows it.
+
+        Raises:
+            GlocalError: the network has no such map.
+        """
+        return self._in_eval_mode(self.forward_map, images)
+
     def fingerprint(self) -> str:
         """A hash of the network, its weights, and the images that it expects: of all that decides its features."""
         found = hashlib.sha256(f"{self.network!r} {self.size} {self.mean.tolist()} {self.std.tolist()}".encode())

@@ -1,155 +1,149 @@
-"""A linear classifier on frozen features, by SGD.
+"""A linear classifier on frozen features, by SGD, as the papers train it.
 
-Features are standardised with the training set's mean and deviation, which plays the part of the batch normalisation
-that probes put before the classifier (He et al., MAE, appendix A) and lets one range of learning rates fit
-all backbones. What is chosen (learning rate, strength of the penalty) is chosen on a part of the training set that is
-held out for it, never on the test set; the classifier that is reported is trained on all of the training set.
+Several learning rates are trained at once: every batch goes through the backbone once and feeds the classifiers of all
+of them. With several, the one that is reported is chosen on `val`, or on a part of the training images that is held out
+for the choice; never on the test images. What is reported is the classifier after the last epoch: the scripts of MoCo,
+DINO and SCE report the best epoch on the test images, which is not done here.
+
+Styles, each a set of values that single settings override:
+
+- `features`: features are computed once, without augmentation, and standardised with the training images' mean and
+  deviation, which plays the part of the batch normalisation that probes put before the classifier (He et al., MAE,
+  appendix A) and lets one range of learning rates fit all backbones.
+- `moco`: He et al., MoCo, CVPR 2020, section 4.1, and CLIM: SGD with learning rate 30 for 100 epochs, times 0.1 after
+  60 and 80, batches of 256, no weight decay; random resized crops and flips, 256/224 central crops for the test.
+- `dino`: `eval_linear.py` of Caron et al., ICCV 2021: the CLS tokens of the last four blocks side by side (of networks
+  as wide as ViT-B: the last CLS token and the mean of the patch tokens), batches of 1,024, cosine. The authors ask to
+  adapt the rate to the checkpoint (0.004 by default at this batch): several are trained. Networks without CLS token
+  give their pooled features.
+- `sce`: Denize et al., WACV 2023, supplement, section D: as `moco`, but images up to 96 pixels are padded by 4 pixels,
+  cut at random and flipped. Their ImageNet run: learning_rates=[0.4], schedule=cosine, epochs=90, batch_size=1024.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from glocal.console import progress_bar
+from glocal.data.order import BatchOrder
+from glocal.data.sources import Source, Subset
+from glocal.errors import GlocalError
+from glocal.evaluation.augmented import Batch, padded_crops, resized_crops
 from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.settings import Settings
-from glocal.views.random import permutation
+from glocal.evaluation.features import POOLED, Extractor, Readout
+from glocal.evaluation.linear_probe import LinearSettings, Probe
+from glocal.evaluation.probes import accuracies
+from glocal.models.backbone import Backbone
+
+_SMALL_SIDE = 96  # images up to here are small ones to SCE: CIFAR, Tiny ImageNet, STL10
+_WIDE = 768  # of this dimension on, DINO's authors take the last block and the mean of its patches
+_ON_DEVICE = 8 << 30  # bytes of features up to which they are kept on the device
 
 
-class SGDProbe(Settings):
-    """SGD with momentum and a cosine schedule; all learning rates are trained at once, in one pass over the data."""
+def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
+    """The features that the settings ask for: pooled ones, or tokens of the last blocks.
 
-    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(256, ge=1)
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    held_out: float = Field(0.1, gt=0, lt=1)
-    seed: int = 0
-
-
-def linear_sgd(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
-    *,
-    settings: SGDProbe | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Accuracy of a linear classifier trained by SGD on frozen features.
-
-    Args:
-        train_features: (N, D) float, on the device where the training shall run.
-        train_labels: (N,) int64, classes from 0.
-        test_features: (M, D).
-        test_labels: (M,) int64.
-        settings: the probe's settings.
-        progress: show a progress bar.
-
-    Returns:
-        top1 (and top5 with more than five classes) in percent, and the chosen learning_rate.
+    Raises:
+        GlocalError: `blocks` or `patch_mean` are set and the network has no CLS token.
     """
-    settings = settings or SGDProbe()
-    train_features, test_features = standardise(train_features, test_features)
-    kept, held = hold_out(len(train_features), settings.held_out, settings.seed)
-    classes = int(train_labels.max()) + 1
-    with progress_bar("epochs", visible=progress) as bar:
-        task = bar.add_task("linear probe", total=2 * settings.epochs)
+    asked = settings.blocks is not None or settings.patch_mean
+    if not settings.tokens and not asked:
+        return POOLED
+    has_tokens = isinstance(backbone, Backbone) and getattr(backbone.network, "cls_token", None) is not None
+    if not has_tokens:
+        if asked:
+            raise GlocalError(
+                f"{backbone.label} has no CLS token; leave linear.blocks and linear.patch_mean unset, or choose a "
+                "vision transformer"
+            )
+        return POOLED
+    wide = backbone.dim >= _WIDE
+    blocks = settings.blocks or (1 if wide else 4)
+    patch_mean = wide if settings.patch_mean is None else settings.patch_mean
 
-        def fit(rows: Tensor, rates: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-            def advance() -> None:
-                bar.advance(task)
+    def compute(backbone: Extractor, images: Tensor) -> Tensor:
+        assert isinstance(backbone, Backbone)
+        tokens = backbone.last_tokens(images, blocks)
+        parts = [block[:, 0] for block in tokens]
+        return torch.cat([*parts, tokens[-1][:, 1:].mean(dim=1)] if patch_mean else parts, dim=1)
 
-            return _fit(train_features[rows], train_labels[rows], classes, rates, settings, advance)
-
-        weight, bias = fit(kept, settings.learning_rates)
-        scores = _scores(train_features[held], weight, bias)  # (R, N', C)
-        right = (scores.argmax(dim=2) == train_labels[held]).float().mean(dim=1)
-        best = settings.learning_rates[int(right.argmax())]
-        weight, bias = fit(torch.arange(len(train_features)), (best,))
-    return {**accuracies(_scores(test_features, weight, bias)[0], test_labels), "learning_rate": best}
-
-
-def _fit(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    rates: tuple[float, ...],
-    settings: SGDProbe,
-    advance: Any,
-) -> tuple[Tensor, Tensor]:
-    """Classifiers for all learning rates: weights (R, D, C) and biases (R, 1, C), which share their batches."""
-    weight = features.new_zeros(len(rates), features.shape[1], classes, requires_grad=True)
-    bias = features.new_zeros(len(rates), 1, classes, requires_grad=True)
-    speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
-    rate = features.new_tensor(rates)[:, None, None]
-    batches = max(1, -(-len(features) // settings.batch_size))
-    total = settings.epochs * batches
-    for epoch in range(settings.epochs):
-        order = permutation(len(features), settings.seed, "linear probe", epoch).to(features.device)
-        for number, rows in enumerate(order.chunk(batches)):
-            scores = _scores(features[rows], weight, bias)  # (R, B, C)
-            target = labels.to(features.device)[rows].expand(len(rates), -1)
-            # The sum over the classifiers has for each of them the gradient of its own mean.
-            loss = cross_entropy(scores.flatten(0, 1), target.flatten()) * len(rates)
-            gradients = torch.autograd.grad(loss, (weight, bias))
-            share = (1 + torch.cos(torch.tensor(torch.pi * (epoch * batches + number) / total))) / 2
-            with torch.no_grad():
-                for value, gradient, velocity in zip((weight, bias), gradients, speed, strict=True):
-                    decay = settings.weight_decay if value is weight else 0.0
-                    velocity.mul_(settings.momentum).add_(gradient + decay * value)
-                    value.sub_(rate * share.to(rate) * velocity)
-        advance()
-    return weight.detach(), bias.detach()
+    return Readout(f"CLS of the last {blocks}" + ", mean of patches" * patch_mean, compute)
 
 
-def _scores(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.matmul(features, weight) + bias
+def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:
+    """Trains on `train` and measures on `test`.
+
+    The plain features of the training images are computed for every style: they say which images cannot be read, give
+    the moments for `standardise`, and are what a held-out choice looks at. They cost a fraction of an epoch, are kept
+    on the disk, and other protocols use them too.
+    """
+    backbone, readout = bench.backbone, readout_of(bench.backbone, settings)
+    pair = bench.labelled(readout)
+    assert bench.train is not None  # `labelled` has seen it
+    val, where = None, f"{100 * settings.held_out:g}% of train"
+    if settings.several and bench.val is not None:
+        found = bench.pair(bench.train, bench.val, readout)
+        val, where = (found.test, found.test_labels), "val"
+    small = pair.train.numel() * pair.train.element_size() <= _ON_DEVICE
+    probe = Probe(
+        settings,
+        pair.train.to(bench.device) if small else pair.train,
+        pair.train_labels,
+        len(pair.classes),
+        device=bench.device,
+        progress=bench.progress,
+        val=val,
+    )
+    kind = settings.augmentation
+    if kind == "auto":
+        kind = "pad" if backbone.size <= _SMALL_SIDE else "crop"
+    if kind == "none":
+        trained = probe.on_features()
+    else:
+        readable = bench.features(bench.train, readout).index
+        source: Source = bench.train if len(readable) == len(bench.train) else Subset(bench.train, readable)
+        order = BatchOrder(len(source), min(settings.batch_size, len(source)), settings.seed)
+        batches = _padded if kind == "pad" else _resized
+        trained = probe.on_images(
+            batches(bench, source, order, settings),
+            order.steps_per_epoch,
+            torch.no_grad()(lambda images: readout.compute(backbone, images)),
+        )
+    how = f" (of {len(settings.learning_rates)}, chosen on {where})" * settings.several
+    scores = probe.test(trained, pair.test)
+    return [Measurement(f"{settings.style}, lr={trained.rate:g}{how}", accuracies(scores, pair.test_labels))]
 
 
-def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    mean, deviation = train.mean(dim=0), train.std(dim=0, unbiased=False)
-    deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, 1.0)  # constant features stay zero
-    return (train - mean) / deviation, (test - mean) / deviation
+def _padded(bench: Bench, source: Source, order: BatchOrder, settings: LinearSettings) -> Iterator[Batch]:
+    return padded_crops(
+        source,
+        bench.backbone.size,
+        order,
+        settings.epochs,
+        padding=settings.padding,
+        device=bench.device,
+        workers=bench.workers,
+    )
 
 
-def hold_out(length: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    order = permutation(length, seed, "held out")
-    held = max(1, round(share * length))
-    return order[held:], order[:held]
-
-
-def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    labels = labels.to(scores.device)
-    classes = scores.shape[1]
-    result = {"top1": 100 * float((scores.argmax(dim=1) == labels).float().mean())}
-    if classes > 5:
-        top = scores.topk(5, dim=1).indices
-        result["top5"] = 100 * float((top == labels[:, None]).any(dim=1).float().mean())
-    return result
-
-
-def measure(bench: Bench, settings: SGDProbe) -> list[Measurement]:
-    """`linear_sgd` on the pooled features."""
-    pair = bench.labelled()
-    found = linear_sgd(
-        pair.train.to(bench.device),
-        pair.train_labels.to(bench.device),
-        pair.test.to(bench.device),
-        pair.test_labels,
-        settings=settings,
+def _resized(bench: Bench, source: Source, order: BatchOrder, settings: LinearSettings) -> Iterator[Batch]:
+    return resized_crops(
+        source,
+        bench.backbone.size,
+        order,
+        settings.epochs,
+        scale=settings.scale,
+        device=bench.device,
+        workers=bench.workers,
         progress=bench.progress,
     )
-    rate = found.pop("learning_rate")
-    return [Measurement(f"SGD, lr={rate:g}", found)]
 
 
 PROTOCOL = Protocol(
-    name="linear", summary="a linear classifier on frozen features, by SGD", settings=SGDProbe, measure=measure
+    name="linear",
+    summary="a linear classifier by SGD in the style of features, moco (and CLIM), dino or sce; several rates at once",
+    settings=LinearSettings,
+    measure=measure,
 )
