@@ -51,9 +51,11 @@ class Classifier(nn.Module):
     def __init__(self, backbone: Backbone, classes: int, *, seed: int) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone).requires_grad_(True)
-        self.head = nn.Linear(backbone.dim, classes, device=backbone.mean.device)
+        # Counted, not asked for: some of timm's networks give more than their `num_features` (MobileNetV3).
+        width = backbone.features(torch.zeros(1, 3, backbone.size, backbone.size, dtype=torch.uint8)).shape[1]
+        self.head = nn.Linear(width, classes, device=backbone.mean.device)
         with torch.no_grad():
-            weight = normal(seed, "classifier", torch.arange(classes)[:, None], torch.arange(backbone.dim))
+            weight = normal(seed, "classifier", torch.arange(classes)[:, None], torch.arange(width))
             self.head.weight.copy_(0.01 * weight)
             self.head.bias.zero_()
 

@@ -111,6 +111,13 @@ def test_the_backbone_that_is_given_stays_as_it_is() -> None:
     assert all(parameter.requires_grad for parameter in found.backbone.parameters())
 
 
+def test_a_network_may_give_more_features_than_it_says() -> None:
+    backbone = tiny()
+    backbone.dim = 4  # as timm's MobileNetV3, whose `num_features` is the width before its last convolution
+    found = fine_tune(backbone, colours(12), torch.arange(12), 3, settings=TuningSettings(epochs=1), seed=0)
+    assert found.head.in_features == 6
+
+
 def test_accuracy_equals_a_plain_loop_and_goes_by_the_names_of_classes() -> None:
     train, test = colours(30), colours(40, ["blue", "red"])
     settings = TuningSettings(epochs=3)
