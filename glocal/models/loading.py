@@ -11,6 +11,9 @@ import yaml
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import Backbone, build_backbone
 
+# Families that take images of any size where asked to: they resize their codes of positions.
+_ANY_SIZE = ("timm.models.vision_transformer", "timm.models.deit")
+
 
 def choose_device(device: str) -> str:
     """`auto` → cuda, mps or cpu, the first that is there.
@@ -77,8 +80,10 @@ def _untrained(folder: Path) -> Backbone:
 def _from_timm(name: str) -> Backbone:
     if not timm.is_model(name.split(".")[0]):
         raise GlocalError(f"timm:{name}: {did_you_mean(name, timm.list_models())}")
+    family = timm.models.model_entrypoint(name.split(".")[0]).__module__
+    options = {"dynamic_img_size": True} if family in _ANY_SIZE else {}
     try:
-        network = timm.create_model(name, pretrained=True, num_classes=0)
+        network = timm.create_model(name, pretrained=True, num_classes=0, **options)
     except Exception as error:  # every hub client fails in its own way
         raise GlocalError(
             f"timm:{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}"

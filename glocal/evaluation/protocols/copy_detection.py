@@ -1,0 +1,126 @@
+"""Copy detection on Copydays: finding the originals of strongly altered copies among distractors.
+
+Douze, Jégou, Sandhawalia, Amsaleg and Schmid, "Evaluation of GIST descriptors for web-scale image search", CIVR 2009;
+features, size, whitening and distractors as in Caron et al., "Emerging Properties in Self-Supervised Vision
+Transformers" (DINO), ICCV 2021, section 4.2.2. Apart from their code: the whole ranking counts (theirs looks at the
+first 20 images: `copy_detection.depth=20`), and the whitening is that of the covariance (theirs takes the second moment
+about zero).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from glocal.data.folder import ImageFolder
+from glocal.data.sources import open_source
+from glocal.data.whole import Fit
+from glocal.errors import GlocalError
+from glocal.evaluation.bench import Bench, Measurement, Protocol
+from glocal.evaluation.gem import gem_readout
+from glocal.evaluation.ranking import listed, micro_average_precision, rank
+from glocal.evaluation.whitening import learn_whitening
+from glocal.evaluation.whole import View, view_for, whole_features
+from glocal.settings import Settings
+
+_USUAL = View(Fit(320, square=True))
+_ORIGIN = "https://lear.inrialpes.fr/~jegou/data.php#copydays"
+_COPYDAYS = f"Copydays as extracted: original/ and strong/ with their .jpg files, from {_ORIGIN}"
+
+
+class CopyDetectionSettings(Settings):
+    """Copies as queries; originals and distractors ranked by cosine similarity."""
+
+    data: str | None = None
+    distractors: str | None = None  # images that are no originals; DINO's: 10,000 of YFCC100M
+    whiten: str | None = None  # images on which a PCA whitening is learned; DINO's: 20,000 others of YFCC100M
+    whiten_dim: PositiveInt | None = None  # directions that it keeps; null keeps all
+    copies: str = "strong"  # the folder of the queries
+    size: PositiveInt | None = None  # side of the squares; null: 320, or the network's own up to 64
+    power: float = Field(4.0, gt=0)  # of the generalised mean over the patches
+    depth: PositiveInt | None = None  # mAP looks at the first so many images; null looks at all
+    prefix: PositiveInt = 4  # letters at the beginning of its name that a copy shares with its original
+
+
+def measure(bench: Bench, settings: CopyDetectionSettings) -> list[Measurement]:
+    """mAP over the copies and µAP over all pairs of a copy and an image."""
+    assert settings.data is not None  # Protocol.missing has asked for it
+    originals, copies = (_block(Path(settings.data), name) for name in ("original", settings.copies))
+    truth = originals_of(copies.keys, originals.keys, settings.prefix)
+    if not any(len(numbers) for numbers in truth):
+        raise GlocalError(
+            f"{copies.name}: no name begins with the same {settings.prefix} letters as one in {originals.name}, "
+            "as 200001.jpg and 200000.jpg do; copy_detection.prefix says how many"
+        )
+    readout, what = gem_readout(bench.backbone, settings.power)
+    view = view_for(bench.backbone, settings.size, None, usual=_USUAL)
+
+    queries, images = (whole_features(bench, source, readout, view) for source in (copies, originals))
+    distractors = "no distractors"
+    if settings.distractors is not None:
+        more = _readable(whole_features(bench, open_source(settings.distractors), readout, view))
+        images = torch.cat([images, more])
+        distractors = f"{len(more):,} distractors"
+    queries, images = queries.to(bench.device), images.to(bench.device)
+    whitened = "not whitened"
+    if settings.whiten is not None:
+        third = _readable(whole_features(bench, open_source(settings.whiten), readout, view))
+        whitening = learn_whitening(third.to(bench.device), settings.whiten_dim)
+        queries, images = whitening(queries), whitening(images)
+        whitened = f"whitened on {len(third):,} images"
+    queries, images = normalize(queries, dim=1), normalize(images, dim=1)
+
+    readable = (~queries.isnan().any(dim=1)).nonzero()[:, 0].cpu()
+    chosen = [truth[row] for row in readable.tolist()]
+    relevance = listed(chosen, [torch.empty(0, dtype=torch.int64)] * len(chosen), len(images))
+    queries = queries[readable.to(queries.device)]
+    ranking = rank(queries, images, relevance, at=(), depth=settings.depth)
+    found = {**ranking.means(), "uAP": 100 * micro_average_precision(queries, images, relevance)}
+    cut = "" if settings.depth is None else f", first {settings.depth}"
+    return [Measurement(f"{settings.copies}, {distractors}, {whitened}, {what}, {view}{cut}", found)]
+
+
+def originals_of(copies: Sequence[str], originals: Sequence[str], prefix: int = 4) -> list[Tensor]:
+    """For each copy the positions of its originals, int64: those whose file names begin with the same letters.
+
+    Raises:
+        GlocalError: two originals begin alike, so that it cannot be told whose copies they are.
+
+    >>> originals_of(["200001.jpg", "200102.jpg"], ["200000.jpg", "200100.jpg"])
+    [tensor([0]), tensor([1])]
+    """
+    number: dict[str, int] = {}
+    for place, key in enumerate(originals):
+        before = number.setdefault(Path(key).name[:prefix], place)
+        if before != place:
+            raise GlocalError(
+                f"the originals {originals[before]} and {key} begin with the same {prefix} letters; copies are "
+                "assigned by these (copy_detection.prefix)"
+            )
+    own = [number.get(Path(key).name[:prefix]) for key in copies]
+    return [torch.tensor([] if place is None else [place], dtype=torch.int64) for place in own]
+
+
+def _block(folder: Path, name: str) -> ImageFolder:
+    if not (folder / name).is_dir():
+        raise GlocalError(f"there is no folder {folder / name}: put {_COPYDAYS} into {folder}")
+    return ImageFolder(folder / name)
+
+
+def _readable(features: Tensor) -> Tensor:
+    return features[~features.isnan().any(dim=1)]
+
+
+PROTOCOL = Protocol(
+    name="copy_detection",
+    summary="finding the originals of strongly altered copies (Copydays): mAP, µAP",
+    settings=CopyDetectionSettings,
+    measure=measure,
+    labels=False,
+    data=_COPYDAYS,
+)

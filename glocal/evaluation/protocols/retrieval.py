@@ -1,0 +1,137 @@
+"""Image retrieval: revisited Oxford and Paris, any folder with a list of queries, and images of one class.
+
+Radenović, Iscen, Tolias, Avrithis and Chum, "Revisiting Oxford and Paris: Large-Scale Image Retrieval Benchmarking",
+CVPR 2018. Queries are cut out to their boxes, as that protocol says; the numbers in DINO's paper come from whole
+queries: `retrieval.query_box=false retrieval.size=512`. Images keep their proportions and are never enlarged. Features
+are normalised at each scale before they are averaged (DINO's authors average first).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from glocal.data.queries import GROUND_TRUTH, LANDMARKS, find_query_lists
+from glocal.data.sources import Source, open_source
+from glocal.data.whole import Fit
+from glocal.errors import GlocalError
+from glocal.evaluation.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features import POOLED
+from glocal.evaluation.ranking import Relevance, listed, rank, same_class
+from glocal.evaluation.whitening import Whitening, learn_whitening
+from glocal.evaluation.whole import View, view_for, whole_features
+from glocal.settings import Settings
+
+_USUAL = View(Fit(1024), (1.0, 2**-0.5, 0.5))
+
+
+class RetrievalSettings(Settings):
+    """Images ranked by cosine similarity to each query.
+
+    Without `data`, the training images are searched for those of each test image's class, by the features that the
+    other protocols use.
+    """
+
+    data: str | None = None
+    queries: str | None = None  # a list of queries; null takes gnd_*.pkl, queries.csv or queries.json in the folder
+    relevant: Literal["listed", "class"] = "listed"  # class: each image of `data` searches the others for its class
+    levels: tuple[Literal["easy", "medium", "hard"], ...] = Field(("medium", "hard"), min_length=1)
+    at: tuple[PositiveInt, ...] = (1, 5, 10)
+    query_box: bool = True  # cut queries out to their boxes
+    size: PositiveInt | None = None  # longer side; null: 1024, or the network's own up to 64
+    scales: tuple[PositiveFloat, ...] | None = Field(None, min_length=1)  # null: 1, 1/√2, 1/2, or 1 up to 64 pixels
+    whiten: str | None = None  # images on which a PCA whitening is learned
+    whiten_dim: PositiveInt | None = None  # directions that it keeps; null keeps all
+
+
+def measure(bench: Bench, settings: RetrievalSettings) -> list[Measurement]:
+    """mAP and mP@k for each query list and level."""
+    if settings.data is None:
+        pair = bench.labelled()
+        whitening = _whitening(bench, settings, None)
+        relevance = same_class(pair.test_labels, pair.train_labels, themselves=False)
+        found = _measured(bench, settings, pair.test, pair.train, relevance, whitening)
+        return [Measurement(f"same class{_whitened(settings)}", found)]
+    view = view_for(bench.backbone, settings.size, settings.scales, usual=_USUAL)
+    if settings.relevant == "class":
+        return [_leave_one_out(bench, settings, open_source(settings.data), view)]
+    lists = find_query_lists(Path(settings.data), settings.queries)
+    whitening = _whitening(bench, settings, view)
+    results = []
+    for each in lists:
+        boxes = each.boxes if settings.query_box else None
+        queries = whole_features(bench, each.queries, POOLED, view, boxes=boxes)
+        images = whole_features(bench, each.images, POOLED, view)
+        readable = ~queries.isnan().any(dim=1)
+        for level, (relevant, junk) in each.levels.items():
+            if level and level not in settings.levels:
+                continue
+            chosen = readable.nonzero()[:, 0].tolist()
+            relevance = listed([relevant[row] for row in chosen], [junk[row] for row in chosen], len(images))
+            found = _measured(bench, settings, queries[readable], images, relevance, whitening)
+            name = f"{each.name} {level}".strip()
+            whole = ", whole queries" if each.boxes is not None and boxes is None else ""
+            results.append(Measurement(f"{name}, {view}{whole}{_whitened(settings)}", found))
+    return results
+
+
+def _leave_one_out(bench: Bench, settings: RetrievalSettings, source: Source, view: View) -> Measurement:
+    if source.labels is None:
+        raise GlocalError(f"{source.name} has no labels; in a folder, the folders of the first level are the classes")
+    features = whole_features(bench, source, POOLED, view)
+    readable = ~features.isnan().any(dim=1)
+    features, labels = features[readable], source.labels[readable]
+    relevance = same_class(labels, labels, themselves=True)
+    found = _measured(bench, settings, features, features, relevance, _whitening(bench, settings, view))
+    return Measurement(f"same class, {view}{_whitened(settings)}", found)
+
+
+def _whitening(bench: Bench, settings: RetrievalSettings, view: View | None) -> Whitening | None:
+    """Learned on features made like those that it is for: normalised, of whole images seen so or of central squares."""
+    if settings.whiten is None:
+        return None
+    source = open_source(settings.whiten)
+    if view is None:
+        features = bench.features(source).features
+    else:
+        features = whole_features(bench, source, POOLED, view)
+        features = features[~features.isnan().any(dim=1)]
+    return learn_whitening(normalize(features.to(bench.device), dim=1), settings.whiten_dim)
+
+
+def _measured(
+    bench: Bench,
+    settings: RetrievalSettings,
+    queries: Tensor,
+    images: Tensor,
+    relevance: Relevance,
+    whitening: Whitening | None,
+) -> dict[str, float]:
+    def prepared(features: Tensor) -> Tensor:
+        features = normalize(features.to(bench.device), dim=1)
+        return features if whitening is None else normalize(whitening(features), dim=1)
+
+    ranking = rank(prepared(queries), prepared(images), relevance, at=settings.at)
+    if bool(ranking.average_precision.isnan().all()):
+        raise GlocalError("retrieval: there is no query that can be read and to which some image is relevant")
+    return ranking.means()
+
+
+def _whitened(settings: RetrievalSettings) -> str:
+    return f", whitened on {settings.whiten}" if settings.whiten else ""
+
+
+PROTOCOL = Protocol(
+    name="retrieval",
+    summary="images ranked by cosine: mAP, mP@1, 5, 10 on revisited Oxford and Paris, a query list, or by class",
+    settings=RetrievalSettings,
+    measure=measure,
+    data=(
+        f"a folder with gnd_roxford5k.pkl or gnd_rparis6k.pkl ({GROUND_TRUTH}/NAME/gnd_NAME.pkl) and the images in "
+        f"jpg/ ({' and '.join(LANDMARKS.values())}), or of any images with queries.csv or queries.json"
+    ),
+)

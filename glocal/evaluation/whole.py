@@ -1,0 +1,153 @@
+"""Features of whole images at one or several scales, for networks that take images of any size and for others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from glocal.console import note, progress_bar, warn
+from glocal.data.sources import Source
+from glocal.data.whole import Box, Fit, whole_images
+from glocal.errors import BrokenImageError, GlocalError
+from glocal.evaluation.bench import Bench
+from glocal.evaluation.cache import Kept
+from glocal.evaluation.features import Extractor, Readout
+
+_PIXELS = 1 << 23  # of the images in a batch
+_SMALL = 64  # networks for images up to this side get their own size: larger images are not what they know
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network sees whole images.
+
+    Attributes:
+        fit: the size of the images.
+        scales: factors of that size; features at several are normalised, averaged and normalised.
+    """
+
+    fit: Fit
+    scales: tuple[float, ...] = (1.0,)
+
+    def __str__(self) -> str:
+        scales = "" if len(self.scales) == 1 else f", {len(self.scales)} scales"
+        return f"{self.fit.size} px{' squares' if self.fit.square else ''}{scales}"
+
+
+def view_for(backbone: Extractor, size: int | None, scales: tuple[float, ...] | None, *, usual: View) -> View:
+    """How a backbone shall see whole images.
+
+    A network that only takes images of its own size sees them resized to that, and a note says so.
+
+    Args:
+        backbone: the network.
+        size: the size that was asked for; None is the usual one, or the network's own up to 64 pixels.
+        scales: the factors that were asked for; None are the usual ones, or 1 alone up to 64 pixels.
+        usual: what is usual; `size` and `scales` change it.
+    """
+    step = size_step(backbone)
+    small = backbone.size <= _SMALL
+    if step is None:
+        if (size or backbone.size) != backbone.size or len(scales or (1,)) > 1 or not small:
+            note(
+                f"{backbone.label} takes images of {backbone.size} × {backbone.size} pixels only: whole images are "
+                "resized to that, at one scale"
+            )
+        return View(Fit(backbone.size, square=True))
+    size = size or (backbone.size if small else usual.fit.size)
+    if usual.fit.square:
+        size = max(1, round(size / step)) * step
+    return View(Fit(size, step, usual.fit.square), scales or ((1.0,) if small else usual.scales))
+
+
+def size_step(backbone: Extractor) -> int | None:
+    """What the sides of a network's images must be multiples of; None where it takes only squares of its own size."""
+    network = getattr(backbone, "network", None)
+    if not isinstance(network, nn.Module):
+        return None
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    step = int(patch[0]) if patch is not None else 1
+    try:  # whether it does is written nowhere in timm's networks
+        images = torch.zeros(1, 3, backbone.size, backbone.size + step, dtype=torch.uint8)
+        backbone.features(images)
+        backbone.features(images.mT)
+    except Exception:  # they refuse by whatever fails first
+        return None
+    return step
+
+
+def whole_features(
+    bench: Bench, source: Source, readout: Readout, view: View, *, boxes: list[Box] | None = None
+) -> Tensor:
+    """Features of all images of a source, seen whole; kept on the disk like others.
+
+    Args:
+        bench: its backbone computes them.
+        source: the images.
+        readout: which features; its `compute` gets floating-point images at scales other than 1.
+        view: the size of the images, and the scales.
+        boxes: for each image the part of it that is seen.
+
+    Returns:
+        (N, D) float32 on the CPU; NaN in the rows of images that cannot be read, of which a warning tells.
+
+    Raises:
+        GlocalError: no image can be read.
+    """
+
+    def compute() -> Kept:
+        skipped: list[BrokenImageError] = []
+        found, places = [], []
+        batch = max(1, min(64, _PIXELS // view.fit.size**2))
+        parts = whole_images(source, view.fit, boxes=boxes, batch_size=batch, workers=bench.workers, skipped=skipped)
+        with progress_bar("images", visible=bench.progress) as bar:
+            task = bar.add_task(f"features of {source.name}", total=len(source))
+            for index, images in parts:
+                found.append(at_scales(bench.backbone, images, readout, view).cpu())
+                places.append(index)
+                bar.update(task, advance=len(index))
+        if not found:
+            raise GlocalError(f"{source.name}: none of its {len(source)} images can be read")
+        features = torch.cat(found)
+        whole = torch.full((len(source), *features.shape[1:]), torch.nan)
+        whole[torch.cat(places)] = features
+        return {"features": whole}, [[error.key, error.reason] for error in skipped]
+
+    key: dict[str, Any] = {"readout": readout.name, "whole": asdict(view), "boxes": boxes}
+    tensors, skipped = bench.remember(source, key, compute)
+    if skipped:
+        (name, reason), count = skipped[0], len(skipped)
+        warn(f"{source.name}: {count} of its {len(source)} images cannot be read; the first: {name}: {reason}")
+    return tensors["features"]
+
+
+def at_scales(backbone: Extractor, images: Tensor, readout: Readout, view: View) -> Tensor:
+    """Features (B, D) of images (B, 3, H, W) uint8 of one size, at the scales of a view.
+
+    Scaled images are interpolated bilinearly, without a filter against aliasing, as the authors of revisited Oxford
+    and Paris do.
+    """
+    if view.scales == (1.0,):
+        return readout.compute(backbone, images)
+    total: Tensor | None = None
+    for scale in view.scales:
+        height, width = images.shape[-2:]
+        sides = view.fit.rounded(height * scale, width * scale)
+        scaled = images if sides == (height, width) else _scaled(images.to(_device(backbone)), sides)
+        features = normalize(readout.compute(backbone, scaled), dim=1)
+        total = features if total is None else total + features
+    assert total is not None
+    return normalize(total, dim=1)
+
+
+def _scaled(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    return interpolate(images.float() / 255, sides, mode="bilinear", align_corners=False)
+
+
+def _device(backbone: Extractor) -> torch.device:
+    mean = getattr(backbone, "mean", None)
+    return mean.device if isinstance(mean, Tensor) else torch.device("cpu")
