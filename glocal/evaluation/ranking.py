@@ -17,7 +17,7 @@ from torch import Tensor
 Relevance = Callable[[slice], tuple[Tensor, Tensor | None]]
 """Some queries → which of the N images are relevant to them and which are junk: (B, N) bool each; None is no junk."""
 
-_SCORES = 1 << 24  # that are there at a time
+_SCORES = 1 << 22  # that are there at a time
 
 
 class Ranking(NamedTuple):

@@ -54,7 +54,7 @@ def example(seed: int, queries: int = 9, images: int = 40) -> tuple[Tensor, Tens
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("part", [1 << 24, 100])
+@pytest.mark.parametrize("part", [1 << 22, 100])
 def test_rankings_equal_the_loop_of_the_benchmark(seed: int, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "_SCORES", part)  # 100: two queries at a time
     queries, images, relevant, junk = example(seed)
@@ -111,7 +111,7 @@ def test_a_ranking_cut_off_counts_what_it_does_not_show_as_not_found() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("part", [1 << 24, 100])
+@pytest.mark.parametrize("part", [1 << 22, 100])
 def test_micro_average_precision_equals_scikit_learn_on_all_pairs(
     seed: int, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
