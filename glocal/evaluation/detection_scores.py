@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from glocal.data.detection import DetectionImages
 from glocal.data.outlines import MISSING
@@ -114,13 +113,8 @@ def voc_scores(images: DetectionImages, found: Sequence[Detections]) -> Scores:
             continue
         mine = (labels == label).nonzero()[:, 0]
         mine = mine[scores[mine].argsort(descending=True, stable=True)]
-        overlap, best = torch.zeros(len(mine), dtype=torch.float64), torch.full((len(mine),), -1)
-        for number in torch.unique(image[mine]).tolist():  # every image has its own objects
-            rows = (image[mine] == number).nonzero()[:, 0]
-            there = objects[owner[objects] == number]
-            if len(there) > 0:
-                overlap[rows], place = box_iou(boxes[mine[rows]], images.boxes[there]).max(dim=1)
-                best[rows] = there[place]
+        overlap, place = _nearest_objects(boxes[mine], image[mine], images.boxes[objects], owner[objects])
+        best = objects[place]
         for column, threshold in enumerate(THRESHOLDS):
             hit = overlap > threshold
             neither = hit & images.ignored[best]
@@ -138,6 +132,29 @@ def write_per_class(path: Path, scores: dict[str, Scores]) -> None:
         for name, values in of_kind.per_class.items():
             writer.writerow([kind, name, *(f"{value:.4f}" for value in values)])
     write_text(path, text.getvalue())
+
+
+def _nearest_objects(boxes: Tensor, image: Tensor, objects: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of K boxes its largest overlap with an object in its image, (K,), and which object that is, (K,) int64.
+
+    Args:
+        boxes: (K, 4).
+        image: (K,) their images.
+        objects: (M, 4), M > 0.
+        owner: (M,) their images, ascending.
+    """
+    first = torch.searchsorted(owner, image)
+    count = torch.searchsorted(owner, image, right=True) - first
+    box = torch.repeat_interleave(torch.arange(len(boxes)), count)  # (P,) pairs in the same image
+    thing = torch.arange(len(box)) + torch.repeat_interleave(first - count.cumsum(0) + count, count)
+    mine, its = boxes[box], objects[thing]
+    shared = (torch.minimum(mine[:, 2:], its[:, 2:]) - torch.maximum(mine[:, :2], its[:, :2])).clamp(min=0).prod(dim=1)
+    areas = (mine[:, 2:] - mine[:, :2]).prod(dim=1) + (its[:, 2:] - its[:, :2]).prod(dim=1)
+    overlaps = shared / (areas - shared).clamp(min=1e-9)  # boxes of no area overlap nothing
+    largest = overlaps.new_zeros(len(boxes)).scatter_reduce(0, box, overlaps, "amax")
+    where = overlaps == largest[box]
+    place = torch.full((len(boxes),), len(objects)).scatter_reduce(0, box[where], thing[where], "amin")
+    return largest, place.clamp(max=len(objects) - 1)  # without an object in the image, the overlap is 0
 
 
 def _first(best: Tensor, hit: Tensor) -> Tensor:
