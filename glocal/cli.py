@@ -27,9 +27,9 @@ Sets = Annotated[
 
 
 def _show(*things: Any) -> None:
-    console = Console()
+    console = Console(emoji=False)
     if not console.is_terminal:  # a pipe has no width; rich would cut tables at 80 columns
-        console = Console(width=160)
+        console = Console(width=160, emoji=False)
     for thing in things:
         console.print(thing, soft_wrap=isinstance(thing, str), highlight=False, markup=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,19 +15,19 @@ from rich.progress import (
 
 from glocal.distributed import process_rank
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 
 
 def note(text: str) -> None:
     """One line to the user that is no error."""
     if process_rank() == 0:
-        console.print(f"[bold]note:[/] {text}", soft_wrap=True)
+        console.print(f"[bold]note:[/] {escape(text)}", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """One line that the user should not miss."""
     if process_rank() == 0:
-        console.print(f"[bold yellow]warning:[/] {text}", soft_wrap=True)
+        console.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 def progress_bar(unit: str, *, visible: bool = True, extra: tuple[str, ...] = ()) -> Progress:

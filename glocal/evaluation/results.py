@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from glocal.console import warn
 from glocal.errors import GlocalError
@@ -41,13 +42,13 @@ def table(result: Mapping[str, Any]) -> Table:
     images = sorted({row.images for row in found})
     one = len(images) == 1
     title = f"{result['backbone']}: {images[0]}" if one else result["backbone"]
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(title), title_justify="left")
     for column in ("protocol", *(() if one else ("images",)), "setting", "metric"):
         shown.add_column(column)
     shown.add_column("value", justify="right")
     for row in found:
-        place = () if one else (row.images,)
-        shown.add_row(row.protocol, *place, row.setting, row.metric, f"{row.value:.2f}")
+        place = () if one else (Text(row.images),)
+        shown.add_row(row.protocol, *place, Text(row.setting), row.metric, f"{row.value:.2f}")
     return shown
 
 

@@ -11,9 +11,11 @@ from torch.nn.functional import normalize
 
 from glocal.distributed import all_sum, gather_shares, own_share
 from glocal.errors import GlocalError
+from glocal.neighbors.products import largest, products
 from glocal.views.random import permutation, uniform
 
-_CHUNK_BYTES = 256 << 20  # of similarities held at a time
+_CACHE_BYTES = 8 << 20  # of similarities at a time: what fits a processor's cache
+_GPU_BYTES = 256 << 20
 
 
 def kmeans(
@@ -60,13 +62,14 @@ def kmeans(
     if metric == "cosine":
         features = normalize(features, dim=1)
     centers = _spread_out(features, clusters, seed) if start == "k-means++" else _distinct(features, clusters, seed)
-    assignment, distance = _assign(features, centers)
+    squares = features.square().sum(dim=1)
+    assignment, distance = _assign(features, squares, centers)
     for _ in range(iterations):
         centers = _means(features, assignment, distance, centers)
         if metric == "cosine":
             centers = normalize(centers, dim=1)
         before = assignment
-        assignment, distance = _assign(features, centers)
+        assignment, distance = _assign(features, squares, centers)
         if torch.equal(before, assignment):
             break
     return centers, assignment, distance.double().sum().to(features.dtype)
@@ -99,14 +102,15 @@ def _square_distances(features: Tensor, squares: Tensor, chosen: Tensor) -> Tens
     return (squares + squares[chosen].T - 2 * features @ features[chosen].T).clamp_(min=0)
 
 
-def _assign(features: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+def _assign(features: Tensor, squares: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest centre of each point and the squared distance to it, chunk by chunk."""
     own = features[own_share(len(features))]
     half = centers.square().sum(dim=1) / 2
-    rows = max(1, _CHUNK_BYTES // (len(centers) * features.element_size()))
-    found = [(part @ centers.T).sub_(half).max(dim=1) for part in own.split(rows)]
-    closeness, assignment = (torch.cat(parts) for parts in zip(*found, strict=True))
-    distance = (own.square().sum(dim=1) - 2 * closeness).clamp_(min=0)
+    limit = _CACHE_BYTES if features.device.type == "cpu" else _GPU_BYTES
+    rows = max(16, limit // (len(centers) * features.element_size()))
+    found = [largest(products(part, centers, half), 1) for part in own.split(rows)]
+    closeness, assignment = (torch.cat(parts)[:, 0] for parts in zip(*found, strict=True))
+    distance = (squares[own_share(len(features))] - 2 * closeness).clamp_(min=0)
     return gather_shares(assignment, len(features)), gather_shares(distance, len(features))
 
 

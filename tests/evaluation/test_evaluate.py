@@ -1,12 +1,14 @@
 """Evaluation as a whole: names, classes, files, errors."""
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from glocal.data.sources import MemorySource, Subset, open_source
 from glocal.errors import GlocalError
@@ -78,6 +80,9 @@ def test_results_are_written_whole_as_json_and_csv(tmp_path: Path) -> None:
         ("knn", "k=5, unweighted", 100),
     ]
     assert results.table(found).row_count == 4
+    console = Console(file=io.StringIO(), width=200)
+    console.print(results.table({**found, "backbone": "shapes:train:800 [runs/a]"}))
+    assert "shapes:train:800 [runs/a]" in console.file.getvalue()  # type: ignore[attr-defined] # no emoji, no markup
     assert found["protocols"]["knn"]["settings"]["temperature"] == 0.07
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import torch
@@ -29,9 +30,7 @@ def measure(bench: Bench, settings: KNNSettings) -> list[Measurement]:
     """`knn` for all k and both kinds of votes."""
     pair = bench.labelled()
     k = settings.k or tuple(sorted({min(number, len(pair.train)) for number in _K}))
-    similarity, label = _search(
-        pair.train.to(bench.device), pair.train_labels, pair.test.to(bench.device), max(k, default=0), k
-    )
+    similarity, label = _search(pair.train, pair.train_labels, pair.test, k, all_of(bench.device))
     found = []
     for vote in settings.votes:
         accuracy = _vote(similarity, label, pair.test_labels, k, settings.temperature, vote == "weighted")
@@ -71,16 +70,41 @@ def knn(
         GlocalError: a k below 1 or above N.
     """
     numbers = [k] if isinstance(k, int) else sorted(set(k))
-    similarity, label = _search(train_features, train_labels, test_features, max(numbers, default=0), numbers)
+    similarity, label = _search(train_features, train_labels, test_features, numbers, [str(test_features.device)])
     return _vote(similarity, label, test_labels, numbers, temperature, weighted)
 
 
-def _search(train: Tensor, labels: Tensor, test: Tensor, most: int, k: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Cosine similarities (M, K) and labels (M, K) of the nearest training features, nearest first."""
+def _search(
+    train: Tensor, labels: Tensor, test: Tensor, k: Sequence[int], devices: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Cosine similarities (M, K) and labels (M, K) of the nearest training features, nearest first, on the CPU."""
+    most = max(k, default=0)
     if not k or min(k) < 1 or most > len(train):
-        raise GlocalError(f"k-NN: k={list(k)} must lie between 1 and {len(train)}, the training images")
-    distance, index = nearest_neighbors(test, train, most, metric="cosine")
-    return 1 - distance, labels.to(index.device)[index]
+        raise GlocalError(f"k-NN: k={sorted(k)} must lie between 1 and {len(train)}, the training images")
+
+    def search(part: Tensor, device: str) -> tuple[Tensor, Tensor]:
+        bank = train.to(device) if _fits(train, device) else train  # else it comes block by block
+        distance, index = nearest_neighbors(part.to(device), bank, most, metric="cosine")
+        return 1 - distance.cpu(), index.cpu()
+
+    parts = test.chunk(len(devices))
+    with ThreadPoolExecutor(len(devices)) as pool:
+        found = list(pool.map(search, parts, devices))
+    similarity, index = (torch.cat(each) for each in zip(*found, strict=True))
+    return similarity, labels.cpu()[index]
+
+
+def _fits(bank: Tensor, device: str) -> bool:
+    """Whether the bank takes less than half of the device's free memory."""
+    if not device.startswith("cuda") or bank.device.type == "cuda":
+        return True
+    return bank.numel() * bank.element_size() < torch.cuda.mem_get_info(device)[0] / 2
+
+
+def all_of(device: str) -> list[str]:
+    """Every GPU for `cuda`, else the device alone."""
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return [f"cuda:{number}" for number in range(count)] or [device]
 
 
 def _vote(
@@ -93,7 +117,7 @@ def _vote(
     numbers = sorted(set(k))
     for before, number in zip([0, *numbers], numbers, strict=False):
         votes.scatter_add_(1, label[:, before:number], weight[:, before:number])
-        accuracy[number] = 100 * float((votes.argmax(dim=1) == truth.to(label.device)).float().mean())
+        accuracy[number] = 100 * float((votes.argmax(dim=1) == truth.cpu()).float().mean())
     return accuracy
 
 

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 
 from glocal.errors import GlocalError
-from glocal.evaluation.protocols.knn import knn
+from glocal.evaluation.protocols.knn import _search, knn
 
 
 def blobs(rows: int, seed: int, classes: int = 7, spread: float = 1.6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,6 +40,21 @@ def test_knn_equals_a_plain_loop_for_several_k_at_once(weighted: bool) -> None:
     for k, accuracy in found.items():
         assert accuracy == pytest.approx(vote_by_loop(*train, *test, k, 0.07, weighted), abs=1e-4)
         assert knn(*train, *test, k=k, weighted=weighted) == {k: accuracy}
+
+
+def test_queries_may_be_shared_out_to_devices() -> None:
+    train, test = blobs(60, 0), blobs(41, 1)
+    alone = _search(*train, test[0], [7], ["cpu"])
+    for one, other in zip(alone, _search(*train, test[0], [7], ["cpu", "cpu", "cpu"]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_knn_agrees_with_scikit_learn_to_the_last_sample() -> None:
+    train, test = blobs(300, 0), blobs(200, 1)
+    unit = [torch.nn.functional.normalize(each, dim=1).numpy() for each in (train[0], test[0])]
+    model = KNeighborsClassifier(15, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    expected = 100 * model.fit(unit[0], train[1].numpy()).score(unit[1], test[1].numpy())
+    assert knn(*train, *test, k=15)[15] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("k", [0, 61, (5, 61)])
