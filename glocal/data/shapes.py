@@ -112,25 +112,8 @@ class Shapes:
 
 def draw(split: str, index: Tensor) -> Tensor:
     """Draws the images of a split at `index` (B,): (B, 3, 32, 32) uint8."""
-
-    def between(low: float, high: float, what: str, *shape: int) -> Tensor:
-        numbers = torch.arange(max(1, math.prod(shape))).view(shape)
-        drawn = uniform(_SEED, split, what, index.view(-1, *[1] * len(shape)), numbers)
-        return (low + (high - low) * drawn).float()
-
-    axis = torch.arange(SIDE) + 0.5
-    y, x = axis[:, None], axis[None, :]  # pixel centres
-
-    def placed(
-        what: str, low: float, high: float, margin: float, most: float = SIDE / 2
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates turned and scaled to a shape of radius `low` … `high` pixels, and the radius (B, 1, 1)."""
-        radius = between(low, high, f"{what} radius")[:, None, None]
-        reach = (SIDE / 2 - margin * radius).clamp(0, most)
-        left, top = (between(-1, 1, f"{what} {way}")[:, None, None] * reach + SIDE / 2 for way in ("x", "y"))
-        turn = between(0, 2 * math.pi, f"{what} turn")[:, None, None]
-        dx, dy = (x - left) / radius, (y - top) / radius
-        return turn.cos() * dx + turn.sin() * dy, turn.cos() * dy - turn.sin() * dx, radius
+    between = _draws(split, index)
+    x, y = _pixel_centres()
 
     def waves(what: str, low: float, high: float) -> Tensor:
         """Parallel waves of a random direction, with a period of `low` … `high` pixels, in [−1, 1]."""
@@ -147,16 +130,11 @@ def draw(split: str, index: Tensor) -> Tensor:
     picture = ground[:, :, None, None] + light[:, None] + tinted
 
     for mark in range(_MARKS):  # short rods, some of them dots
-        mark_x, mark_y, radius = placed(f"mark {mark}", 1.2, 2.6, 1.0)
+        mark_x, mark_y, radius = _placed(between, f"mark {mark}", 1.2, 2.6, 1.0)
         cover = (0.5 - _box(mark_x, mark_y, 1.0, 0.45) * radius).clamp(0, 1)[:, None]
         picture = picture.lerp(between(0, 1, f"mark {mark} colour", 3)[:, :, None, None], cover * 0.8)
 
-    own_x, own_y, radius = placed("shape", 8.0, 12.0, 0.95, most=4.5)
-    distance = torch.empty(len(index), SIDE, SIDE)
-    for number, shape in enumerate(_SHAPES.values()):
-        rows = (index % len(_SHAPES) == number).nonzero()[:, 0]
-        distance[rows] = shape(own_x[rows], own_y[rows])
-    cover = (0.5 - distance * radius).clamp(0, 1)[:, None]
+    cover = _cover(between, index)[:, None]
     kind = between(0, 4, "texture kind").long()[:, None, None]  # plain, stripes, checks, speckle
     stripes = waves("stripes", 3, 7).sign()
     checks = stripes * waves("checks", 3, 7).sign()
@@ -167,6 +145,54 @@ def draw(split: str, index: Tensor) -> Tensor:
     picture = picture.lerp(figure[:, :, None, None] + texture, cover)
     picture = picture + between(-0.05, 0.05, "noise", 3, SIDE, SIDE)
     return (picture.clamp(0, 1) * 255).round().byte()
+
+
+def draw_masks(split: str, index: Tensor) -> Tensor:
+    """What the pixels of the images of a split at `index` (B,) show: (B, 32, 32) uint8.
+
+    0 is the ground, to which the marks count; 1 + the class where the shape covers more than half of the pixel.
+    """
+    shape = (index % len(_SHAPES) + 1).to(torch.uint8)[:, None, None]
+    return torch.where(_cover(_draws(split, index), index) > 0.5, shape, 0).to(torch.uint8)
+
+
+def _draws(split: str, index: Tensor) -> Callable[..., Tensor]:
+    """`between(low, high, what, *shape)`: draws (B, *shape) for the images at `index` (B,)."""
+
+    def between(low: float, high: float, what: str, *shape: int) -> Tensor:
+        numbers = torch.arange(max(1, math.prod(shape))).view(shape)
+        drawn = uniform(_SEED, split, what, index.view(-1, *[1] * len(shape)), numbers)
+        return (low + (high - low) * drawn).float()
+
+    return between
+
+
+def _pixel_centres() -> tuple[Tensor, Tensor]:
+    axis = torch.arange(SIDE) + 0.5
+    return axis[None, :], axis[:, None]  # x, y
+
+
+def _placed(
+    between: Callable[..., Tensor], what: str, low: float, high: float, margin: float, most: float = SIDE / 2
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Coordinates turned and scaled to a shape of radius `low` … `high` pixels, and the radius (B, 1, 1)."""
+    radius = between(low, high, f"{what} radius")[:, None, None]
+    reach = (SIDE / 2 - margin * radius).clamp(0, most)
+    left, top = (between(-1, 1, f"{what} {way}")[:, None, None] * reach + SIDE / 2 for way in ("x", "y"))
+    turn = between(0, 2 * math.pi, f"{what} turn")[:, None, None]
+    x, y = _pixel_centres()
+    dx, dy = (x - left) / radius, (y - top) / radius
+    return turn.cos() * dx + turn.sin() * dy, turn.cos() * dy - turn.sin() * dx, radius
+
+
+def _cover(between: Callable[..., Tensor], index: Tensor) -> Tensor:
+    """The share of each pixel that the shape covers, (B, 32, 32)."""
+    x, y, radius = _placed(between, "shape", 8.0, 12.0, 0.95, most=4.5)
+    distance = torch.empty(len(index), SIDE, SIDE)
+    for number, shape in enumerate(_SHAPES.values()):
+        rows = (index % len(_SHAPES) == number).nonzero()[:, 0]
+        distance[rows] = shape(x[rows], y[rows])
+    return (0.5 - distance * radius).clamp(0, 1)
 
 
 def _colours(between: Callable[..., Tensor]) -> list[Tensor]:
