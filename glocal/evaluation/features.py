@@ -13,6 +13,7 @@ from glocal.console import progress_bar
 from glocal.data.plain import images_of
 from glocal.data.sources import Source
 from glocal.errors import BrokenImageError, GlocalError
+from glocal.views.crops import Interpolation
 
 
 class Extractor(Protocol):
@@ -57,10 +58,13 @@ class Readout(NamedTuple):
     Attributes:
         name: names the features in the cache: another name for any other computation.
         compute: backbone and images (B, 3, S, S) uint8 → (B, …) float32.
+        share, interpolation: of the images (`glocal.data.plain.images_of`).
     """
 
     name: str
     compute: Callable[[Extractor, Tensor], Tensor]
+    share: float | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 POOLED = Readout("pooled", lambda backbone, images: backbone.features(images))
@@ -112,7 +116,15 @@ def extract(
     found, places = [], []
     with progress_bar("images", visible=progress) as bar:
         task = bar.add_task(f"features of {source.name}", total=len(source))
-        for index, images in images_of(source, backbone.size, batch_size=batch_size, workers=workers, skipped=skipped):
+        for index, images in images_of(
+            source,
+            backbone.size,
+            batch_size=batch_size,
+            workers=workers,
+            skipped=skipped,
+            share=readout.share,
+            interpolation=readout.interpolation,
+        ):
             found.append(readout.compute(backbone, images).cpu())
             places.append(index)
             bar.update(task, advance=len(index))

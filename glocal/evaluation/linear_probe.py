@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from glocal.console import progress_bar
+from glocal.data.held_out import hold_out
 from glocal.errors import GlocalError
 from glocal.evaluation.augmented import Batch
 from glocal.evaluation.classifiers import Classifiers
-from glocal.evaluation.probes import accuracies, hold_out, moments
+from glocal.evaluation.probes import accuracies, moments
 from glocal.settings import Settings
 from glocal.views.random import permutation
 

@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy, pad
 
+from glocal.data.held_out import hold_out
 from glocal.data.order import BatchOrder
 from glocal.data.sources import MemorySource
 from glocal.errors import GlocalError
@@ -16,7 +17,7 @@ from glocal.evaluation import evaluate
 from glocal.evaluation.augmented import crop_padded, draw_padded, padded_crops, resized_crops
 from glocal.evaluation.classifiers import Classifiers
 from glocal.evaluation.linear_probe import LinearSettings, Probe, linear_sgd
-from glocal.evaluation.probes import accuracies, hold_out, moments
+from glocal.evaluation.probes import accuracies, moments
 from glocal.evaluation.protocols.linear import readout_of
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.settings import validated

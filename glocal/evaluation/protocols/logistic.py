@@ -17,8 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from glocal.console import note, progress_bar
+from glocal.data.held_out import hold_out
+from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.probes import Metric, accuracies, hold_out, moments
+from glocal.evaluation.probes import Metric, accuracies, moments
 from glocal.evaluation.regression import choose_penalty, fit_logistic
 from glocal.settings import Settings
 
@@ -88,6 +90,9 @@ def logistic_regression(
         metric: by which C is chosen.
         name: beside the progress bar.
         progress: show it.
+
+    Raises:
+        GlocalError: several C, and no validation images or nothing but these.
     """
     settings = settings or LogisticSettings()
     if settings.standardise:
@@ -99,6 +104,8 @@ def logistic_regression(
     with progress_bar("fits", visible=progress) as bar:
         task = bar.add_task(name, total=len(strengths) + 1 if len(strengths) > 1 else 1)
         if len(strengths) > 1:
+            if not bool(val.any()) or bool(val.all()):
+                raise GlocalError(f"{name}: the choice of C needs images to learn from and images to choose on")
             val = val.to(learn.device)
             own = labels.to(learn.device)
             chosen, before, unfinished = choose_penalty(
