@@ -2,8 +2,8 @@
 
 k-NN: 10,000 queries of 512 features vote with the weights exp(s/0.07) of their 200 nearest by cosine of 50,000.
 lightly's `knn_predict` gets 512 queries at a time, as in its examples; faiss' IndexFlatIP and scikit-learn's
-brute-force NearestNeighbors search, and vote by the same three lines of torch. k-means: 50,000 × 128 features, 1,000 clusters, 20
-iterations from random points, once; glocal assigns the points once more in the end, for the final centres.
+brute-force NearestNeighbors search, and vote by the same three lines of torch. k-means: 50,000 × 128 features, 1,000
+clusters, 20 iterations from random points, once; glocal assigns the points once more in the end, to the final centres.
 
 The features are a mixture of normal distributions at unit length, broad enough that k-means has not converged. Every
 side runs in a process of its own with the same number of threads; the sides take turns. Time is the median of the

@@ -113,7 +113,9 @@ def extract(
         GlocalError: no image in the source can be read.
     """
     skipped: list[BrokenImageError] = []
-    found, places = [], []
+    found: Tensor | None = None  # one tensor from the start: joined in the end, features would be held twice
+    places: list[Tensor] = []
+    rows = 0
     with progress_bar("images", visible=progress) as bar:
         task = bar.add_task(f"features of {source.name}", total=len(source))
         for index, images in images_of(
@@ -125,12 +127,16 @@ def extract(
             share=readout.share,
             interpolation=readout.interpolation,
         ):
-            found.append(readout.compute(backbone, images).cpu())
+            features = readout.compute(backbone, images)
+            if found is None:
+                found = torch.empty(len(source), *features.shape[1:], dtype=features.dtype)
+            found[rows : rows + len(index)] = features
+            rows += len(index)
             places.append(index)
             bar.update(task, advance=len(index))
-    if not found:
+    if found is None:
         raise GlocalError(f"{source.name}: none of its {len(source)} images can be read")
-    return with_labels(source, torch.cat(found), torch.cat(places), skipped)
+    return with_labels(source, found[:rows], torch.cat(places), skipped)
 
 
 def with_labels(source: Source, features: Tensor, index: Tensor, skipped: list[BrokenImageError]) -> Features:
