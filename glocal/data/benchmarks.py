@@ -348,7 +348,7 @@ BENCHMARKS: dict[BenchmarkName, Benchmark] = {
         (6_494, 1_650, 8_041),
         "top1",
         "stanford_cars/ with cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat",
-        "https://github.com/pytorch/vision/issues/7545, which names copies of the files",
+        "the copies that https://github.com/pytorch/vision/issues/7545 names",
         _cars,
     ),
     "aircraft": Benchmark(

@@ -22,16 +22,20 @@ def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
         five classes.
     """
     labels = labels.to(scores.device)
-    right = scores.argmax(dim=1) == labels
-    found = {"top1": 100 * float(right.double().mean()), "mean_per_class": 100 * mean_per_class(right, labels)}
+    right = (scores.argmax(dim=1) == labels).cpu()
+    found = {"top1": 100 * float(right.double().mean()), "mean_per_class": 100 * mean_per_class(right, labels.cpu())}
     if scores.shape[1] > 5:
         five = scores.topk(5, dim=1).indices
-        found["top5"] = 100 * float((five == labels[:, None]).any(dim=1).double().mean())
+        found["top5"] = 100 * float((five == labels[:, None]).any(dim=1).cpu().double().mean())
     return found
 
 
 def mean_per_class(right: Tensor, labels: Tensor) -> float:
-    """The mean over the classes that `labels` (M,) holds of the share of `right` (M,) bool among their images."""
+    """The mean over the classes that `labels` (M,) holds of the share of `right` (M,) bool among their images.
+
+    >>> mean_per_class(torch.tensor([True, True, True, False]), torch.tensor([0, 0, 0, 2]))
+    0.5
+    """
     count = torch.bincount(labels).double()
     share = torch.bincount(labels, weights=right.double()) / count
     return float(share[count > 0].mean())

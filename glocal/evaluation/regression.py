@@ -45,7 +45,8 @@ class LogisticFit(NamedTuple):
 class _Objective:
     """The mean objective of centred features as scipy's optimiser asks for it.
 
-    Parameters are those of the classes that have images, W (C', D) and then the biases, in one float64 vector.
+    Parameters are those of the classes that have images, W (C', D) and then the biases, in one float64 vector. Features
+    are kept as columns: with few classes, both products are then nearly twice as fast on a CPU.
     """
 
     def __init__(self, features: Tensor, labels: Tensor) -> None:
@@ -53,7 +54,7 @@ class _Objective:
         self.dim = features.shape[1]
         self.mean = torch.stack([part.double().sum(dim=0) for part in features.split(65536)]).sum(dim=0) / len(features)
         self.whole = features.numel() * 8 <= _WHOLE
-        self.features = features.double() - self.mean if self.whole else features
+        self.columns = self._centred(features.mT) if self.whole else features.mT  # (D, N)
         self.penalty = 0.0
 
     def penalise(self, c: float) -> None:
@@ -61,24 +62,30 @@ class _Objective:
         self.penalty = (2.0 if len(self.classes) == 2 else 1.0) / c / len(self.labels)
 
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        flat = torch.from_numpy(parameters).to(self.features.device)
-        weight, bias = self.split(flat)
+        weight, bias = self.split(parameters)
         loss = self.penalty / 2 * weight.square().sum()
         by_weight, by_bias = self.penalty * weight, torch.zeros_like(bias)
-        rows = max(1, _SCORES // len(self.classes))
-        for chunk, target in zip(self.features.split(rows), self.labels.split(rows), strict=True):
-            part = chunk if self.whole else chunk.double() - self.mean
-            scores = torch.addmm(bias, part, weight.mT)
-            loss += torch.nn.functional.cross_entropy(scores, target, reduction="sum") / len(self.labels)
-            error = scores.softmax(dim=1)
-            error[torch.arange(len(target), device=target.device), target] -= 1
+        images = max(1, _SCORES // len(self.classes))
+        for chunk, target in zip(self.columns.split(images, dim=1), self.labels.split(images), strict=True):
+            part = chunk if self.whole else self._centred(chunk)
+            scores = torch.addmm(bias[:, None], weight, part)  # (C', n)
+            own = (target, torch.arange(len(target), device=target.device))
+            total = scores.logsumexp(dim=0)
+            loss += (total - scores[own]).sum() / len(self.labels)
+            error = scores.sub_(total).exp_()  # the gradient of the loss: probability − 1 at the label
+            error[own] -= 1
             error /= len(self.labels)
-            by_weight += error.mT @ part
-            by_bias += error.sum(dim=0)
+            by_weight.addmm_(error, part.mT)
+            by_bias += error.sum(dim=1)
         found = torch.cat([loss[None], by_weight.flatten(), by_bias]).cpu().numpy()  # one wait for the device
         return float(found[0]), found[1:]
 
-    def split(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+    def _centred(self, columns: Tensor) -> Tensor:
+        return (columns.double() - self.mean[:, None]).contiguous()
+
+    def split(self, parameters: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Weights (C', D) and biases (C',) on the device."""
+        flat = torch.from_numpy(parameters).to(self.columns.device)
         weight, bias = flat.split([len(self.classes) * self.dim, len(self.classes)])
         return weight.view(-1, self.dim), bias
 
@@ -91,7 +98,7 @@ class _Objective:
         return torch.cat([weight.mT.flatten(), bias]).cpu().numpy()
 
     def fit(self, parameters: np.ndarray, classes: int, iterations: int, converged: bool) -> LogisticFit:
-        weight, bias = self.split(torch.from_numpy(parameters).to(self.features.device))
+        weight, bias = self.split(parameters)
         whole = weight.new_zeros(self.dim, classes)
         whole[:, self.classes] = weight.mT
         biases = weight.new_full((classes,), -torch.inf)

@@ -85,7 +85,8 @@ class Backbone(nn.Module):
         self.network = network
         self.size = size
         self.label = label
-        self.dim: int = network.num_features  # type: ignore[assignment]
+        # num_features is what timm's network gives before the last layers of its own, where it has such (MobileNetV3)
+        self.dim: int = getattr(network, "head_hidden_size", None) or network.num_features  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
@@ -182,6 +183,11 @@ class Backbone(nn.Module):
         """
         return self._in_eval_mode(self.forward_tokens, images)
 
+    @property
+    def has_cls_token(self) -> bool:
+        """The network is a vision transformer with a class token: `last_tokens` works."""
+        return isinstance(self.network, VisionTransformer) and self.network.cls_token is not None
+
     @torch.no_grad()
     def last_tokens(self, images: Tensor, blocks: int) -> list[Tensor]:
         """The tokens (B, 1 + N, D) after each of a vision transformer's last blocks, in float32.
@@ -196,8 +202,9 @@ class Backbone(nn.Module):
             GlocalError: the network is no vision transformer with a CLS token, or has fewer blocks.
         """
         network = self.network
-        if not isinstance(network, VisionTransformer) or network.cls_token is None:
+        if not self.has_cls_token:
             raise GlocalError(f"{self.label} has no CLS token; choose a vision transformer that has one")
+        assert isinstance(network, VisionTransformer)
         if not 1 <= blocks <= len(network.blocks):
             raise GlocalError(f"{self.label} has {len(network.blocks)} blocks, not {blocks}")
 

@@ -51,8 +51,7 @@ def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
     asked = settings.blocks is not None or settings.patch_mean
     if not settings.tokens and not asked:
         return POOLED
-    has_tokens = isinstance(backbone, Backbone) and getattr(backbone.network, "cls_token", None) is not None
-    if not has_tokens:
+    if not isinstance(backbone, Backbone) or not backbone.has_cls_token:
         if asked:
             raise GlocalError(
                 f"{backbone.label} has no CLS token; leave linear.blocks and linear.patch_mean unset, or choose a "
@@ -60,7 +59,8 @@ def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
             )
         return POOLED
     wide = backbone.dim >= _WIDE
-    blocks = settings.blocks or (1 if wide else 4)
+    depth = len(backbone.network.blocks)  # type: ignore[arg-type]  # a vision transformer has them
+    blocks = settings.blocks or (1 if wide else min(4, depth))
     patch_mean = wide if settings.patch_mean is None else settings.patch_mean
 
     def compute(backbone: Extractor, images: Tensor) -> Tensor:
