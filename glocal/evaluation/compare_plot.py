@@ -53,7 +53,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         axes.set_yticks(list(lines), [_label(row) for row in group], fontsize=9)
         axes.set_ylim(len(group) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
-        axes.margins(x=0.07)
+        axes.margins(x=0.1)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.set_title(_safe(_short(f"{protocol}: {images}", 90)), fontsize=10, loc="left")
