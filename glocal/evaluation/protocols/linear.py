@@ -112,8 +112,9 @@ def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:
             torch.no_grad()(lambda images: readout.compute(backbone, images)),
         )
     how = f" (of {len(settings.learning_rates)}, chosen on {where})" * settings.several
-    scores = probe.test(trained, pair.test)
-    return [Measurement(f"{settings.style}, lr={trained.rate:g}{how}", accuracies(scores, pair.test_labels))]
+    metrics = accuracies(probe.test(trained, pair.test), pair.test_labels)
+    del metrics["mean_per_class"]  # no paper reports it of this probe
+    return [Measurement(f"{settings.style}, lr={trained.rate:g}{how}", metrics)]
 
 
 def _padded(bench: Bench, source: Source, order: BatchOrder, settings: LinearSettings) -> Iterator[Batch]:
