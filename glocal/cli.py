@@ -137,7 +137,9 @@ def views(
 
 @app.command()
 def evaluate(
-    backbone: Annotated[str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN, or pixels.")],
+    backbone: Annotated[
+        str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN or :timm:NAME, or pixels.")
+    ],
     train: Annotated[str | None, typer.Option(help="Labelled images that the protocols learn from.")] = None,
     test: Annotated[str | None, typer.Option(help="Labelled images to measure on.")] = None,
     val: Annotated[
@@ -202,22 +204,22 @@ def protocols(
     from glocal.settings import setting_rows
 
     if name is not None:
+        found = protocol(name)
         table = Table(title=f"{name}: settings (--set {name}.SETTING=VALUE)", title_justify="left")
         for column in ("setting", "default", "choices"):
             table.add_column(column)
-        for row in setting_rows(protocol(name).settings()):
+        for row in setting_rows(found.settings()):
             table.add_row(f"{name}.{row[0]}", *row[1:])
-        _show(table)
+        _show(f"{name}: {found.summary}", *([f"--data {name}=PATH: {found.data}"] if found.data else []), table)
         return
     table = Table(title="protocols (glocal evaluate RUN --protocol NAME)", title_justify="left")
-    for column in ("name", "measures", "needs"):
+    for column in ("name", "measures", "needs", "in all"):
         table.add_column(column)
     for name in protocol_names():
         found = protocol(name)
-        needs = ["--train, --test"] if found.labels else []
-        needs += [f"--data {name}=PATH: {found.data}"] if found.data else []
-        table.add_row(name, found.summary, "; ".join(needs))
-    _show(table, "glocal protocols NAME lists the settings of one")
+        needs = [*(["--train, --test"] if found.labels else []), *([f"--data {name}=PATH"] if found.data else [])]
+        table.add_row(name, found.summary, " or ".join(needs), "yes" if found.usual else "")
+    _show(table, "glocal protocols NAME says what PATH holds and lists the settings; in all: --protocol all runs it")
 
 
 @app.command()

@@ -36,7 +36,7 @@ def load_backbone(path: str | Path) -> Backbone:
 
     Args:
         path: a run's folder (its newest checkpoint is taken), a checkpoint file, `timm:NAME` (pretrained weights), or
-            `untrained:RUN` (the run's backbone as it was before the first step).
+            `untrained:RUN` (the run's backbone as it was before the first step), or `untrained:timm:NAME`.
 
     Raises:
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the recipe in it.
@@ -48,6 +48,8 @@ def load_backbone(path: str | Path) -> Backbone:
     if text.startswith("timm:"):
         return _from_timm(text.removeprefix("timm:"))
     if text.startswith("untrained:"):
+        if text.startswith("untrained:timm:"):
+            return _from_timm(text.removeprefix("untrained:timm:"), pretrained=False)
         return _untrained(Path(text.removeprefix("untrained:")))
     path = Path(path)
     if not path.exists():
@@ -77,19 +79,19 @@ def _untrained(folder: Path) -> Backbone:
     return backbone.eval()
 
 
-def _from_timm(name: str) -> Backbone:
+def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:
     if not timm.is_model(name.split(".")[0]):
         raise GlocalError(f"timm:{name}: {did_you_mean(name, timm.list_models())}")
     family = timm.models.model_entrypoint(name.split(".")[0]).__module__
     options = {"dynamic_img_size": True} if family in _ANY_SIZE else {}
+    torch.manual_seed(0)  # for those that are not pretrained
     try:
-        network = timm.create_model(name, pretrained=True, num_classes=0, **options)
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as error:  # every hub client fails in its own way
         raise GlocalError(
             f"timm:{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}"
         ) from error
     config = network.pretrained_cfg
-    backbone = Backbone(
-        network, size=config["input_size"][-1], mean=config["mean"], std=config["std"], label=f"timm:{name}"
-    )
+    label = f"timm:{name}" if pretrained else f"timm:{name} untrained"
+    backbone = Backbone(network, size=config["input_size"][-1], mean=config["mean"], std=config["std"], label=label)
     return backbone.eval()
