@@ -196,6 +196,18 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Runs, or other folders that `glocal evaluate --out` wrote to.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.csv, .json, .md and .png.")] = Path("compare"),
+) -> None:
+    """Show several runs on the same protocols side by side, with the published numbers of their recipes."""
+    from glocal.evaluation import compare as comparing
+
+    found = comparing.compare(runs, out)
+    _show(comparing.table(found), *found.notes, f"written to {out}/compare.csv, .json, .md and .png")
+
+
+@app.command()
 def protocols(
     name: Annotated[str | None, typer.Argument(help="A protocol: show its settings.")] = None,
 ) -> None:
