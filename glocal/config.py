@@ -17,7 +17,7 @@ from glocal.methods.base import MethodSettings
 from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD, ModelSettings
 from glocal.settings import Settings, assign, choices_of, validated
 from glocal.training.optimizers import OptimizerSettings
-from glocal.views.plan import View
+from glocal.views.plan import Color, View
 
 M = TypeVar("M", bound=MethodSettings)
 Triple = tuple[float, float, float]
@@ -34,6 +34,7 @@ class DataSettings(Settings):
     lane: Literal["auto", "resident", "streaming"] = "auto"
     resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
     workers: int | None = Field(None, ge=0)  # processes that decode images; null: from the number of cores
+    color: Color = "exact"  # fused: jitter, grey and normalisation in one pass; one clamp, the hue turns about grey
     shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
     mean: Triple = IMAGENET_MEAN

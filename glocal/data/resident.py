@@ -16,10 +16,13 @@ from glocal.data.skipped import SkippedImages
 from glocal.data.sources import PartnerRule, Source
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.batch import Views
+from glocal.views.color import APPLY_COLOR
 from glocal.views.crops import render_batch
 from glocal.views.geometry import ViewGeometry
-from glocal.views.photometric import apply_photometry
-from glocal.views.plan import ViewPlan
+from glocal.views.plan import Color, Photometry, ViewPlan
+
+
+_CPU_IMAGES = 256  # whose views are made together, so that they meet in the cache
 
 
 class MixedSizesError(GlocalError):
@@ -84,6 +87,7 @@ class ResidentLane:
         order: which images in which step.
         device: where images are kept and views are made.
         mean, std: the normalisation.
+        color: how colours are changed.
     """
 
     def __init__(
@@ -94,11 +98,14 @@ class ResidentLane:
         device: torch.device,
         mean: Sequence[float],
         std: Sequence[float],
+        *,
+        color: Color = "exact",
     ) -> None:
         self.images = images.to(device)
         self.plan = plan
         self.order = order
         self.mean, self.std = mean, std
+        self.color = color
         self.partners: PartnerRule | None = None
         self._size = torch.tensor(images.shape[-2:])
 
@@ -112,14 +119,33 @@ class ResidentLane:
         device = self.images.device
         drawn = self.plan.draw_geometry(self._size, self.order.seed, epoch, self.plan.geometry_index(index))
         photometry = self.plan.draw_photometry(self.order.seed, epoch, index)
-        box, flipped = drawn.box.to(device, torch.float32), drawn.flipped.to(device, non_blocking=True)
-        geometry = ViewGeometry(box, flipped)
-        images = {"image": self._read(index)}
+        places = ViewGeometry(drawn.box.to(device, torch.float32), drawn.flipped.to(device, non_blocking=True))
+        which = {"image": index.to(device, non_blocking=True)}
         if self.plan.partners.any():
-            images["partner"] = self._read(self.partners(epoch, index)) if self.partners else images["image"]
-        shown = tuple(
-            apply_photometry(
-                render_batch(images[view.of], geometry.view(number), view.size, view.interpolation).clamp_(0, 1),
+            mates = self.partners(epoch, index) if self.partners else index
+            which["partner"] = mates.to(device, non_blocking=True)
+        together = _CPU_IMAGES if device.type == "cpu" else len(index)
+        if len(index) <= together:
+            shown = self._show(which, places, photometry)
+        else:
+            size = [(len(index), 3, view.size, view.size) for view in self.plan.views]
+            shown = tuple(torch.empty(shape, device=device) for shape in size)
+            for first in range(0, len(index), together):
+                rows = slice(first, first + together)
+                few = {kind: numbers[rows] for kind, numbers in which.items()}
+                box, flipped = places.box[rows], places.flipped[rows]
+                for whole, part in zip(
+                    shown, self._show(few, ViewGeometry(box, flipped), photometry.rows(rows)), strict=True
+                ):
+                    whole[rows] = part
+        return Views(shown, tuple(drawn.view(number) for number in range(len(self.plan))), index)
+
+    def _show(self, which: dict[str, Tensor], places: ViewGeometry, photometry: Photometry) -> tuple[Tensor, ...]:
+        images = {kind: self.images[numbers] for kind, numbers in which.items()}
+        apply = APPLY_COLOR[self.color]
+        return tuple(
+            apply(
+                render_batch(images[view.of], places.view(number), view.size, view.interpolation).clamp_(0, 1),
                 photometry.view(number),
                 view,
                 mean=self.mean,
@@ -127,10 +153,6 @@ class ResidentLane:
             )
             for number, view in enumerate(self.plan.views)
         )
-        return Views(shown, tuple(drawn.view(number) for number in range(len(self.plan))), index)
-
-    def _read(self, index: Tensor) -> Tensor:
-        return self.images[index.to(self.images.device, non_blocking=True)].float().div_(255)
 
     def plain(self, size: int, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         """A range of the images as an evaluation sees them (`central_images`)."""

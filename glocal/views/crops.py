@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -13,7 +14,8 @@ from glocal.views.geometry import ViewGeometry
 
 Interpolation = Literal["bilinear", "bicubic"]
 
-_CPU_IMAGES = 16
+_CPU_IMAGES = 32
+_TABLE_BYTES = 8 << 20  # of float weights
 
 
 def render_batch(
@@ -24,12 +26,12 @@ def render_batch(
     Equals torchvision's `resized_crop(…, antialias=True)` on float images, whose taps also end at the crop's border.
 
     Args:
-        images: (B, C, H, W) float.
+        images: (B, C, H, W) float, or uint8, which is scaled to [0, 1].
         geometry: box (B, 4) and flipped (B,), on the images' device.
         size: side of the views in pixels.
 
     Returns:
-        (B, C, size, size) in the dtype of `images`.
+        (B, C, size, size) in the dtype of `images`, float32 for uint8.
     """
     if images.device.type == "cpu" and len(images) > _CPU_IMAGES:  # a few images at a time meet in the cache
         places = zip(geometry.box.split(_CPU_IMAGES), geometry.flipped.split(_CPU_IMAGES), strict=True)
@@ -37,9 +39,11 @@ def render_batch(
         return torch.cat([render_batch(few, ViewGeometry(*place), size, interpolation) for few, place in chunks])
     _, _, height, width = images.shape
     left, top, right, bottom = geometry.box.unbind(-1)
-    across = _resize_weights(left, right, width, size, interpolation)  # (B, size, W)
+    across = _weights_of(left, right, width, size, interpolation)  # (B, size, W)
     across = torch.where(geometry.flipped[:, None, None], across.flip(1), across)
-    down = _resize_weights(top, bottom, height, size, interpolation)  # (B, size, H)
+    down = _weights_of(top, bottom, height, size, interpolation)  # (B, size, H)
+    if not images.is_floating_point():
+        images, down = images.float(), down / 255  # a division of the few weights, not of the pixels
     return resample(images, down.to(images), across.to(images))
 
 
@@ -47,7 +51,23 @@ def resample(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """A linear map of each image's columns and rows: (B, C, H, W), (B, S, H), (B, T, W) → (B, C, S, T)."""
     # The transpose is copied: batched products of a transposed view fall off the fast path on a CPU (10 times slower).
     narrowed = torch.bmm(images.flatten(1, 2), across.mT.contiguous())  # (B, C·H, T)
-    return torch.einsum("bsh,bcht->bcst", down, narrowed.unflatten(1, images.shape[1:3])).contiguous()
+    return torch.matmul(down[:, None], narrowed.unflatten(1, images.shape[1:3]))
+
+
+def _weights_of(start: Tensor, end: Tensor, length: int, size: int, interpolation: Interpolation) -> Tensor:
+    """`_resize_weights`, looked up where a table of all intervals of whole pixels is small: up to 40 pixels or so."""
+    if 2 * length * (length + 1) * size * length > _TABLE_BYTES:
+        return _resize_weights(start, end, length, size, interpolation)
+    table = _resize_table(length, size, interpolation, start.device)
+    start, end = start.long(), end.long()
+    return table[start * (2 * length - start + 1) // 2 + end - start - 1]
+
+
+@cache
+def _resize_table(length: int, size: int, interpolation: Interpolation, device: torch.device) -> Tensor:
+    """The weights of all intervals, by their start and then their end: (length·(length + 1)/2, size, length)."""
+    start, end = torch.triu_indices(length, length, device=device)
+    return _resize_weights(start, end + 1, length, size, interpolation)
 
 
 def _resize_weights(start: Tensor, end: Tensor, length: int, size: int, interpolation: Interpolation) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from glocal.views.crops import resample
 from glocal.views.plan import Photometry, View
 
-_HUE = 3
-_GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+CONTRAST, SATURATION, HUE = 1, 2, 3  # as Photometry.order numbers them
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 # On a CPU the passes over an image should meet in the cache: this many bytes of pixels are worked on at a time.
 _CPU_CHUNK_BYTES = 4 << 20
 
@@ -25,7 +25,7 @@ def apply_photometry(
     """Jitter, greyscale, blur, solarize and normalise, each image by its own drawn parameters.
 
     Args:
-        images: (B, 3, S, S) float in [0, 1]; overwritten.
+        images: (B, 3, S, S) uint8, or float in [0, 1], which is overwritten.
         parameters: (B,) drawn values, on the CPU (they steer which images an operation touches).
         view: the settings that the parameters were drawn with.
         mean, std: per channel, subtracted and divided by last.
@@ -33,6 +33,8 @@ def apply_photometry(
     Returns:
         (B, 3, S, S) float, normalised.
     """
+    if not images.is_floating_point():
+        images = images.float().div_(255)
     rows = len(images)
     if images.device.type == "cpu":
         rows = max(1, _CPU_CHUNK_BYTES // (images[0].numel() * images.element_size()))
@@ -69,7 +71,7 @@ def _on(images: Tensor, values: Tensor) -> Tensor:
 
 def greyscale(images: Tensor) -> Tensor:
     """Luminance, (B, 3, S, S) → (B, 1, S, S)."""
-    red, green, blue = _GREY_WEIGHTS
+    red, green, blue = GREY_WEIGHTS
     return (images[:, 0:1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:3], alpha=blue)
 
 
@@ -87,13 +89,13 @@ def jitter(images: Tensor, parameters: Photometry) -> Tensor:
     for slot in range(4):
         operation = parameters.order[:, slot]
         factor = factor_at[:, slot]
-        mean_share, pixel_share = ((1 - factor) * (operation == number) for number in (1, 2))
+        mean_share, pixel_share = ((1 - factor) * (operation == number) for number in (CONTRAST, SATURATION))
         if bool((factor != 1).any()):
             grey = greyscale(images)
             mean = grey.mean(dim=(2, 3), keepdim=True)
             other = grey.mul_(_on(images, pixel_share)).add_(mean * _on(images, mean_share))
             images = torch.addcmul(other, images, _on(images, factor)).clamp_(0, 1)
-        rows = ((operation == _HUE) & (parameters.hue != 0)).nonzero()[:, 0]
+        rows = ((operation == HUE) & (parameters.hue != 0)).nonzero()[:, 0]
         if len(rows) > 0:
             shift = _on(images, parameters.hue[rows])[:, 0]
             rows = rows.to(images.device)
@@ -140,11 +142,11 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     radius = min(kernel_size // 2, height - 1, width - 1)
     taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.softmax(-0.5 * (taps / sigma[:, None]) ** 2, dim=1)  # (B, taps)
-    down, across = (_banded(kernel, length) for length in (height, width))
+    down, across = (banded(kernel, length) for length in (height, width))
     return resample(images, down, across)
 
 
-def _banded(kernel: Tensor, length: int) -> Tensor:
+def banded(kernel: Tensor, length: int) -> Tensor:
     """The matrix (B, length, length) that convolves a line with each image's kernel, borders reflected."""
     radius = kernel.shape[1] // 2
     places = torch.arange(length, device=kernel.device)

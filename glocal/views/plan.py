@@ -20,6 +20,7 @@ from glocal.views.random import uniform
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
+Color = Literal["exact", "fused"]  # how colours are changed: as torchvision does, or in one map of each pixel
 
 _ATTEMPTS = 10  # torchvision's RandomResizedCrop also tries ten boxes before it takes the central one
 
