@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glocal.data.images import image_size, read_image
+from glocal.data.images import StoredImage, image_size, open_image, read_image
 from glocal.data.sources import Sample
 from glocal.errors import BrokenImageError, GlocalError
 
@@ -57,6 +57,11 @@ class ImageFiles:
         key = self.keys[index]
         label = None if self.labels is None else int(self.labels[index])
         return Sample(read_image(self.folder / key, key), label, key)
+
+    def open(self, index: int) -> StoredImage:
+        """An image before it is decoded; raises BrokenImageError where even its header cannot be read."""
+        key = self.keys[index]
+        return open_image(self.folder / key, key)
 
     def files(self) -> list[str]:
         """The images' absolute paths."""

@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from glocal.errors import GlocalError, did_you_mean
+
+if TYPE_CHECKING:
+    from glocal.data.images import StoredImage
 
 
 class Sample(NamedTuple):
@@ -33,7 +36,7 @@ class Source(Protocol):
     """A sequence of images.
 
     A source whose images lie in memory also has `images() -> Tensor`, (N, 3, H, W) uint8; one whose images are files
-    of their own has `files() -> list[str]`, their absolute paths.
+    of their own has `files() -> list[str]`, their absolute paths, and may have `open(index) -> StoredImage`.
 
     Attributes:
         name: the string that `open_source` opens it by.
@@ -100,6 +103,8 @@ class Subset:
         self.keys: Sequence[str] = [source.keys[index] for index in indices.tolist()]
         if hasattr(source, "images"):
             self.images = partial(_images_at, source.images, indices)  # not a closure: it has to pickle
+        if hasattr(source, "open"):
+            self.open = partial(_open_at, source.open, indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -134,6 +139,10 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
 
 def _images_at(images: Callable[[], Tensor], indices: Tensor) -> Tensor:
     return images()[indices]
+
+
+def _open_at(opened: Callable[[int], StoredImage], indices: Tensor, index: int) -> StoredImage:
+    return opened(int(indices[index]))
 
 
 def _digits(split: str) -> Source:

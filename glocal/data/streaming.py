@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from glocal.data.images import StoredImage
 from glocal.data.order import BatchOrder
 from glocal.data.plain import as_it_is, images_of
 from glocal.data.skipped import SkippedImages
 from glocal.data.sources import PartnerRule, Source, Subset
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.batch import Views
-from glocal.views.crops import render_one
+from glocal.views.color import APPLY_COLOR
+from glocal.views.crops import Interpolation, render_one
 from glocal.views.geometry import ViewGeometry
-from glocal.views.photometric import apply_photometry
-from glocal.views.plan import ViewPlan
+from glocal.views.plan import Color, ViewPlan
 
-_TOGETHER = 16  # images that are decoded before their crops are drawn: one drawing for all, little memory
+Cut = Callable[[list[int], bool, int, Interpolation], Tensor]
+"""(box, flipped, size, interpolation) → (3, size, size) uint8."""
+
+_TOGETHER = 16  # images that are opened before their crops are drawn: one drawing for all, little memory
 _SUBSTITUTES = 100  # how many images after an unreadable one are tried in its place
 
 
@@ -60,32 +65,94 @@ class _Crops(Dataset[CroppedBatch]):
         batch = CroppedBatch(epoch, index, crops, boxes, flips, broken=[], complete=True)
         for first in range(0, len(index), _TOGETHER):
             rows = slice(first, first + _TOGETHER)
-            images = [self._read(number, batch.broken) for number in index[rows].tolist()]
-            mates = images
-            if self.plan.partners.any():
-                mates = [self._read(number, batch.broken) for number in partner[rows].tolist()]
-            if any(image is None for image in (*images, *mates)):
+            pictures = [
+                [self._open(number, batch.broken) for number in numbers]
+                for numbers in self._shown(index[rows], partner[rows])
+            ]
+            if any(picture is None for both in pictures for picture in both):
                 batch.complete = False
                 break
             # Drawn with the index that was asked for, whichever image stands in.
-            sizes = torch.tensor([[i.shape[1:], m.shape[1:]] for i, m in zip(images, mates, strict=True)])  # type: ignore[union-attr]
-            drawn = self.plan.draw_geometry(sizes[:, self.plan.partners.long()], self.seed, epoch, named[rows])
-            boxes[rows], flips[rows] = drawn.box, drawn.flipped
-            places = zip(images, mates, drawn.box.int().tolist(), drawn.flipped.tolist(), strict=True)
-            for row, (image, mate, own_boxes, own_flips) in enumerate(places, start=first):
-                for box, flipped, view, crop in zip(own_boxes, own_flips, views, crops, strict=True):
-                    shown = image if view.of == "image" else mate
-                    crop[row] = render_one(shown, box, flipped, view.size, view.interpolation)  # type: ignore[arg-type]
+            boxes[rows], flips[rows] = self._draw(pictures, epoch, named[rows])  # type: ignore[arg-type]
+            for row, both in enumerate(pictures, start=first):
+                while not self._cut(batch, row, both):  # type: ignore[arg-type]
+                    one = slice(row, row + 1)
+                    both = [picture and self._next(picture, batch.broken) for picture in both]
+                    if None in both:
+                        batch.complete = False
+                        return batch
+                    boxes[one], flips[one] = self._draw([both], epoch, named[one])  # type: ignore[list-item]
         return batch
 
-    def _read(self, index: int, broken: list[BrokenImageError]) -> Tensor | None:
-        """The image, or the next readable one."""
-        for step in range(min(_SUBSTITUTES, len(self.source))):
+    def _shown(self, index: Tensor, partner: Tensor) -> list[list[int]]:
+        """The images that each one's views show: itself, and its partner where a view shows that."""
+        if self.plan.partners.any():
+            return torch.stack([index, partner], dim=1).tolist()  # type: ignore[no-any-return]
+        return index[:, None].tolist()  # type: ignore[no-any-return]
+
+    def _draw(self, pictures: list[list[_Picture]], epoch: int, named: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = torch.tensor([[picture.size for picture in both] for both in pictures])  # (n, 1 or 2, 2)
+        drawn = self.plan.draw_geometry(sizes[:, self.plan.partners.long()], self.seed, epoch, named)
+        return drawn.box, drawn.flipped
+
+    def _cut(self, batch: CroppedBatch, row: int, both: list[_Picture]) -> bool:
+        """Decodes the images of a row and cuts all their crops; False where one has other pixels than its header
+        promised, or none."""
+        boxes, flips = batch.box[row].int().tolist(), batch.flipped[row].tolist()
+        for of, picture in zip(("image", "partner"), both, strict=False):
+            own = [number for number, view in enumerate(self.plan.views) if view.of == of]
             try:
-                return self.source[(index + step) % len(self.source)].image
+                crop_of = picture.decode([boxes[n] for n in own], [self.plan.views[n].size for n in own])
+            except BrokenImageError as error:
+                batch.broken.append(error)
+                picture.broken = True
+                return False
+            if crop_of is None:
+                return False
+            for number in own:
+                view = self.plan.views[number]
+                batch.crops[number][row] = crop_of(boxes[number], flips[number], view.size, view.interpolation)
+        return True
+
+    def _open(self, index: int, broken: list[BrokenImageError], tried: int = 0) -> _Picture | None:
+        """The image, or the next one whose header at least is readable; `tried` of them were not."""
+        for step in range(tried, min(_SUBSTITUTES, len(self.source))):
+            try:
+                return _Picture(self.source, index, step)
             except BrokenImageError as error:
                 broken.append(error)
         return None
+
+    def _next(self, picture: _Picture, broken: list[BrokenImageError]) -> _Picture | None:
+        return self._open(picture.index, broken, picture.step + 1) if picture.broken else picture
+
+
+class _Picture:
+    """An image of the source, or the `step`-th after it in its place, of which the size is known.
+
+    Only the file's header is read where the source can open without decoding.
+    """
+
+    def __init__(self, source: Source, index: int, step: int) -> None:
+        number = (index + step) % len(source)
+        self.index, self.step, self.broken = index, step, False
+        self._stored: StoredImage | None = source.open(number) if hasattr(source, "open") else None
+        self._pixels = None if self._stored else source[number].image
+        self.size = tuple(self._pixels.shape[1:]) if self._pixels is not None else self._stored.size  # type: ignore[union-attr]
+
+    def decode(self, boxes: list[list[int]], sides: list[int]) -> Cut | None:
+        """What cuts the crops, from pixels decoded no larger than they ask for; None where the size was another."""
+        if self._stored is None:
+            assert self._pixels is not None
+            return partial(render_one, self._pixels)
+        factor = self._stored.reduction(boxes, sides)
+        if factor > 1:
+            return self._stored.read_reduced(factor).crop
+        pixels = self._stored.read()
+        if pixels.shape[1:] != self.size:  # turned by metadata behind its pixels
+            self._stored, self._pixels, self.size = None, pixels, tuple(pixels.shape[1:])
+            return None
+        return partial(render_one, pixels)
 
 
 class StreamingLane:
@@ -99,6 +166,8 @@ class StreamingLane:
         mean, std: the normalisation.
         workers: processes that decode; 0 decodes in this one.
         skipped: takes down unreadable images.
+        color: how colours are changed.
+        prefetch: batches that each process keeps ready.
     """
 
     def __init__(
@@ -112,13 +181,17 @@ class StreamingLane:
         *,
         workers: int,
         skipped: SkippedImages,
+        color: Color = "exact",
+        prefetch: int = 2,
     ) -> None:
         self.dataset = _Crops(source, plan, order.seed)
         self.plan = plan
         self.order = order
         self.device = device
         self.mean, self.std = mean, std
+        self.color = color
         self.workers = workers
+        self.prefetch = prefetch
         self.skipped = skipped
         self.partners: PartnerRule | None = None
 
@@ -134,6 +207,7 @@ class StreamingLane:
             batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists; it is passed over once
             collate_fn=as_it_is,
             num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
         )
         try:
@@ -164,13 +238,10 @@ class StreamingLane:
     def _finish(self, batch: CroppedBatch) -> Views:
         photometry = self.plan.draw_photometry(self.order.seed, batch.epoch, batch.index)
         geometry = ViewGeometry(batch.box, batch.flipped)
+        apply = APPLY_COLOR[self.color]
         shown = tuple(
-            apply_photometry(
-                crop.to(self.device, non_blocking=True).float().div_(255),
-                photometry.view(number),
-                view,
-                mean=self.mean,
-                std=self.std,
+            apply(
+                crop.to(self.device, non_blocking=True), photometry.view(number), view, mean=self.mean, std=self.std
             )
             for number, (crop, view) in enumerate(zip(batch.crops, self.plan.views, strict=True))
         )

@@ -22,7 +22,7 @@ from glocal.views.photometric import CONTRAST, GREY_WEIGHTS, HUE, SATURATION, ba
 from glocal.views.plan import Photometry, View
 
 # On a CPU the passes over a chunk should meet in the second-level cache: this many bytes of float pixels.
-_CPU_CHUNK_BYTES = 512 << 10
+_CPU_CHUNK_BYTES = 2048 << 10
 
 _SPIN = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
 # Each operation is a sum of these: identity, luminance in every channel, and Rodrigues' two terms of a rotation.
@@ -86,23 +86,25 @@ def apply_fused(
     whole = 1.0 if images.is_floating_point() else 255.0
     pixel, average = (colors / (whole * spread[:, None]) for colors in color_maps(parameters))
     pixel, average = (colors.to(device, dtype, non_blocking=True) for colors in (pixel, average))
-    offset = (-centre / spread).to(device, dtype)[:, None]
+    offset = (-centre / spread).to(device, dtype)[:, None].expand(len(images), 3, 1)
     black, white = (-centre / spread).tolist(), ((1 - centre) / spread).tolist()
     contrasts = view.jitter.probability > 0 and view.jitter.contrast > 0  # nothing else asks for the mean
 
     out = torch.empty(images.shape, dtype=dtype, device=device)
     together = len(images)
     if device.type == "cpu":
-        together = max(1, _CPU_CHUNK_BYTES // (images[0].numel() * out.element_size()))
-    room = torch.empty_like(out[:together]) if images.dtype != dtype else None
+        together = min(together, max(1, _CPU_CHUNK_BYTES // (images[0].numel() * out.element_size())))
+    # A fourth channel of ones takes the offset into the product; adding it would be one more pass.
+    room = torch.ones(together, 4, images.shape[2] * images.shape[3], dtype=dtype, device=device)
     for first in range(0, len(images), together):
         rows = slice(first, first + together)
         given, shown, drawn = images[rows], out[rows], parameters.rows(rows)
-        colors = (given if room is None else room[: len(given)].copy_(given)).flatten(2)  # (b, 3, S·S)
-        bias = offset
+        ones = room[: len(given)]
+        colors = ones[:, :3].copy_(given.flatten(2))  # (b, 3, S·S)
+        bias = offset[rows]
         if contrasts:
-            bias = torch.baddbmm(offset, average[rows], colors.mean(dim=2, keepdim=True))
-        torch.baddbmm(bias, pixel[rows], colors, out=shown.flatten(2))
+            bias = torch.baddbmm(bias, average[rows], colors.mean(dim=2, keepdim=True))
+        torch.bmm(torch.cat([pixel[rows], bias], dim=2), ones, out=shown.flatten(2))
         for channel, (low, high) in enumerate(zip(black, white, strict=True)):
             shown[:, channel].clamp_(low, high)
         if view.blur.probability > 0:

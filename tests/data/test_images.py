@@ -159,7 +159,7 @@ def test_open_files_and_files_without_permission(tmp_path: Path, monkeypatch: py
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Image, "open", deny)
+    monkeypatch.setattr(Path, "read_bytes", deny)
     with pytest.raises(BrokenImageError, match="a: Permission denied"):
         read_image(tmp_path / "a.png", "a")
 
