@@ -29,7 +29,10 @@ _UPRIGHT = {  # what turns an image of that orientation upright
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGES_SIDES = {5, 6, 7, 8}
-_REVERSES_ACROSS, _REVERSES_DOWN = {2, 3, 6, 7}, {3, 4, 7, 8}  # axes of the upright image that run backwards in the file
+_REVERSES_ACROSS, _REVERSES_DOWN = (
+    {2, 3, 6, 7},
+    {3, 4, 7, 8},
+)  # axes of the upright image that run backwards in the file
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -144,7 +147,7 @@ class StoredImage:
                 with Image.open(io.BytesIO(self.content)) as image:
                     if factor > 1:
                         width, height = image.size
-                        image.draft("RGB", (-(-width // factor), -(-height // factor)))
+                        image.draft("RGB", (width // factor, height // factor))
                     image.load()
                     turn = _UPRIGHT.get(_orientation(image))
                     return _to_rgb(image if turn is None else image.transpose(turn))
@@ -159,7 +162,9 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
         try:
             from torchvision.io import ImageReadMode, decode_jpeg
 
-            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
+            stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            pixels: Tensor = decode_jpeg(stored, mode=ImageReadMode.RGB)
+            return pixels
         except (ImportError, RuntimeError):
             return None
 

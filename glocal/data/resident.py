@@ -21,7 +21,6 @@ from glocal.views.crops import render_batch
 from glocal.views.geometry import ViewGeometry
 from glocal.views.plan import Color, Photometry, ViewPlan
 
-
 _CPU_IMAGES = 256  # whose views are made together, so that they meet in the cache
 
 

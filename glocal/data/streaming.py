@@ -240,9 +240,7 @@ class StreamingLane:
         geometry = ViewGeometry(batch.box, batch.flipped)
         apply = APPLY_COLOR[self.color]
         shown = tuple(
-            apply(
-                crop.to(self.device, non_blocking=True), photometry.view(number), view, mean=self.mean, std=self.std
-            )
+            apply(crop.to(self.device, non_blocking=True), photometry.view(number), view, mean=self.mean, std=self.std)
             for number, (crop, view) in enumerate(zip(batch.crops, self.plan.views, strict=True))
         )
         places = tuple(geometry.view(number) for number in range(len(self.plan)))

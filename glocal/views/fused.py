@@ -22,7 +22,7 @@ from glocal.views.photometric import CONTRAST, GREY_WEIGHTS, HUE, SATURATION, ba
 from glocal.views.plan import Photometry, View
 
 # On a CPU the passes over a chunk should meet in the second-level cache: this many bytes of float pixels.
-_CPU_CHUNK_BYTES = 2048 << 10
+_CPU_CHUNK_BYTES = 1 << 20
 
 _SPIN = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
 # Each operation is a sum of these: identity, luminance in every channel, and Rodrigues' two terms of a rotation.
@@ -129,7 +129,9 @@ def _solarize(images: Tensor, parameters: Photometry, view: View, centre: Tensor
         return
     rows = chosen.to(images.device, non_blocking=True)
     # 1 − x of a normalised value y = (x − c) / s is (1 − 2c) / s − y.
-    threshold, mirror = ((v / spread).to(images)[:, None, None] for v in (view.solarize.threshold - centre, 1 - 2 * centre))
+    threshold, mirror = (
+        (v / spread).to(images)[:, None, None] for v in (view.solarize.threshold - centre, 1 - 2 * centre)
+    )
     picked = images[rows]
     images[rows] = torch.where(picked >= threshold, mirror - picked, picked)
 

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from glocal.config import DataSettings
+from glocal.data.images import StoredImage
 from glocal.data.loader import natural_size, open_lane
 from glocal.data.order import BatchOrder
 from glocal.data.plain import images_of
@@ -14,7 +18,8 @@ from glocal.data.resident import MixedSizesError, ResidentLane
 from glocal.data.sources import open_source
 from glocal.data.streaming import StreamingLane
 from glocal.errors import GlocalError
-from glocal.views.plan import Blur, Jitter, Solarize, View, ViewPlan
+from glocal.views.color import APPLY_COLOR
+from glocal.views.plan import Blur, Color, Jitter, Solarize, View, ViewPlan
 
 VIEWS = [
     View(size=24, count=2, jitter=Jitter(probability=0.8), grey=0.3, blur=Blur(probability=0.5)),
@@ -23,11 +28,13 @@ VIEWS = [
 CPU = torch.device("cpu")
 
 
-def open_both(folder: Path, *, workers: int = 2, **order: int) -> tuple[ResidentLane, StreamingLane]:
+def open_both(
+    folder: Path, *, workers: int = 2, color: Color = "exact", **order: int
+) -> tuple[ResidentLane, StreamingLane]:
     source, plan = open_source(folder), ViewPlan(VIEWS)
     lanes = []
     for lane in ("resident", "streaming"):
-        settings = DataSettings(lane=lane, workers=workers, mean=(0, 0, 0), std=(1, 1, 1))
+        settings = DataSettings(lane=lane, workers=workers, color=color, mean=(0, 0, 0), std=(1, 1, 1))
         full = {"length": len(source), "batch_size": 16, "seed": 3, **order}
         lanes.append(open_lane(source, settings, plan, BatchOrder(**full), CPU, progress=False))
     assert isinstance(lanes[0], ResidentLane)
@@ -35,8 +42,9 @@ def open_both(folder: Path, *, workers: int = 2, **order: int) -> tuple[Resident
     return lanes[0], lanes[1]
 
 
-def test_both_lanes_show_the_same_views(image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    resident, streaming = open_both(image_folder(40))
+@pytest.mark.parametrize("color", ["exact", "fused"])
+def test_both_lanes_show_the_same_views(color: Color, image_folder: Callable[..., Path]) -> None:
+    resident, streaming = open_both(image_folder(40), color=color)
     batches = list(zip(resident.batches(1, 5), streaming.batches(1, 5), strict=True))
     assert len(batches) == 4
     for ours, theirs in batches:
@@ -55,7 +63,6 @@ def test_photometric_parameters_do_not_depend_on_the_lane(
 ) -> None:
     drawn: dict[str, list[torch.Tensor]] = {"resident": [], "streaming": []}
     for lane, found in zip(open_both(image_folder(40), workers=0), drawn.values(), strict=True):
-        module = type(lane).__module__
 
         def spy(images, parameters, view, *, mean, std, found=found):  # type: ignore[no-untyped-def]
             found += [
@@ -67,7 +74,7 @@ def test_photometric_parameters_do_not_depend_on_the_lane(
             ]
             return images
 
-        monkeypatch.setattr(f"{module}.apply_photometry", spy)
+        monkeypatch.setitem(APPLY_COLOR, "exact", spy)
         list(lane.batches(0, 3))
     pairs = list(zip(drawn["resident"], drawn["streaming"], strict=True))
     assert len(pairs) == 3 * 3 * 5
@@ -163,6 +170,93 @@ def test_images_of_several_sizes_are_streamed_and_refused_as_resident(
     assert isinstance(open_lane(source, DataSettings(), plan, order, CPU, progress=False), StreamingLane)
     with pytest.raises(MixedSizesError, match=r"class\d/\d+\.png is (32x32|40x28).*data.lane=streaming"):
         open_lane(source, DataSettings(lane="resident"), plan, order, CPU, progress=False)
+
+
+def choice_of(folder: Path, capsys: pytest.CaptureFixture[str], plan: ViewPlan | None = None, **data: int) -> str:
+    source = open_source(folder)
+    order = BatchOrder(length=len(source), batch_size=8, seed=0)
+    open_lane(source, DataSettings(**data), plan or ViewPlan(VIEWS), order, CPU)
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_the_chosen_lane_is_named_with_its_reason(
+    image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike, mixed = image_folder(40, sizes=((128, 128),)), image_folder(20, sizes=((32, 32), (40, 28)), name="mixed")
+    assert "data.lane: resident; all images have one size" in choice_of(alike, capsys)
+    said = choice_of(mixed, capsys)
+    assert "streaming" in said
+    assert "do not all have the same size" in said
+    said = choice_of(alike, capsys, resident_megabytes=0)
+    assert "streaming" in said
+    assert "they take 1 MB, more than data.resident_megabytes=0" in said
+    monkeypatch.setattr("glocal.data.loader._megabytes_of", lambda device: 1)
+    assert "more than half of the 1 MB of cpu" in choice_of(alike, capsys)
+
+
+def test_processes_are_as_many_as_shared_memory_has_room_for(
+    image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(20, sizes=((32, 32), (40, 28)))
+    batch = 8 * 3 * (2 * 24**2 + 16**2)
+    monkeypatch.setattr("glocal.data.loader.default_workers", lambda: 3)
+    for room, expected in ((12, "3 processes decode"), (5, "2 processes decode"), (1, "this process decodes")):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, room=room: SimpleNamespace(free=room * batch))
+        assert expected in choice_of(folder, capsys)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert "1 processes decode" in choice_of(folder, capsys, workers=1)
+
+
+def large_photographs(folder: Path, orientations: tuple[int, ...]) -> Path:
+    """Smooth JPEG files of odd sizes, larger than their views, each with a rotation in its metadata."""
+    folder.mkdir()
+    for number, orientation in enumerate(orientations):
+        noise = torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(number))
+        pixels = torch.nn.functional.interpolate(noise, (277, 373), mode="bicubic").clamp(0, 1)[0]
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = Image.fromarray(pixels.mul(255).byte().permute(1, 2, 0).numpy())
+        image.save(folder / f"{number}.jpg", quality=95, subsampling=0, exif=exif)
+    return folder
+
+
+def test_images_decoded_at_reduced_scale_show_the_same_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = large_photographs(tmp_path / "large", tuple(range(1, 9)))
+    plan, order = ViewPlan([View(size=24, count=2, scale=(0.4, 1.0))]), BatchOrder(length=8, batch_size=8, seed=0)
+    settings = DataSettings(lane="streaming", workers=0, mean=(0, 0, 0), std=(1, 1, 1))
+    factors: list[int] = []
+    reduce = StoredImage.reduction
+
+    def spy(*given: Any) -> int:
+        factors.append(reduce(*given))
+        return factors[-1]
+
+    monkeypatch.setattr(StoredImage, "reduction", spy)
+    reduced = next(iter(open_lane(open_source(folder), settings, plan, order, CPU).batches(0, 1)))
+    assert set(factors) <= {4, 8}
+    monkeypatch.setattr(StoredImage, "reduction", lambda *_: 1)
+    whole = next(iter(open_lane(open_source(folder), settings, plan, order, CPU).batches(0, 1)))
+    for ours, theirs, one, other in zip(reduced.images, whole.images, reduced.geometry, whole.geometry, strict=True):
+        assert torch.equal(one.box, other.box)
+        # A crop in the wrong place by half a pixel of the view differs by ten times this.
+        assert (ours - theirs).square().mean(dim=(1, 2, 3)).max() < 1e-4  # 40 dB
+
+
+def test_a_file_that_breaks_behind_its_header_is_replaced_with_its_neighbours_geometry(
+    tmp_path: Path, image_folder: Callable[..., Path]
+) -> None:
+    folder = image_folder(20, sizes=((32, 32), (40, 28)))
+    files = sorted(folder.rglob("*.png"))
+    source = open_source(folder)
+    whole = [source[number].image for number in range(20)]
+    files[4].write_bytes(files[4].read_bytes()[:-300])  # its header is in order
+    plan, order = ViewPlan([View(size=16)]), BatchOrder(length=20, batch_size=20, seed=0)
+    lane = open_lane(source, DataSettings(workers=0, broken_limit=0.1), plan, order, CPU, progress=False)
+    views = next(iter(lane.batches(0, 1)))
+    height, width = whole[5].shape[1:]
+    place = views.geometry[0].box[views.index == 4][0]
+    drawn = plan.draw_geometry(torch.tensor([[height, width]]), 0, 0, torch.tensor([4]))
+    assert torch.equal(place, drawn.box[0, 0].float())
 
 
 def test_natural_size_is_that_of_small_images_and_224_of_large(image_folder: Callable[..., Path]) -> None:
