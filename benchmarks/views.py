@@ -1,11 +1,21 @@
-"""Images per second of the two lanes and of lightly's MoCoV2Transform through a DataLoader.
+"""Images per second of both lanes beside lightly's transforms, on one CPU thread each.
 
-All three read the same folder of JPEG files and produce the same kind of two views: random resized crop (scale 0.2 to
-1), flip, colour jitter (0.4, 0.4, 0.4, 0.1) with probability 0.8, greyscale 0.2, Gaussian blur 0.5, normalisation.
-lightly's transform works on single images in worker processes, as its documentation shows. All get the same batch
-size and as many worker processes as there are cores (lightly, streaming) or threads (resident). Reading the files is
-part of the work of lightly and of the streaming lane in every epoch; the resident lane reads them once, before the
-clock starts (its reading time is printed apart).
+Three kinds of work, each the same for all that are compared:
+
+- `dino`: photographs, 2 views of 224 and 8 of 96 pixels as lightly's DINOTransform makes them: bicubic crops, flip,
+  jitter (0.4, 0.4, 0.2, 0.1; probability 0.8), grey 0.2, blur (1, 0.1, 0.5), solarisation of the second view 0.2,
+  normalisation.
+- `dino, decode and crops`: what is left to the CPU where the rest runs on a GPU: uint8 crops. lightly has no such
+  division of labour, so its complete views are the measure here as well.
+- `small`: 32×32, 2 views with crop, flip, jitter and grey as lightly's MoCoV2Transform without its blur makes them.
+  lightly reads JPEG files, the resident lane images that are in memory; `lightly, in memory` gives lightly's transform
+  images that are decoded already.
+
+The same settings are handed to both (lightly's own blur takes Pillow's, ours torchvision's kernel or one of 3 σ).
+lightly's transforms run on single images, as its examples show. Everything runs in this process: a DataLoader's
+processes multiply either side. The rates are the best of several rounds in which all take turns, of CPU time, so that
+neither a busy machine nor the order decides. With --device cuda the photometric operations and the resident lane are
+also measured on the GPU, of wall time.
 
     pip install -e '.[bench]'
     python benchmarks/views.py --small cifar10/train --large photos/ [--device cuda] [--json out.json]
@@ -19,90 +29,161 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightly
 import torch
+from lightly.transforms import DINOTransform, MoCoV2Transform
 from PIL import Image
-from torch.utils.data import DataLoader
-from torchvision.datasets.folder import default_loader
 
+from glocal.data.folder import ImageFolder
 from glocal.data.order import BatchOrder
-from glocal.data.resident import MixedSizesError, ResidentLane, read_all
+from glocal.data.resident import ResidentLane, read_all
 from glocal.data.shapes import Shapes
 from glocal.data.skipped import SkippedImages
-from glocal.data.sources import Subset, open_source
+from glocal.data.sources import Source, Subset, open_source
 from glocal.data.streaming import StreamingLane
 from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD
-from glocal.views.plan import Blur, Jitter, View, ViewPlan
+from glocal.training.memory import keep_freed_memory
+from glocal.views.plan import Blur, Color, Jitter, Solarize, View, ViewPlan
 
-BATCH, REPEATS = 64, 3
+Work = Callable[[], int]
+"""Makes the views of some images and says of how many."""
 
-
-class Files(torch.utils.data.Dataset[Any]):
-    """A folder's files through a transform, as a user of lightly would have them."""
-
-    def __init__(self, files: list[Path], transform: Callable[[Any], Any]) -> None:
-        self.files, self.transform = files, transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.transform(default_loader(str(self.files[index])))
+COLORS: tuple[Color, ...] = ("exact", "fused")
+CPU = torch.device("cpu")
+JITTER = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)  # DINOTransform's defaults
+SMALL_JITTER = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)  # MoCoV2Transform's
 
 
-def rate(make: Callable[[], Iterator[Any]], device: torch.device) -> float:
-    """Median images per second of going through everything; the start of worker processes is part of it."""
-    rates = []
-    for _ in range(REPEATS):
-        start, images = time.perf_counter(), 0
-        for views in make():
-            images += len(views[0])
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        rates.append(images / (time.perf_counter() - start))
-    return statistics.median(rates)
+def dino_views() -> list[View]:
+    """The views of lightly's DINOTransform with its default settings and 8 local views."""
+    large = View(size=224, scale=(0.4, 1.0), interpolation="bicubic", jitter=JITTER, grey=0.2)
+    local = large.model_copy(update={"size": 96, "scale": (0.05, 0.4), "count": 8, "blur": Blur(probability=0.5)})
+    first = large.model_copy(update={"blur": Blur(probability=1.0)})
+    second = large.model_copy(update={"blur": Blur(probability=0.1), "solarize": Solarize(probability=0.2)})
+    return [first, second, local]
 
 
-def lightly_views(files: list[Path], size: int, workers: int, device: torch.device) -> Iterator[Any]:
-    from lightly.transforms import MoCoV2Transform
+def rates(works: dict[str, Work], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """The best images per second of each work; they take turns, and the first round is not counted."""
+    best = dict.fromkeys(works, 0.0)
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            start = clock()
+            images = work()
+            if number > 0:
+                best[name] = max(best[name], images / (clock() - start))
+    return best
 
-    transform = MoCoV2Transform(input_size=size)
-    loader = DataLoader(Files(files, transform), BATCH, shuffle=True, num_workers=workers, drop_last=True)
-    for views in loader:
-        yield [view.to(device) for view in views]
+
+def through_files(files: Sequence[Path], transform: Callable[[Any], Any]) -> int:
+    for file in files:
+        with Image.open(file) as image:
+            transform(image.convert("RGB"))
+    return len(files)
 
 
-def measure(folder: Path, size: int, limit: int, device: torch.device) -> dict[str, float | None]:
-    """The rates of the three on up to `limit` images of a folder, in images per second."""
+def through_images(images: Sequence[Image.Image], transform: Callable[[Any], Any]) -> int:
+    for image in images:
+        transform(image)
+    return len(images)
+
+
+def through_lane(lane: StreamingLane | ResidentLane, steps: int) -> int:
+    images = sum(len(views.index) for views in lane.batches(0, steps))
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return images
+
+
+def crops_only(lane: StreamingLane, steps: int) -> int:
+    count = 0
+    for epoch, index in lane.order.batches(0, steps):
+        count += len(lane.dataset.__getitems__([(epoch, number, number) for number in index.tolist()]).index)
+    return count
+
+
+def part_of(folder: Path, limit: int) -> tuple[Source, list[Path]]:
+    """Images spread over a folder, as a source and as files."""
     source = open_source(folder)
+    assert isinstance(source, ImageFolder)
     source = Subset(source, torch.linspace(0, len(source) - 1, min(limit, len(source))).long())
-    files = [folder / key for key in source.keys]
-    workers = len(os.sched_getaffinity(0))
-    view = View(count=2, size=size, jitter=Jitter(probability=0.8), grey=0.2, blur=Blur(probability=0.5))
-    plan, order = ViewPlan([view]), BatchOrder(len(source), BATCH, seed=0)
-    skipped = SkippedImages(len(source), 1.0)
-    common = (plan, order, device, IMAGENET_MEAN, IMAGENET_STD)
-    streaming = StreamingLane(source, *common, workers=workers, skipped=skipped)
-    steps = order.steps_per_epoch
-    rates: dict[str, float | None] = {
-        "lightly": rate(lambda: lightly_views(files, size, workers, device), device),
-        "streaming": rate(lambda: (views.images for views in streaming.batches(0, steps)), device),
+    return source, [folder / key for key in source.keys]
+
+
+def large_works(folder: Path, limit: int, batch: int) -> tuple[dict[str, Work], dict[str, Work]]:
+    """Complete views, and decoding and crops alone."""
+    source, files = part_of(folder, limit)
+    plan, order = ViewPlan(dino_views()), BatchOrder(len(source), batch, seed=0)
+    lanes = {
+        color: StreamingLane(
+            source,
+            plan,
+            order,
+            CPU,
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+            workers=0,
+            skipped=SkippedImages(len(source), 1.0),
+            color=color,
+        )
+        for color in COLORS
     }
-    try:
-        start = time.perf_counter()
-        images = read_all(source, skipped, progress=False)
-        rates["reading"] = len(source) / (time.perf_counter() - start)
-        resident = ResidentLane(images, *common)
-        rates["resident"] = rate(lambda: (views.images for views in resident.batches(0, steps)), device)
-    except MixedSizesError:
-        rates["resident"] = None  # images of several sizes have no resident lane
-    return rates
+    steps = order.steps_per_epoch
+    works: dict[str, Work] = {"lightly": partial(through_files, files, DINOTransform(n_local_views=8))}
+    works |= {f"streaming, {color}": partial(through_lane, lane, steps) for color, lane in lanes.items()}
+    return works, {"lightly": works["lightly"], "streaming": partial(crops_only, lanes["fused"], steps)}
+
+
+def small_works(folder: Path, limit: int, batch: int) -> dict[str, Work]:
+    source, files = part_of(folder, limit)
+    transform = MoCoV2Transform(input_size=32, gaussian_blur=0.0)
+    some = files[: min(len(files), 1000)]
+    images = [Image.open(file).convert("RGB") for file in some]
+    works: dict[str, Work] = {
+        "lightly": partial(through_files, some, transform),
+        "lightly, in memory": partial(through_images, images, transform),
+    }
+    pixels = read_all(source, SkippedImages(len(source), 1.0), progress=False)
+    return works | {f"resident, {color}": work for color, work in resident_works(pixels, batch, CPU).items()}
+
+
+def resident_works(pixels: torch.Tensor, batch: int, device: torch.device) -> dict[Color, Work]:
+    plan = ViewPlan([View(count=2, size=32, jitter=SMALL_JITTER, grey=0.2)])
+    order = BatchOrder(len(pixels), min(batch, len(pixels)), seed=0)
+    lanes: dict[Color, ResidentLane] = {
+        color: ResidentLane(pixels, plan, order, device, IMAGENET_MEAN, IMAGENET_STD, color=color) for color in COLORS
+    }
+    return {color: partial(through_lane, lane, order.steps_per_epoch) for color, lane in lanes.items()}
+
+
+def device_works(folder: Path, batch: int, device: torch.device) -> tuple[dict[str, Work], dict[str, Work]]:
+    """The photometric operations of crops that are cut already, and the resident lane, on a GPU."""
+    source, _ = part_of(folder, batch)
+    plan, order = ViewPlan(dino_views()), BatchOrder(len(source), len(source), seed=0)
+    finish: dict[str, Work] = {}
+    for color in COLORS:
+        skipped = SkippedImages(len(source), 1.0)
+        lane = StreamingLane(
+            source, plan, order, device, IMAGENET_MEAN, IMAGENET_STD, workers=0, skipped=skipped, color=color
+        )
+        cropped = lane.dataset.__getitems__([(0, number, number) for number in range(len(source))]).pin_memory()
+        finish[f"streaming, {color}"] = partial(through_finish, lane, cropped)
+    pixels = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8)
+    return finish, {f"resident, {color}": work for color, work in resident_works(pixels, 512, device).items()}
+
+
+def through_finish(lane: StreamingLane, cropped: Any) -> int:
+    for _ in range(8):
+        lane.finish(cropped)
+    torch.cuda.synchronize()
+    return 8 * len(cropped.index)
 
 
 def drawn(folder: Path, count: int, size: tuple[int, int]) -> Path:
@@ -113,41 +194,48 @@ def drawn(folder: Path, count: int, size: tuple[int, int]) -> Path:
     return folder
 
 
+def show(found: dict[str, dict[str, float]]) -> None:
+    print(f"{'views':26}{'of':22}{'images/s':>12}{'ratio':>10}")
+    for name, measured in found.items():
+        reference = next(iter(measured.values()))  # lightly, or the exact colours
+        for who, rate in measured.items():
+            print(f"{name:26}{who:22}{rate:12,.0f}{rate / reference:10.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", type=Path)
     parser.add_argument("--large", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=96, help="photographs in a round")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as a training on a CPU does; for both sides
     device = torch.device(arguments.device)
+    found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         small = arguments.small or drawn(Path(scratch) / "small", 5000, (32, 32))
-        large = arguments.large or drawn(Path(scratch) / "large", 256, (500, 375))
-        found = {"32x32": measure(small, 32, 5000, device), "224x224": measure(large, 224, 512, device)}
-        if found["224x224"]["resident"] is None:  # the same pictures at one size
-            same = Path(scratch) / "same"
-            same.mkdir()
-            for file in sorted(large.rglob("*"))[:512]:
-                if file.is_file():
-                    default_loader(str(file)).resize((400, 300)).save(same / f"{file.stem}.jpg", quality=90)
-            found["224x224, all 400x300"] = measure(same, 224, 512, device)
+        large = arguments.large or drawn(Path(scratch) / "large", 96, (500, 375))
+        complete, crops = large_works(large, arguments.images, 32)
+        found["small"] = rates(small_works(small, 5000, 256), arguments.rounds, time.process_time)
+        found["dino"] = rates(complete, arguments.rounds, time.process_time)
+        found["dino, decode and crops"] = rates(crops, arguments.rounds, time.process_time)
+        if device.type == "cuda":
+            finish, resident = device_works(large, 64, device)
+            found["dino, colours on the GPU"] = rates(finish, arguments.rounds, time.perf_counter)
+            found["small, on the GPU"] = rates(resident, arguments.rounds, time.perf_counter)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        "threads": 1,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": str(torch.__version__),
+        "lightly": lightly.__version__,
     }
     print(" ".join(f"{key}={value}" for key, value in machine.items()))
-    print(
-        f"{'views':24}{'lightly':>12}{'streaming':>12}{'resident':>12}{'streaming/lightly':>20}{'resident/lightly':>18}"
-    )
-    for name, rates in found.items():
-        reference = rates["lightly"]
-        assert reference is not None
-        cells = [f"{rates[key]:.0f}" if rates[key] else "-" for key in ("lightly", "streaming", "resident")]
-        ratios = [f"{rates[key] / reference:.2f}" if rates[key] else "-" for key in ("streaming", "resident")]
-        print(f"{name:24}{cells[0]:>12}{cells[1]:>12}{cells[2]:>12}{ratios[0]:>20}{ratios[1]:>18}")
+    show(found)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine, "images_per_second": found}, indent=2) + "\n")
 

@@ -215,7 +215,7 @@ class StreamingLane:
                 self.skipped.record(batch.broken)
                 if not batch.complete:
                     raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")
-                yield self._finish(batch)
+                yield self.finish(batch)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -235,7 +235,8 @@ class StreamingLane:
             for index, images in images_of(Subset(self.dataset.source, chosen), size, workers=self.workers):
                 yield chosen[index], images
 
-    def _finish(self, batch: CroppedBatch) -> Views:
+    def finish(self, batch: CroppedBatch) -> Views:
+        """The photometric operations of a batch of crops, on the device."""
         photometry = self.plan.draw_photometry(self.order.seed, batch.epoch, batch.index)
         geometry = ViewGeometry(batch.box, batch.flipped)
         apply = APPLY_COLOR[self.color]

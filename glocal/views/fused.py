@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glocal.views.crops import resample
-from glocal.views.photometric import CONTRAST, GREY_WEIGHTS, HUE, SATURATION, banded
+from glocal.views.blur import blur_drawn
+from glocal.views.photometric import CONTRAST, GREY_WEIGHTS, HUE, SATURATION
 from glocal.views.plan import Photometry, View
 
 # On a CPU the passes over a chunk should meet in the second-level cache: this many bytes of float pixels.
@@ -108,19 +108,10 @@ def apply_fused(
         for channel, (low, high) in enumerate(zip(black, white, strict=True)):
             shown[:, channel].clamp_(low, high)
         if view.blur.probability > 0:
-            _blur(shown, drawn, view)
+            blur_drawn(shown, drawn, view, deviations=3)
         if view.solarize.probability > 0:
             _solarize(shown, drawn, view, centre, spread)
     return out
-
-
-def _blur(images: Tensor, parameters: Photometry, view: View) -> None:
-    chosen = parameters.blur.nonzero()[:, 0]
-    if len(chosen) == 0:
-        return
-    sigma, order = parameters.sigma[chosen].sort(descending=True, stable=True)
-    rows = chosen[order].to(images.device, non_blocking=True)
-    images[rows] = short_blur(images[rows], sigma, view.blur.kernel_size_at(view.size) // 2)
 
 
 def _solarize(images: Tensor, parameters: Photometry, view: View, centre: Tensor, spread: Tensor) -> None:
@@ -134,46 +125,3 @@ def _solarize(images: Tensor, parameters: Photometry, view: View, centre: Tensor
     )
     picked = images[rows]
     images[rows] = torch.where(picked >= threshold, mirror - picked, picked)
-
-
-def short_blur(images: Tensor, sigma: Tensor, largest: int) -> Tensor:
-    """Gaussian blur of each image with taps as far as 3 σ, rounded, and reflected borders.
-
-    Args:
-        images: (B, C, S, S).
-        sigma: (B,) pixels, descending, on the CPU.
-        largest: the taps reach no further than this, nor than reflection allows.
-    """
-    reach = (3 * sigma).round().clamp(max=min(largest, images.shape[2] - 1, images.shape[3] - 1)).int()  # (B,)
-    radius = int(reach[0])
-    if radius == 0:
-        return images
-    taps = torch.arange(radius + 1)
-    half = (-0.5 * (taps / sigma[:, None]) ** 2).exp() * (taps <= reach[:, None])  # (B, radius + 1)
-    half = (half / (2 * half.sum(dim=1, keepdim=True) - 1)).to(images.device, images.dtype)
-    if images.device.type != "cpu":  # matrix products are the fastest there
-        kernel = torch.cat([half[:, 1:].flip(1), half], dim=1)
-        return resample(images, *(banded(kernel, length) for length in images.shape[2:]))
-    blurred = [int((reach >= tap).sum()) for tap in range(radius + 1)]  # the first images of the batch
-    for axis in (2, 3):
-        images = _blur_lines(images, half, blurred, axis)
-    return images
-
-
-def _blur_lines(images: Tensor, half: Tensor, blurred: list[int], axis: int) -> Tensor:
-    """One direction of the blur, as a sum of shifted images: half (B, radius + 1), tap n reaches blurred[n] images."""
-    radius, length = half.shape[1] - 1, images.shape[axis]
-    shape = list(images.shape)
-    shape[axis] += 2 * radius
-    padded = images.new_empty(shape)
-    padded.narrow(axis, radius, length).copy_(images)
-    padded.narrow(axis, 0, radius).copy_(images.narrow(axis, 1, radius).flip(axis))
-    padded.narrow(axis, radius + length, radius).copy_(images.narrow(axis, length - radius - 1, radius).flip(axis))
-    weights = half[:, :, None, None, None]
-    out, pair = images * weights[:, 0], torch.empty_like(images)
-    for tap in range(1, radius + 1):
-        some = slice(0, blurred[tap])
-        before, after = (padded[some].narrow(axis, radius + shift, length) for shift in (-tap, tap))
-        torch.add(before, after, out=pair[some])
-        out[some].addcmul_(pair[some], weights[some, tap])
-    return out

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glocal.views.crops import resample
+from glocal.views.blur import blur_drawn
 from glocal.views.plan import Photometry, View
 
 CONTRAST, SATURATION, HUE = 1, 2, 3  # as Photometry.order numbers them
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 # On a CPU the passes over an image should meet in the cache: this many bytes of pixels are worked on at a time.
-_CPU_CHUNK_BYTES = 4 << 20
+_CPU_CHUNK_BYTES = 1 << 20
 
 
 def apply_photometry(
@@ -52,11 +52,7 @@ def _apply(images: Tensor, parameters: Photometry, view: View) -> Tensor:
         chosen = _on(images, parameters.grey)
         images = torch.where(chosen, greyscale(images), images)
     if view.blur.probability > 0:
-        rows = parameters.blur.nonzero()[:, 0]
-        if len(rows) > 0:
-            sigma = parameters.sigma[rows].to(images)
-            rows = rows.to(images.device)
-            images[rows] = gaussian_blur(images[rows], sigma, view.blur.kernel_size_at(view.size))
+        blur_drawn(images, parameters, view, deviations=5.5)  # what is farther weighs less than 3e-7 of the centre
     if view.solarize.probability > 0:
         chosen = _on(images, parameters.solarize)
         images = torch.where(chosen & (images >= view.solarize.threshold), 1 - images, images)
@@ -128,30 +124,3 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     k = (offsets + sextant[:, None]).remainder_(6)  # (B, 3, S, S)
     share = torch.minimum(k, 4 - k).clamp_(0, 1)
     return value[:, None] - chroma[:, None] * share
-
-
-def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian blur with a σ for each image and reflected borders, as torchvision's `gaussian_blur`.
-
-    Args:
-        images: (B, C, S, S).
-        sigma: (B,) pixels.
-        kernel_size: odd; cut to the largest that reflection allows (2·S − 1).
-    """
-    height, width = images.shape[2:]
-    radius = min(kernel_size // 2, height - 1, width - 1)
-    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.softmax(-0.5 * (taps / sigma[:, None]) ** 2, dim=1)  # (B, taps)
-    down, across = (banded(kernel, length) for length in (height, width))
-    return resample(images, down, across)
-
-
-def banded(kernel: Tensor, length: int) -> Tensor:
-    """The matrix (B, length, length) that convolves a line with each image's kernel, borders reflected."""
-    radius = kernel.shape[1] // 2
-    places = torch.arange(length, device=kernel.device)
-    source = places[:, None] + torch.arange(-radius, radius + 1, device=kernel.device)  # (length, taps)
-    source = source.abs()
-    source = torch.where(source >= length, 2 * (length - 1) - source, source)
-    band = kernel.new_zeros(len(kernel), length, length)
-    return band.scatter_add_(2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, length, -1))

@@ -6,7 +6,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import ColorJitter
 from torchvision.transforms.v2 import functional as tv
 
-from glocal.views.photometric import apply_photometry, gaussian_blur, greyscale, shift_hue
+from glocal.views.blur import gaussian_blur
+from glocal.views.photometric import apply_photometry, greyscale, shift_hue
 from glocal.views.plan import Blur, Jitter, Photometry, Solarize, View, ViewPlan
 
 BATCH = 24
@@ -121,6 +122,6 @@ def test_hue_turns_full_circle_and_leaves_grey_alone() -> None:
 
 
 def test_blur_of_a_tiny_image_is_cut_to_what_reflection_allows() -> None:
-    blurred = gaussian_blur(torch.rand(2, 3, 4, 4), torch.tensor([1.0, 2.0]), 23)
+    blurred = gaussian_blur(torch.rand(2, 3, 4, 4), torch.tensor([2.0, 1.0]), 23, 5)
     assert blurred.shape == (2, 3, 4, 4)
     assert blurred.isfinite().all()
