@@ -15,13 +15,11 @@ What it costs in accuracy is measured with one run each, at the same seeds:
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from glocal.data.sources import Source, Subset, open_source
@@ -31,7 +29,7 @@ from glocal.views.photometric import apply_photometry
 from glocal.views.plan import Jitter, View, ViewPlan
 
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
-COLUMNS = 8
+COLUMNS = 6
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -66,10 +64,7 @@ def draw(rows: list[tuple[str, Tensor]], ratios: Tensor, out: Path) -> None:
             if row == 0:
                 place.set_title(f"{ratios[column]:.0f} dB", fontsize=9)
         axes[row, 0].set_ylabel(name, fontsize=9)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=75)
-    with Image.open(drawn) as image:
-        image.convert("RGB").quantize(256).save(out, optimize=True)  # a third of the bytes
+    figure.savefig(out, dpi=72, pil_kwargs={"optimize": True})
 
 
 def main() -> None:
