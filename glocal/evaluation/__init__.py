@@ -147,16 +147,18 @@ def _choose(
     for name in raw:
         if name not in protocol_names():
             raise GlocalError(f"there is no protocol {name!r} to set; {did_you_mean(name, protocol_names())}")
-    chosen = {}
+    chosen, left_out = {}, []
     for name in names:
         its = validated(protocol(name).settings, raw.get(name, {}), f"protocol {name}")
         missing = protocol(name).missing(its, labelled=labelled)
         if missing and not every:
             raise GlocalError(missing)
         if missing:
-            note(f"left out: {missing}")
+            left_out.append(name)
         else:
             chosen[name] = its
+    if left_out and chosen:
+        note(f"left out for want of images: {', '.join(left_out)} (`glocal protocols NAME` says what they need)")
     if not chosen:
         raise GlocalError("nothing to measure: give --train and --test with labels, or --data PROTOCOL=PATH")
     return chosen

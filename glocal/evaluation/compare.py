@@ -220,6 +220,7 @@ def _by_setting(result: Mapping[str, Any]) -> dict[_Key, tuple[float | None, str
 def _notes(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What makes numbers in one row, or in one column, differ that is not the backbone."""
     protocols = dict.fromkeys(protocol for result in found for protocol in result["protocols"])
+    apart = []
     for protocol in protocols:
         entries = {
             name: result["protocols"][protocol]
@@ -230,7 +231,7 @@ def _notes(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> Iterator
             continue
         images = {name: _images(entry) for name, entry in entries.items()}
         if len({words for words, _ in images.values()}) > 1:
-            yield f"{protocol} was measured on different images: each has rows of its own"
+            apart.append(protocol)
         elif len(set(images.values())) > 1:
             counts = ", ".join(f"{name}: {' and '.join(map(str, count))}" for name, (_, count) in images.items())
             yield f"{protocol} was measured on different numbers of images: {counts}"
@@ -239,6 +240,8 @@ def _notes(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> Iterator
             said = {name: json.dumps(each.get(key), ensure_ascii=False) for name, each in settings.items()}
             if key != "data" and len(set(said.values())) > 1:
                 yield f"{protocol}.{key} differs: " + ", ".join(f"{name}: {value}" for name, value in said.items())
+    if apart:
+        yield f"measured on different images, which have rows of their own: {', '.join(apart)}"
 
 
 def _images(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:

@@ -154,7 +154,7 @@ def test_differences_that_are_not_the_backbones_are_noted(tmp_path: Path) -> Non
         compare([first, fewer]).notes
     )
     found = compare([first, other])
-    assert found.notes == ("knn was measured on different images: each has rows of its own",)
+    assert found.notes == ("measured on different images, which have rows of their own: knn",)
     assert [row.values for row in found.rows] == [(2, None), (None, 2)]
     assert found.notes[0] in markdown(found)
     assert compare([first]).notes == ()

@@ -4,7 +4,7 @@ The strength of the ℓ2 penalty is chosen from 45 values on validation images; 
 on training and validation images together. Kornblith, Shlens and Le, "Do Better ImageNet Models Transfer Better?", CVPR
 2019, appendix A; Ericsson, Gouk and Hospedales, "How Well Do Self-Supervised Models Transfer?", CVPR 2021; with up to
 5,000 iterations as Lee et al., "Improving Transferability of Representations via Augmentation-Aware Self-Supervision",
-NeurIPS 2021, whose protocol LoGo follows. Features are taken as they are; `standardise` divides them by their
+NeurIPS 2021, and LoGo. Features are taken as they are; `standardise` divides them by their
 deviations, which is not in the papers.
 """
 
