@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -50,9 +51,10 @@ def choices_of(field: FieldInfo) -> str:
 
 
 def setting_rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Name, value and choices of every setting, as text."""
+    """Name, value as one writes it and choices of every setting."""
+    values = settings.model_dump(mode="json")
     for key, field in type(settings).model_fields.items():
-        yield key, str(getattr(settings, key)), choices_of(field)
+        yield key, json.dumps(values[key]).strip('"'), choices_of(field)
 
 
 def validated(schema: type[S], raw: Mapping[str, Any], where: str) -> S:

@@ -91,7 +91,7 @@ def _search_exactly(
 
     closeness, index = _search(queries, bank, prepare, k, size, chunk)
     if metric == "cosine":
-        return 1 - closeness, index
+        return closeness.neg_().add_(1), index
     return (queries.square().sum(dim=1, keepdim=True) - 2 * closeness).clamp_(min=0).sqrt_(), index
 
 
@@ -168,9 +168,12 @@ def _search(
         block, less = prepare(bank[first : first + size])
         limit = _CACHE_BYTES if queries.device.type == "cpu" else _GPU_BYTES
         rows = chunk or max(16, limit // (len(block) * queries.element_size()))
-        parts = [largest(products(part, block, less), min(k, len(block))) for part in queries.split(rows)]
-        near, index = (torch.cat(found) for found in zip(*parts, strict=True))
-        index = index + first
+        near = queries.new_empty(len(queries), min(k, len(block)))
+        index = torch.empty_like(near, dtype=torch.int64)
+        for start in range(0, len(queries), rows):
+            few = slice(start, start + rows)
+            near[few], index[few] = largest(products(queries[few], block, less), near.shape[1])
+        index += first
         if best is not None and places is not None:
             near, index = torch.cat([best, near], dim=1), torch.cat([places, index], dim=1)
             near, order = near.topk(min(k, near.shape[1]), dim=1)
