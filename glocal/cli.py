@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,11 +162,14 @@ def evaluate(
         Path | None, typer.Option(help="Folder for evaluation.json, .csv and pictures; default: evaluation/ in a run.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode images; 0: none, where /dev/shm is small.")
+    ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features on the disk.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Measure a backbone by the protocols of the papers."""
-    from glocal.evaluation import evaluate, results
+    from glocal.evaluation import IncompleteError, evaluate, results
     from glocal.settings import parse_overrides
 
     if out is None and Path(backbone).is_dir():
@@ -176,7 +180,8 @@ def evaluate(
         if not equals:
             raise GlocalError(f"--data {place}: write it as PROTOCOL=PATH, for example retrieval=roxford5k")
         places[name] = path
-    found = evaluate(
+    measure = partial(
+        evaluate,
         backbone,
         train=train,
         test=test,
@@ -188,11 +193,18 @@ def evaluate(
         out=out,
         device=device,
         cache=cache,
+        workers=workers,
         progress=not quiet,
     )
+    try:
+        found = measure()
+    except IncompleteError as error:
+        if error.result["protocols"]:
+            _show(results.table(error.result))
+        raise
     _show(results.table(found))
     if out is not None:
-        _show(f"written to {out}/evaluation.json and {out}/evaluation.csv")
+        _show(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 
 @app.command()

@@ -22,7 +22,6 @@ from glocal.files import write_text
 
 # What a protocol chose by itself, or how its solver ended: "SGD, lr=0.1", "food101: C=0.3, stopped at 50 iterations".
 _CHOSEN = re.compile(r"[,:] (?:(?:lr|C|cost)=[^\s,()]+|stopped at \d+ iterations)")
-_PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
 _DEVIATION = "_std"
 
 
@@ -66,7 +65,7 @@ class ComparedRow(NamedTuple):
     @property
     def percent(self) -> bool:
         """Whether it is a share of 100, of which more is better."""
-        return _PERCENT.fullmatch(self.metric) is not None
+        return results.is_percent(self.metric)
 
     @property
     def best(self) -> tuple[int, ...]:
@@ -252,7 +251,7 @@ def _images(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _cells(row: ComparedRow) -> list[str]:
-    cells = ["–" if value is None else f"{value:.2f}" for value in row.values]
+    cells = ["–" if value is None else results.shown(row.metric, value) for value in row.values]
     pairs = zip(cells, row.deviations, strict=True)
     return [cell if deviation is None else f"{cell} ± {deviation:.2f}" for cell, deviation in pairs]
 

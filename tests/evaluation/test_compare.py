@@ -115,7 +115,7 @@ def test_the_best_is_bold_where_more_is_better(tmp_path: Path) -> None:
     }
     text = markdown(found)
     assert "| **60.00** | 59.00 |" in text
-    assert "| -2.00 | -1.00 |" in text
+    assert "| -2.0000 | -1.0000 |" in text
     assert "| 5.00 | – |" in text
 
 
