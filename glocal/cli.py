@@ -222,17 +222,24 @@ def compare(
 @app.command()
 def protocols(
     name: Annotated[str | None, typer.Argument(help="A protocol: show its settings.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With a protocol: what the others then are, e.g. linear.style=moco."),
+    ] = None,
 ) -> None:
     """List the protocols of `glocal evaluate` and what they need; or the settings of one."""
     from glocal.evaluation.protocols import protocol, protocol_names
-    from glocal.settings import setting_rows
+    from glocal.settings import assign, parse_overrides, setting_rows, validated
 
     if name is not None:
         found = protocol(name)
         table = Table(title=f"{name}: settings (--set {name}.SETTING=VALUE)", title_justify="left")
-        for column in ("setting", "default", "choices"):
+        for column in ("setting", "default", "choices", "what it is"):
             table.add_column(column)
-        for row in setting_rows(found.settings()):
+        raw: dict[str, Any] = {}
+        for path, value in parse_overrides(settings or []).items():
+            assign(raw, path.removeprefix(f"{name}."), value)
+        for row in setting_rows(validated(found.settings, raw, f"protocol {name}")):
             table.add_row(f"{name}.{row[0]}", *row[1:])
         _show(f"{name}: {found.summary}", *([f"--data {name}=PATH: {found.data}"] if found.data else []), table)
         return

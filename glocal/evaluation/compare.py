@@ -141,7 +141,8 @@ def table(comparison: Comparison) -> Table:
 def _read(given: Path) -> tuple[ComparedRun, dict[str, Any]]:
     folder = given.parent if given.name == "evaluation.json" else given
     if not folder.is_dir():
-        raise GlocalError(f"there is no run folder {given}")
+        what = "is a file; give the run's folder" if given.exists() else "is no run: there is no such folder"
+        raise GlocalError(f"{given} {what}")
     place = folder / "evaluation" if (folder / "evaluation" / "evaluation.json").is_file() else folder
     if not (place / "evaluation.json").is_file():
         raise GlocalError(

@@ -118,6 +118,26 @@ def found_key(folder: Path, number: int) -> str:
     return ImageFolder(folder).keys[number]
 
 
+def test_every_shape_and_dtype_comes_back(tmp_path: Path) -> None:
+    tensors = {
+        "features": torch.randn(5, 3),
+        "tokens": torch.randn(2, 3, 4).transpose(1, 2),
+        "index": torch.arange(7),
+        "half": torch.randn(3).half(),
+        "mask": torch.tensor([True, False]),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "scalar": torch.tensor(3.0),
+        "none": torch.empty(0, 4),
+    }
+    FeatureCache(tmp_path).remember({"key": "ä"}, lambda: (tensors, {"beside": "µ"}))
+    found, beside = FeatureCache(tmp_path).remember({"key": "ä"}, lambda: ({}, None))
+    assert beside == {"beside": "µ"}
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cache, calls = FeatureCache(tmp_path), []
 

@@ -208,7 +208,7 @@ def test_real_evaluations_are_compared(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match="name the folders of two runs"):
         compare([])
-    with pytest.raises(GlocalError, match="there is no run folder .*nowhere"):
+    with pytest.raises(GlocalError, match="nowhere is no run: there is no such folder"):
         compare([tmp_path / "nowhere"])
     with pytest.raises(GlocalError, match=r"no evaluation yet; `glocal evaluate .* --train LABELLED --test LABELLED`"):
         compare([tmp_path])
