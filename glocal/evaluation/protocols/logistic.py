@@ -20,7 +20,7 @@ from glocal.console import note, progress_bar
 from glocal.data.held_out import hold_out
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.probes import Metric, accuracies, moments
+from glocal.evaluation.probes import Metric, accuracies, compute_device, moments
 from glocal.evaluation.regression import choose_penalty, fit_logistic
 from glocal.settings import Settings
 
@@ -134,11 +134,6 @@ def tell_unfinished(found: LogisticResult, settings: LogisticSettings, name: str
     return "" if found.converged else f", stopped at {found.iterations} iterations"
 
 
-def compute_device(bench: Bench) -> str:
-    """Where the regression runs: Apple's GPUs have no float64."""
-    return "cpu" if bench.device == "mps" else bench.device
-
-
 def measure(bench: Bench, settings: LogisticSettings) -> list[Measurement]:
     """`logistic_regression` on the pooled features, with C chosen on `val` or on a part of `train`."""
     pair = bench.labelled()
@@ -155,7 +150,7 @@ def measure(bench: Bench, settings: LogisticSettings) -> list[Measurement]:
         val = hold_out(labels, max(1, round(settings.held_out * len(labels))), settings.seed)
         how = f", chosen on {100 * settings.held_out:g}% of train"
     found = logistic_regression(
-        learn.to(compute_device(bench)),
+        learn.to(compute_device(bench.device)),
         labels,
         val,
         pair.test,
