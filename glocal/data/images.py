@@ -52,8 +52,7 @@ def read_image(file: str | Path | BinaryIO, key: str) -> Tensor:
         try:
             with Image.open(file) as image:
                 image.load()
-                turn = _UPRIGHT.get(_orientation(image))
-                upright = image if turn is None else image.transpose(turn)
+                upright = turned_upright(image, orientation_of(image))
                 pixels = np.array(_to_rgb(upright), dtype=np.uint8)
         except UnidentifiedImageError:
             raise BrokenImageError(key, _empty_or("no image in a format that Pillow reads", file)) from None
@@ -77,10 +76,36 @@ def image_size(file: str | Path) -> tuple[int, int]:
         try:
             with Image.open(file) as image:
                 width, height = _stored_size(image)
-                exchanged = _orientation(image) in _EXCHANGES_SIDES
+                exchanged = exchanges_sides(orientation_of(image))
         except Exception as error:
             raise BrokenImageError(str(file), _reason(error)) from None
     return (width, height) if exchanged else (height, width)
+
+
+def image_orientation(file: str | Path) -> int:
+    """EXIF orientation of an image file, 1 (upright) to 8.
+
+    Raises:
+        BrokenImageError: the header cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file) as image:
+                return orientation_of(image)
+        except Exception as error:
+            raise BrokenImageError(str(file), _reason(error)) from None
+
+
+def turned_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """An image of that EXIF orientation as a person would see it."""
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def exchanges_sides(orientation: int) -> bool:
+    """Whether turning an image of that EXIF orientation upright makes its width its height."""
+    return orientation in _EXCHANGES_SIDES
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
@@ -90,7 +115,7 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return image.size
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) where there is none or the metadata are damaged."""
     try:
         # the base class's method: that of PNG files decodes the pixels in search of more metadata

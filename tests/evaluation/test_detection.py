@@ -221,7 +221,7 @@ def test_lvis_names_classes_that_are_not_there_or_not_all_marked(lvis: Path) -> 
 
 
 def test_voc_counts_pixels_from_one_and_marks_difficult_objects(voc: Path) -> None:
-    for folder in (voc, voc.parent):
+    for folder in (voc / "VOC2007", voc / "VOC2012", voc.parent, voc):
         train, test = open_detection(folder, "voc")
     assert train.classes == ["cat", "dog"]
     assert (len(train), len(test)) == (6, 2)

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from glocal.data.sources import MemorySource
-from glocal.data.voc import read_presence
+from glocal.data.voc import read_presence, voc_root
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
 from glocal.evaluation.linear_svm import SVMSettings, Task, draw_shots, low_shot, one_vs_rest
@@ -176,6 +176,20 @@ def test_voc_lists_are_read_as_they_are_published(voc: Path) -> None:
     assert len(read_presence(voc, "test").source) == 21
 
 
+def test_the_folder_of_a_year_is_found_from_everywhere_and_never_that_of_another(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given in (voc, voc.parent, voc.parent.parent, str(voc)):
+        assert voc_root(given, 2007) == voc
+        assert voc_root(given, 2012) is None
+    monkeypatch.chdir(voc)
+    assert voc_root(".", 2007) == voc
+    monkeypatch.chdir(voc.parent)
+    assert voc_root("..", 2007) == voc
+    renamed = voc.rename(tmp_path / "my voc")
+    assert voc_root(renamed, 2007) == voc_root(renamed, 2012) == renamed
+
+
 @pytest.mark.parametrize("given", ["VOCdevkit/VOC2007", "VOCdevkit", "."])
 def test_svm_on_voc_end_to_end(voc: Path, tmp_path: Path, given: str) -> None:
     settings = {"svm.costs": [0.1, 1.0], "svm.shots": [1, 4], "svm.samples": 2}
@@ -234,7 +248,7 @@ def test_what_is_missing_is_named(voc: Path, tmp_path: Path) -> None:
         measure(voc, shots=[0])
     lists = voc / "ImageSets" / "Main"
     (lists / "bicycle_test.txt").write_text("000037 yes\n")
-    with pytest.raises(GlocalError, match=r"bicycle_test\.txt, line 1: '000037 yes' should be an image's name and 1"):
+    with pytest.raises(GlocalError, match=r"bicycle_test\.txt: the line '000037 yes' should be an image's name and 1"):
         measure(voc, shots=[])
     (lists / "bicycle_test.txt").write_text("000037 1\n")
     with pytest.raises(GlocalError, match=r"bicycle_test\.txt names other images than aeroplane_test\.txt"):
