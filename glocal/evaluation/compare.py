@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -18,7 +16,7 @@ from rich.text import Text
 from glocal.config import load_mapping
 from glocal.errors import GlocalError
 from glocal.evaluation import results
-from glocal.files import write_text
+from glocal.files import write_csv, write_text
 
 # What a protocol chose by itself, or how its solver ended: "SGD, lr=0.1", "food101: C=0.3, stopped at 50 iterations".
 _CHOSEN = re.compile(r"[,:] (?:(?:lr|C|cost)=[^\s,()]+|stopped at \d+ iterations)")
@@ -265,24 +263,21 @@ def _save(comparison: Comparison, folder: Path) -> None:
         "notes": comparison.notes,
     }
     write_text(folder / "compare.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "compare.csv", _csv(comparison))
+    header = ("images", "protocol", "setting", "metric", "run", "value", "deviation", "chosen", "best")
+    write_csv(folder / "compare.csv", header, _lines(comparison))
     write_text(folder / "compare.md", markdown(comparison))
     from glocal.evaluation.compare_plot import draw_comparison
 
     draw_comparison(comparison, folder / "compare.png")
 
 
-def _csv(comparison: Comparison) -> str:
+def _lines(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
     """A line for each number of each run."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["images", "protocol", "setting", "metric", "run", "value", "deviation", "chosen", "best"])
     for row in comparison.rows:
         for place, run in enumerate(comparison.runs):
             if row.values[place] is not None:
                 cells = (run.name, row.values[place], row.deviations[place], row.chosen[place], place in row.best)
-                writer.writerow([*row[:4], *cells])
-    return text.getvalue()
+                yield *row[:4], *cells
 
 
 def markdown(comparison: Comparison) -> str:

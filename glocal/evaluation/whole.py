@@ -74,8 +74,7 @@ def size_step(backbone: Extractor) -> int | None:
     network = getattr(backbone, "network", None)
     if not isinstance(network, nn.Module):
         return None
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    step = int(patch[0]) if patch is not None else 1
+    step = patch_side(backbone)
     try:  # whether it does is written nowhere in timm's networks
         images = torch.zeros(1, 3, backbone.size, backbone.size + step, dtype=torch.uint8)
         backbone.features(images)
@@ -83,6 +82,12 @@ def size_step(backbone: Extractor) -> int | None:
     except Exception:  # they refuse by whatever fails first
         return None
     return step
+
+
+def patch_side(backbone: Extractor) -> int:
+    """The side in pixels of a transformer's patches; 1 for other networks."""
+    patch = getattr(getattr(getattr(backbone, "network", None), "patch_embed", None), "patch_size", None)
+    return int(patch[0]) if patch is not None else 1
 
 
 def smallest_side(backbone: Extractor, step: int = 1) -> int:

@@ -356,6 +356,13 @@ def test_backbones_that_cannot_do_it_say_so(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match=r"colour patches does not take images of 40 pixels \(dense.size\): Input"):
         measured(root, Stiff(), size=40)
     assert measured(root, Stiff())["mIoU"] > 50
+    vit = build_backbone(MODELS[1], size=32)
+    for size, nearest in ((100, "96 or 104"), (7, "8")):
+        with pytest.raises(
+            GlocalError,
+            match=rf"^dense\.size={size} .* patches of 8 pixels; the nearest sizes are {nearest}$",
+        ):
+            measured(root, vit, size=size)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -415,10 +422,10 @@ def test_broken_files_are_left_out_and_named(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(BrokenImageError):
         read_mask(root / "masks" / "train" / "train1.png")
     assert measured(root, upsample="nearest")["pixel_accuracy"] > 80
-    said = " ".join(capsys.readouterr().err.split())
-    assert "1 files of" in said
-    assert "val1.jpg" in said
-    assert "train1.png" in said
+    said = "".join(capsys.readouterr().err.split())  # lines break anywhere
+    assert "(train):1ofits6imagescannotbereadanddonotcount;thefirst:/" in said
+    assert "train1.png(" in said
+    assert "(val):1ofits6imagescannotbereadanddonotcount;thefirst:images/val/val1.jpg(empty" in said
 
 
 def test_masks_of_a_batch_are_those_of_its_images(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, PositiveInt
 
-from glocal.console import warn
 from glocal.data.detection import DATA, Task, open_detection
 from glocal.data.detection_batches import ExampleReader, repeat_factors
 from glocal.data.outlines import mask_tools
 from glocal.data.plain import default_workers
+from glocal.data.skipped import tell_unreadable
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.evaluation.detection_scores import Scores, coco_scores, voc_scores, write_per_class
@@ -163,8 +163,7 @@ def measure(bench: Bench, settings: DetectionSettings) -> list[Measurement]:
         progress=bench.progress,
     )
     found, broken = detect(model, test, workers=workers, progress=bench.progress)
-    if broken:
-        warn(f"{len(broken)} test images cannot be read and count as images without detections: {broken[0]}")
+    tell_unreadable(test.name, len(test), broken, "count as images without detections")
     assert its.detections is not None
     scores: dict[str, Scores] = {}
     if its.task == "voc":

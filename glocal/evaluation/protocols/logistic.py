@@ -97,7 +97,8 @@ def logistic_regression(
     settings = settings or LogisticSettings()
     if settings.standardise:
         mean, deviation = moments(learn)
-        learn, test = (learn - mean) / deviation, (test.to(learn) - mean) / deviation
+        test = (test.to(learn) - mean).div_(deviation)
+        learn = (learn - mean).div_(deviation)
     strengths = settings.strengths()
     bounds = {"iterations": settings.iterations, "tolerance": settings.tolerance}
     chosen, before, unfinished = strengths[0], None, 0
@@ -106,13 +107,13 @@ def logistic_regression(
         if len(strengths) > 1:
             if not bool(val.any()) or bool(val.all()):
                 raise GlocalError(f"{name}: the choice of C needs images to learn from and images to choose on")
-            val = val.to(learn.device)
-            own = labels.to(learn.device)
+            known, held = _parts(learn, val)
+            own, other = _parts(labels.to(learn.device), val)
             chosen, before, unfinished = choose_penalty(
-                learn[~val],
-                own[~val],
-                learn[val],
-                own[val],
+                known,
+                own,
+                held,
+                other,
                 classes=classes,
                 c=strengths,
                 metric=metric,
@@ -123,6 +124,15 @@ def logistic_regression(
         bar.advance(task)
     metrics = accuracies(fit.scores(test), test_labels)
     return LogisticResult(metrics, chosen, fit.iterations, fit.converged, unfinished)
+
+
+def _parts(rows: Tensor, val: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that are not for the choice and those that are; without a copy where these are the last ones."""
+    first = len(val) - int(val.sum())
+    if bool(val[first:].all()):
+        return rows[:first], rows[first:]
+    val = val.to(rows.device)
+    return rows[~val], rows[val]
 
 
 def tell_unfinished(found: LogisticResult, settings: LogisticSettings, name: str) -> str:
@@ -147,7 +157,8 @@ def measure(bench: Bench, settings: LogisticSettings) -> list[Measurement]:
         learn, labels = torch.cat([learn, more.test]), torch.cat([labels, more.test_labels])
         how = ", chosen on val" * several
     elif several:
-        val = hold_out(labels, max(1, round(settings.held_out * len(labels))), settings.seed)
+        held = max(1, round(settings.held_out * len(labels)))
+        val = hold_out(labels, held, settings.seed, instead="one C, --set logistic.c=[1.0]")
         how = f", chosen on {100 * settings.held_out:g}% of train"
     found = logistic_regression(
         learn.to(compute_device(bench.device)),
