@@ -268,8 +268,10 @@ _Named = tuple[str, tuple[float, float, float, float], bool]  # class, box, diff
 
 
 def _open_voc(folder: Path) -> tuple[DetectionImages, DetectionImages]:
-    roots = (voc_root(folder, year) for year in (2007, 2012))
-    devkit = next((root.parent for root in roots if root is not None), folder)  # the folder may be that of a year
+    root = voc_root(folder, 2007) or voc_root(folder, 2012)
+    if root is None:
+        raise GlocalError(f"{folder} holds neither VOC2007 nor VOC2012 with ImageSets/ in it; they come {VOC}")
+    devkit = root.parent  # whatever of it was given
     train = read_voc(devkit, [(2007, "trainval"), (2012, "trainval")])
     return train, read_voc(devkit, [(2007, "test")], classes=train.classes)
 

@@ -254,6 +254,13 @@ def test_a_missing_file_is_named_with_where_it_comes_from(
         open_detection(folder, task)
 
 
+def test_a_folder_without_voc_is_named_as_it_was_given(tmp_path: Path) -> None:
+    folder = tmp_path / "VOCdevkit" / "VOC2007"
+    folder.mkdir(parents=True)
+    with pytest.raises(GlocalError, match=r"VOCdevkit/VOC2007 holds neither VOC2007 nor VOC2012 .*they come from http"):
+        open_detection(folder, "voc")
+
+
 def test_what_is_no_annotation_is_refused(coco: Path, voc: Path) -> None:
     path = coco / "annotations" / "instances_train2017.json"
     whole = json.loads(path.read_text())
