@@ -122,7 +122,7 @@ class Bench:
 
     def leave_out(self, source: Source, keys: Sequence[str]) -> None:
         """Says for the record which images of `train`, `val` or `test` a protocol could not read by itself."""
-        self._unreadable[id(source)] = list(keys)
+        self._unreadable[id(source)] = sorted(set(keys))
 
     def resolve(self, **settings: Any) -> None:
         """Says for the record what settings became that were null, as JSON."""

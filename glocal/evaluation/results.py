@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +13,7 @@ from rich.text import Text
 
 from glocal.console import note, warn
 from glocal.errors import GlocalError
-from glocal.files import write_text
+from glocal.files import write_csv, write_text
 
 _PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
 
@@ -94,13 +92,8 @@ def save(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     for found in [*kept, *result["protocols"].values()]:
         number = sum(one["protocol"] == found["protocol"] for one in whole["protocols"].values())
         whole["protocols"][found["protocol"] + (f"-{number + 1}" if number else "")] = found
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["backbone", *Row._fields])
-    for row in rows(whole):
-        writer.writerow([result["backbone"], *row])
     write_text(paths[0], json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
-    write_text(paths[1], text.getvalue())
+    write_csv(paths[1], ["backbone", *Row._fields], ([result["backbone"], *row] for row in rows(whole)))
     return paths
 
 

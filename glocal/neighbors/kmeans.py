@@ -84,7 +84,7 @@ def _spread_out(features: Tensor, clusters: int, seed: int) -> Tensor:
     """Greedy k-means++: of a few starts drawn in proportion to the squared distance to those before, the best."""
     trials = 2 + int(math.log(clusters))
     draws = uniform(seed, "k-means++", torch.arange(clusters)[:, None], torch.arange(trials)).to(features.device)
-    squares = features.square().sum(dim=1, keepdim=True)
+    squares = square_lengths(features)[:, None]
     indices = [(draws[0, :1] * len(features)).long()]
     nearest = _square_distances(features, squares, indices[0])[:, 0]
     for draw in draws[1:]:

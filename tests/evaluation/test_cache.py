@@ -15,7 +15,7 @@ from glocal.data.folder import ImageFolder
 from glocal.data.sources import MemorySource, Subset, fingerprint
 from glocal.errors import GlocalError
 from glocal.evaluation import Bench, IncompleteError, Readout, evaluate, results
-from glocal.evaluation.cache import FeatureCache
+from glocal.evaluation.cache import _DTYPES, FeatureCache
 from glocal.evaluation.protocols import linear
 from glocal.models.backbone import ModelSettings, build_backbone
 
@@ -123,7 +123,7 @@ def test_every_shape_and_dtype_comes_back(tmp_path: Path) -> None:
         "features": torch.randn(5, 3),
         "tokens": torch.randn(2, 3, 4).transpose(1, 2),
         "index": torch.arange(7),
-        "half": torch.randn(3).half(),
+        **{str(dtype): torch.randn(3).mul(9).abs().to(dtype) for dtype in _DTYPES},
         "mask": torch.tensor([True, False]),
         "bytes": torch.arange(5, dtype=torch.uint8),
         "scalar": torch.tensor(3.0),

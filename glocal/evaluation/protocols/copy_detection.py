@@ -59,6 +59,7 @@ def measure(bench: Bench, settings: CopyDetectionSettings) -> list[Measurement]:
         )
     readout, what = gem_readout(bench.backbone, settings.power)
     view = view_for(bench.backbone, settings.size, None, usual=_USUAL)
+    bench.resolve(size=view.fit.size)
 
     queries, images = (whole_features(bench, source, readout, view) for source in (copies, originals))
     distractors = "no distractors"

@@ -119,6 +119,7 @@ def measure(bench: Bench, settings: DetectionSettings) -> list[Measurement]:
     """Fine-tunes a detector and scores what it finds in the test images."""
     mask_tools()  # is it installed? Rather asked now than after two days of training
     its = resolved(settings)
+    bench.resolve(**its.model_dump(mode="json"))
     if not isinstance(bench.backbone, Backbone):
         raise GlocalError(f"{bench.backbone.label} cannot be fine-tuned for detection; give a ResNet")
     assert its.data is not None and its.model is not None and its.short_sides is not None  # noqa: PT018

@@ -76,6 +76,7 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
             seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
             found.append(Measurement(f"{name}, {seeds}", _summary(accuracies)))
     tell_unreadable(test.name, len(test), accuracies[0].skipped)
+    bench.leave_out(test, [error.key for error in accuracies[0].skipped])
     return found
 
 
@@ -94,6 +95,7 @@ def _splits(
             wanted = draw_balanced(train.labels, fraction, seed=seed) if listed is None else listed
             rows, skipped = readable(train, wanted, workers=bench.workers)
             tell_unreadable(f"{train.name}, {_percent(fraction)}", len(wanted), skipped)
+            bench.leave_out(train, [*bench.skipped(train), *(error.key for error in skipped)])
         yield seed, rows
 
 

@@ -60,6 +60,7 @@ def measure(bench: Bench, settings: RetrievalSettings) -> list[Measurement]:
         found = _measured(bench, settings, pair.test, pair.train, relevance, whitening)
         return [Measurement(f"same class{_whitened(settings)}", found)]
     view = view_for(bench.backbone, settings.size, settings.scales, usual=_USUAL)
+    bench.resolve(size=view.fit.size, scales=list(view.scales))
     if settings.relevant == "class":
         return [_leave_one_out(bench, settings, open_source(settings.data), view)]
     lists = find_query_lists(Path(settings.data), settings.queries)

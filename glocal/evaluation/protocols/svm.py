@@ -30,6 +30,7 @@ def measure(bench: Bench, settings: SVMSettings) -> list[Measurement]:
     """`one_vs_rest` on all training images and `low_shot`, on pooled features."""
     task = _labelled(bench) if settings.data is None else _voc(bench, settings.data)
     shots = settings.shots if settings.shots is not None else () if settings.data is None else _SHOTS
+    bench.resolve(shots=list(shots))
     check_counts(task, max(shots, default=1))  # before the long work
     fitted = one_vs_rest(task, settings=settings, progress=bench.progress)
     table = bench.picture("svm.csv")
