@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,11 +162,14 @@ def evaluate(
         Path | None, typer.Option(help="Folder for evaluation.json, .csv and pictures; default: evaluation/ in a run.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode images; 0: none, where /dev/shm is small.")
+    ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features on the disk.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Measure a backbone by the protocols of the papers."""
-    from glocal.evaluation import evaluate, results
+    from glocal.evaluation import IncompleteError, evaluate, results
     from glocal.settings import parse_overrides
 
     if out is None and Path(backbone).is_dir():
@@ -176,7 +180,8 @@ def evaluate(
         if not equals:
             raise GlocalError(f"--data {place}: write it as PROTOCOL=PATH, for example retrieval=roxford5k")
         places[name] = path
-    found = evaluate(
+    measure = partial(
+        evaluate,
         backbone,
         train=train,
         test=test,
@@ -188,11 +193,18 @@ def evaluate(
         out=out,
         device=device,
         cache=cache,
+        workers=workers,
         progress=not quiet,
     )
+    try:
+        found = measure()
+    except IncompleteError as error:
+        if error.result["protocols"]:
+            _show(results.table(error.result))
+        raise
     _show(results.table(found))
     if out is not None:
-        _show(f"written to {out}/evaluation.json and {out}/evaluation.csv")
+        _show(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 
 @app.command()
@@ -210,17 +222,24 @@ def compare(
 @app.command()
 def protocols(
     name: Annotated[str | None, typer.Argument(help="A protocol: show its settings.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With a protocol: what the others then are, e.g. linear.style=moco."),
+    ] = None,
 ) -> None:
     """List the protocols of `glocal evaluate` and what they need; or the settings of one."""
     from glocal.evaluation.protocols import protocol, protocol_names
-    from glocal.settings import setting_rows
+    from glocal.settings import assign, parse_overrides, setting_rows, validated
 
     if name is not None:
         found = protocol(name)
         table = Table(title=f"{name}: settings (--set {name}.SETTING=VALUE)", title_justify="left")
-        for column in ("setting", "default", "choices"):
+        for column in ("setting", "default", "choices", "what it is"):
             table.add_column(column)
-        for row in setting_rows(found.settings()):
+        raw: dict[str, Any] = {}
+        for path, value in parse_overrides(settings or []).items():
+            assign(raw, path.removeprefix(f"{name}."), value)
+        for row in setting_rows(validated(found.settings, raw, f"protocol {name}")):
             table.add_row(f"{name}.{row[0]}", *row[1:])
         _show(f"{name}: {found.summary}", *([f"--data {name}=PATH: {found.data}"] if found.data else []), table)
         return

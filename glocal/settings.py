@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -49,10 +52,21 @@ def choices_of(field: FieldInfo) -> str:
     return ", ".join(str(choice) for choice in get_args(field.annotation) if isinstance(choice, str))
 
 
-def setting_rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Name, value and choices of every setting, as text."""
+def setting_rows(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """Name, value as one writes it, choices and the comment of every setting."""
+    values, comments = settings.model_dump(mode="json"), _comments(type(settings))
     for key, field in type(settings).model_fields.items():
-        yield key, str(getattr(settings, key)), choices_of(field)
+        yield key, json.dumps(values[key]).strip('"'), choices_of(field), comments.get(key, "")
+
+
+def _comments(schema: type[BaseModel]) -> dict[str, str]:
+    """The comments behind the fields in the source, which are what is written about them."""
+    found: dict[str, str] = {}
+    for kind in reversed(schema.__mro__):
+        if issubclass(kind, BaseModel) and kind is not BaseModel:
+            fields = re.findall(r"^    (\w+): (?:[^#\n]|\n {8})*?  # (.*)$", inspect.getsource(kind), re.MULTILINE)
+            found.update(fields)
+    return found
 
 
 def validated(schema: type[S], raw: Mapping[str, Any], where: str) -> S:
@@ -109,7 +123,7 @@ def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{path} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be", 1)
+    message = message.replace("Input should be", "must be", 1).replace("a valid tuple", "a list, as [0.1, 0.2]")
     return f"{path} {message}, not {error['input']!r}" if message.startswith("must be") else f"{path}: {message}"
 
 

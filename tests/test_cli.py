@@ -97,3 +97,31 @@ def test_pretrain_then_evaluate(tmp_path: Path) -> None:
     assert set(found["protocols"]) == {"knn", "linear"}
     lines = (tmp_path / "a" / "evaluation" / "evaluation.csv").read_text().splitlines()
     assert len(lines) == 1 + 4 + 2  # header, two k by two votes, top-1 and top-5 of the probe
+    untrained = [
+        "untrained:" + str(tmp_path / "a"),
+        *arguments[:6],
+        "--out",
+        str(tmp_path / "u"),
+        "--set",
+        "knn.k=[5, 20]",
+    ]
+    done = call("evaluate", *untrained, "--data", "retrieval=" + str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert "k=20" in done.stdout  # what was found is shown before the error
+    assert "nowhere" in done.stderr
+    done = call("compare", str(tmp_path / "a"), str(tmp_path / "u"), "--out", str(tmp_path / "c"))
+    assert done.returncode == 0, done.stderr
+    assert "a untrained (resnet18)" in done.stdout
+    for name in ("compare.csv", "compare.json", "compare.md", "compare.png"):
+        assert (tmp_path / "c" / name).stat().st_size > 0
+
+
+def test_protocols_are_listed_with_what_they_need() -> None:
+    done = call("protocols")
+    assert done.returncode == 0
+    assert "--data copy_detection=PATH" in done.stdout
+    done = call("protocols", "linear", "--set", "linear.style=moco")
+    assert "[30.0]" in done.stdout
+    assert "share of the image's area that a crop has" in done.stdout
+    assert "gnd_roxford5k.pkl" in call("protocols", "retrieval").stdout
+    assert "did you mean knn" in call("protocols", "kn").stderr

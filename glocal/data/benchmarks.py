@@ -1,9 +1,10 @@
 """The data sets of transfer experiments, read in the layouts in which they are distributed (torchvision's folders).
 
 Sizes of the splits and metrics are those of Lee et al., "Improving Transferability of Representations via
-Augmentation-Aware Self-Supervision", NeurIPS 2021, appendix, which LoGo follows (its Table 1); they go back to
-Kornblith et al., CVPR 2019. Where a data set has a validation split, that is taken (DTD's first partition, Aircraft,
-Flowers); of the others as many training images as in the table are set aside, balanced over the classes.
+Augmentation-Aware Self-Supervision", NeurIPS 2021 (its code), and go back to Kornblith et al., CVPR 2019. LoGo (Zhang
+et al., CVPR 2022, Table 1) names the same data sets; its own sizes were not compared. Where a data set has a validation
+split, that is taken (DTD's first partition, Aircraft, Flowers); of the others as many training images as in the table
+are set aside, balanced over the classes.
 
     name         classes  train   val    test    metric          folder
     food101      101      68,175  7,575  25,250  top-1           food-101

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from glocal.data.images import image_size
 from glocal.data.outlines import Outline
+from glocal.data.voc import VOC, read_image_set, voc_root
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 
 Task = Literal["voc", "coco", "lvis"]
 
 _COCO = "from https://cocodataset.org/#download"
 _WHERE = {
-    "voc": "from http://host.robots.ox.ac.uk/pascal/VOC/ (unpack all archives in one folder, it becomes VOCdevkit/)",
+    "voc": VOC,
     "coco": f"{_COCO} (annotations_trainval2017.zip, train2017.zip, val2017.zip)",
     "lvis": f"from https://www.lvisdataset.org/dataset (v0.5), and its images {_COCO} (train2017.zip, val2017.zip)",
 }
@@ -247,7 +248,7 @@ def read_voc(
     parsed: list[tuple[tuple[int, int], list[_Named]]] = []
     for year, split in splits:
         place = devkit / f"VOC{year}"
-        names = _voc_names(place / "ImageSets" / "Main" / f"{split}.txt")
+        names = [words[0] for words in read_image_set(place / "ImageSets" / "Main" / f"{split}.txt")]
         found = [f"VOC{year}/JPEGImages/{name}.jpg" for name in names]
         _check_files(devkit, found, "voc")
         for name, key in zip(names, found, strict=True):
@@ -267,7 +268,10 @@ _Named = tuple[str, tuple[float, float, float, float], bool]  # class, box, diff
 
 
 def _open_voc(folder: Path) -> tuple[DetectionImages, DetectionImages]:
-    devkit = folder / "VOCdevkit" if (folder / "VOCdevkit").is_dir() else folder
+    root = voc_root(folder, 2007) or voc_root(folder, 2012)
+    if root is None:
+        raise GlocalError(f"{folder} holds neither VOC2007 nor VOC2012 with ImageSets/ in it; they come {VOC}")
+    devkit = root.parent  # whatever of it was given
     train = read_voc(devkit, [(2007, "trainval"), (2012, "trainval")])
     return train, read_voc(devkit, [(2007, "test")], classes=train.classes)
 
@@ -351,13 +355,6 @@ def _check_files(folder: Path, keys: Sequence[str], task: Task) -> None:
             f"{len(missing)} of {len(keys)} images are missing in {folder}, the first is {missing[0]}; "
             f"they come {_WHERE[task]}"
         )
-
-
-def _voc_names(path: Path) -> list[str]:
-    try:
-        return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-    except OSError:
-        raise GlocalError(f"there is no {path}; it comes {_WHERE['voc']}") from None
 
 
 def _read_xml(path: Path, image: Path) -> tuple[tuple[int, int], list[_Named]]:

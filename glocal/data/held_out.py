@@ -9,7 +9,7 @@ from glocal.errors import GlocalError
 from glocal.views.random import permutation
 
 
-def hold_out(labels: Tensor, images: int, seed: int) -> Tensor:
+def hold_out(labels: Tensor, images: int, seed: int, *, instead: str = "a single value to choose from") -> Tensor:
     """Sets images aside at random, as many of each class as its share asks for.
 
     The numbers of the classes add up to `images`: each has its exact share rounded down, and those with the largest
@@ -19,6 +19,7 @@ def hold_out(labels: Tensor, images: int, seed: int) -> Tensor:
         labels: (N,) int64.
         images: how many to set aside.
         seed: of the draw.
+        instead: what else can be given than --val, for the error.
 
     Returns:
         (N,) bool: the images that were set aside.
@@ -35,7 +36,7 @@ def hold_out(labels: Tensor, images: int, seed: int) -> Tensor:
     if not bool(quota.any()):
         raise GlocalError(
             f"{len(labels)} images of {int((count > 0).sum())} classes are too few to hold some out for a choice; give "
-            "--val, or a single value to choose from"
+            f"--val, or {instead}"
         )
     order = permutation(len(labels), seed, "held out")
     order = order[labels[order].argsort(stable=True)]  # by class, at random within each

@@ -93,7 +93,7 @@ class StoredImage:
         self.key = key
         with Image.open(io.BytesIO(content)) as image:
             width, height = _stored_size(image)
-            self._orientation = _orientation(image)
+            self._orientation = orientation_of(image)
             # torchvision decodes these in three quarters of Pillow's time, to the same values
             self._plain_jpeg = image.format == "JPEG" and image.mode in {"L", "RGB"}
         self.size = (width, height) if self._orientation in _EXCHANGES_SIDES else (height, width)
@@ -149,8 +149,7 @@ class StoredImage:
                         width, height = image.size
                         image.draft("RGB", (width // factor, height // factor))
                     image.load()
-                    turn = _UPRIGHT.get(_orientation(image))
-                    return _to_rgb(image if turn is None else image.transpose(turn))
+                    return _to_rgb(turned_upright(image, orientation_of(image)))
             except Exception as error:  # Pillow's plugins raise anything on damaged bytes: RuntimeError, zlib.error, …
                 raise _broken(error, self.key, empty=not self.content) from None
 
@@ -217,10 +216,36 @@ def image_size(file: str | Path) -> tuple[int, int]:
         try:
             with Image.open(file) as image:
                 width, height = _stored_size(image)
-                exchanged = _orientation(image) in _EXCHANGES_SIDES
+                exchanged = exchanges_sides(orientation_of(image))
         except Exception as error:
             raise BrokenImageError(str(file), _reason(error)) from None
     return (width, height) if exchanged else (height, width)
+
+
+def image_orientation(file: str | Path) -> int:
+    """EXIF orientation of an image file, 1 (upright) to 8.
+
+    Raises:
+        BrokenImageError: the header cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file) as image:
+                return orientation_of(image)
+        except Exception as error:
+            raise BrokenImageError(str(file), _reason(error)) from None
+
+
+def turned_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """An image of that EXIF orientation as a person would see it."""
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def exchanges_sides(orientation: int) -> bool:
+    """Whether turning an image of that EXIF orientation upright makes its width its height."""
+    return orientation in _EXCHANGES_SIDES
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
@@ -230,7 +255,7 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return image.size
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) where there is none or the metadata are damaged."""
     try:
         # the base class's method: that of PNG files decodes the pixels in search of more metadata

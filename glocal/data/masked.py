@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from glocal.data.folder import ImageFiles, ImageFolder
-from glocal.data.images import image_size
+from glocal.data.images import exchanges_sides, image_orientation, image_size, orientation_of, turned_upright
 from glocal.data.plain import central_share, default_workers
 from glocal.data.shapes import Shapes, draw_masks
 from glocal.data.sources import Source, fingerprint
+from glocal.data.voc import read_image_set, voc_root
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.crops import central_geometry
 from glocal.views.random import permutation
@@ -68,6 +69,11 @@ class Masked(Protocol):
 class MaskedFiles:
     """Image files and the files of their masks. Masks that cannot be read are all unknown, and named in `broken`.
 
+    Images whose EXIF data say that they are to be turned are shown upright. So are masks that say it themselves. Of
+    other masks the size tells whether they were drawn on the pixels as they are stored, and then they are turned like
+    their images, or on upright ones. Where it cannot tell, of squares, half turns and mirrored images, the image is
+    refused.
+
     Args:
         images: the images.
         masks: for each image the path of its mask.
@@ -86,7 +92,8 @@ class MaskedFiles:
         """(B,) → (B, size, size) uint8.
 
         Raises:
-            GlocalError: a mask is no image of class numbers, or its size is not that of its image.
+            GlocalError: a mask is no image of class numbers, its size is not that of its image, or it cannot be told
+                whether it is to be turned.
         """
         with ThreadPoolExecutor(default_workers()) as pool:  # Pillow decodes without holding the interpreter's lock
             return torch.stack(list(pool.map(lambda number: self._mask(number, size), index.tolist())))
@@ -94,11 +101,21 @@ class MaskedFiles:
     def _mask(self, number: int, size: int) -> Tensor:
         path = self._masks[number]
         try:
-            mask = read_mask(path)
+            mask, own = _read(path)
         except BrokenImageError as error:
             self.broken[path] = error.reason
             return torch.full((size, size), UNKNOWN, dtype=torch.uint8)
         height, width = image_size(self._files[number])
+        turn = image_orientation(self._files[number])
+        if turn != 1 and own == 1:
+            if height == width or not exchanges_sides(turn):
+                raise GlocalError(
+                    f"the image {self.images.keys[number]} is to be turned (EXIF orientation {turn}), and whether its "
+                    f"mask {path} was drawn on the image as it is stored or on the turned one, nothing tells: turn the "
+                    "pixels of the image, so that its orientation is 1 (ImageMagick: mogrify -auto-orient)"
+                )
+            if mask.shape == (width, height):
+                mask = _turned(mask, turn)
         if mask.shape != (height, width):
             raise GlocalError(
                 f"{path} has {mask.shape[1]}×{mask.shape[0]} pixels, its image {self.images.keys[number]} "
@@ -145,24 +162,35 @@ def central_masks(masks: Tensor, size: int) -> Tensor:
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """Reads the class numbers (H, W) uint8 of a mask.
+    """Reads the class numbers (H, W) uint8 of a mask, turned as its own EXIF data say.
 
     Raises:
         GlocalError: the file holds colours or transparency, or numbers above 255.
         BrokenImageError: it cannot be read.
     """
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[Tensor, int]:
+    """`read_mask`, and the EXIF orientation of the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(path) as image:
-                mode, values = image.mode, np.array(image)
+                image.load()
+                orientation = orientation_of(image)
+                mode, values = image.mode, np.array(turned_upright(image, orientation))
         except Exception as error:  # Pillow's plugins raise anything on damaged bytes
             raise BrokenImageError(str(path), str(error) or type(error).__name__) from None
     if mode not in {"P", "L", "1"} | _DEEP:
         raise GlocalError(f"{path} holds {mode} pixels; a mask is a PNG with class numbers, in palette or grey mode")
     if mode in _DEEP and not ((values >= 0) & (values <= UNKNOWN)).all():
         raise GlocalError(f"{path} holds class number {values.max()}; they go from 0 to 254, and 255 is unknown")
-    return torch.from_numpy(values.astype(np.uint8))
+    return torch.from_numpy(values.astype(np.uint8)), orientation
+
+
+def _turned(mask: Tensor, orientation: int) -> Tensor:
+    return torch.from_numpy(np.array(turned_upright(Image.fromarray(mask.numpy()), orientation)))
 
 
 def open_masked(data: str, *, images: int | None = None, held_out: float = 0.2, seed: int = 0) -> tuple[Masked, Masked]:
@@ -183,8 +211,8 @@ def open_masked(data: str, *, images: int | None = None, held_out: float = 0.2, 
     folder = Path(data)
     if not folder.is_dir():
         raise GlocalError(f"there is no folder {folder}; --data dense=PATH names {DATA}")
-    for voc in (folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012", folder / "VOC2007"):
-        if (voc / "SegmentationClass").is_dir():
+    for voc in (voc_root(folder, year) for year in (2012, 2007)):
+        if voc is not None and (voc / "SegmentationClass").is_dir():
             first, second = (_voc(voc, part, images, seed) for part in ("train", "val"))
             return first, second
     parts = [_part(folder, names) for names in _PARTS]
@@ -240,15 +268,7 @@ def _checked(pairs: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
 
 
 def _voc(folder: Path, part: str, images: int | None, seed: int) -> Masked:
-    names = folder / "ImageSets" / "Segmentation" / f"{part}.txt"
-    try:
-        keys = names.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        raise GlocalError(
-            f"there is no {names}; it comes with VOC, beside JPEGImages/ and SegmentationClass/"
-        ) from None
-    if not keys:
-        raise GlocalError(f"{names} names no image")
+    keys = [words[0] for words in read_image_set(folder / "ImageSets" / "Segmentation" / f"{part}.txt")]
     places = folder / "JPEGImages", folder / "SegmentationClass"
     pairs = _checked([(str(places[0] / f"{key}.jpg"), places[1] / f"{key}.png") for key in keys])
     return _files(folder, pairs, _VOC_CLASSES.split(), images, seed, part)

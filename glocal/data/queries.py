@@ -29,6 +29,12 @@ LANDMARKS = {
 GROUND_TRUTH = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
 """Where their ground truth comes from: …/NAME/gnd_NAME.pkl."""
 
+DATA = (
+    f"a folder with gnd_roxford5k.pkl or gnd_rparis6k.pkl ({GROUND_TRUTH}/NAME/gnd_NAME.pkl) and the images in jpg/ "
+    f"({' and '.join(LANDMARKS.values())}), or of any images with queries.csv or queries.json"
+)
+"""Which files, and where they come from, in one sentence."""
+
 _LISTS = ("queries.csv", "queries.json")
 _LEVELS = {  # which lists are relevant and which are junk; Radenović et al., CVPR 2018
     "easy": (("easy",), ("junk", "hard")),
@@ -71,7 +77,7 @@ def find_query_lists(folder: Path, queries: str | None = None) -> list[QueryList
         GlocalError: there is neither, or something in it is missing or wrong.
     """
     if not folder.is_dir():
-        raise GlocalError(f"there is no folder {folder}")
+        raise GlocalError(f"there is no folder {folder}; --data retrieval=PATH names {DATA}")
     if queries is not None:
         path = next((place for place in (folder / queries, Path(queries)) if place.is_file()), None)
         if path is None:

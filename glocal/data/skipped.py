@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from glocal.console import warn
 from glocal.errors import BrokenImageError, GlocalError
+
+
+def tell_unreadable(name: str, total: int, broken: Sequence[BrokenImageError], fate: str = "are left out") -> None:
+    """Warns of images or masks that could not be read; says nothing where there are none.
+
+    Args:
+        name: of the source.
+        total: its images.
+        broken: the errors.
+        fate: what becomes of such images.
+    """
+    if broken:
+        first = broken[0]
+        warn(
+            f"{name}: {len(broken)} of its {total} images cannot be read and {fate}; "
+            f"the first: {first.key} ({first.reason})"
+        )
 
 
 class SkippedImages:

@@ -1,9 +1,9 @@
-"""PASCAL VOC as a data set for classification: images that show several classes."""
+"""PASCAL VOC: where its files lie, and its lists of the images that show a class."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +13,46 @@ from torch import Tensor
 from glocal.data.folder import ImageFiles
 from glocal.errors import GlocalError
 
+VOC = "from http://host.robots.ox.ac.uk/pascal/VOC/ (unpack all archives in one folder, it becomes VOCdevkit/)"
+"""Where it comes from."""
+
 VOC07 = (
     "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2007/, "
     "unpacked in one place; the path of VOCdevkit/VOC2007 (JPEGImages, ImageSets/Main)"
 )
+
+
+def voc_root(folder: str | Path, year: int) -> Path | None:
+    """The folder VOC2007, VOC2012, … in which ImageSets/ and the other folders of a year lie; None where it is not.
+
+    Args:
+        folder: that folder itself, whatever its name unless it is that of another year; VOCdevkit; or the folder that
+            holds VOCdevkit.
+        year: which year's.
+    """
+    folder = Path(folder)
+    if folder.name in {"", ".."}:  # they have a name all the same
+        folder = Path(os.path.abspath(folder))
+    name = f"VOC{year}"
+    other = re.fullmatch(r"VOC20\d\d", folder.name) and folder.name != name
+    places = [*([] if other else [folder]), folder / name, folder / "VOCdevkit" / name]
+    return next((place for place in places if (place / "ImageSets").is_dir()), None)
+
+
+def read_image_set(path: Path) -> list[list[str]]:
+    """The lines of a list in ImageSets/ that are not empty, each as its words; the first is an image's name.
+
+    Raises:
+        GlocalError: the list is missing or empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        raise GlocalError(f"there is no {path}; it comes {VOC}") from None
+    found = [line.split() for line in lines if line.strip()]
+    if not found:
+        raise GlocalError(f"{path} names no image")
+    return found
 
 
 class Presence(NamedTuple):
@@ -37,13 +73,15 @@ def read_presence(folder: str | Path, split: str) -> Presence:
     """A split of VOC by the lists ImageSets/Main/CLASS_SPLIT.txt, each with a line "image 1", "image −1" or "image 0".
 
     Args:
-        folder: VOCdevkit/VOC2007, or VOCdevkit.
+        folder: as for `voc_root`.
         split: train, val, trainval or test.
 
     Raises:
         GlocalError: files are missing, or a list is not as it should be; the message names it.
     """
-    root = _root(Path(folder))
+    root = voc_root(folder, 2007)
+    if root is None or not (root / "ImageSets" / "Main").is_dir():
+        raise GlocalError(f"{root or folder} has no ImageSets/Main; give {VOC07}")
     lists = root / "ImageSets" / "Main"
     ending = f"_{split}.txt"
     classes = sorted(name.removesuffix(ending) for name in os.listdir(lists) if name.endswith(ending))
@@ -66,27 +104,13 @@ def read_presence(folder: str | Path, split: str) -> Presence:
     return Presence(source, torch.tensor(targets, dtype=torch.int8).mT.contiguous(), classes)
 
 
-def _root(folder: Path) -> Path:
-    for root in (folder, folder / "VOC2007", folder / "VOCdevkit" / "VOC2007"):
-        if (root / "ImageSets" / "Main").is_dir():
-            return root
-    raise GlocalError(f"{folder} has no ImageSets/Main; give {VOC07}")
-
-
 def _names(folder: Path) -> set[str]:
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
-def _read(path: Path) -> tuple[Sequence[str], list[int]]:
-    keys, values = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        parts = line.split()
-        if not parts:
-            continue
-        if len(parts) != 2 or parts[1] not in {"1", "0", "-1"}:
-            raise GlocalError(f"{path}, line {number}: {line!r} should be an image's name and 1, 0 or -1")
-        keys.append(parts[0])
-        values.append(int(parts[1]))
-    if not keys:
-        raise GlocalError(f"{path} names no image")
-    return keys, values
+def _read(path: Path) -> tuple[list[str], list[int]]:
+    lines = read_image_set(path)
+    for words in lines:
+        if len(words) != 2 or words[1] not in {"1", "0", "-1"}:
+            raise GlocalError(f"{path}: the line {' '.join(words)!r} should be an image's name and 1, 0 or -1")
+    return [name for name, _ in lines], [int(value) for _, value in lines]

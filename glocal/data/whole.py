@@ -28,11 +28,13 @@ class Fit:
         size: the longer side in pixels, or the side of the square.
         step: the sides are multiples of it.
         square: whole images become squares; otherwise they keep their proportions, and none is enlarged.
+        least: the smallest side that the network takes; shorter ones are enlarged to it.
     """
 
     size: int
     step: int = 1
     square: bool = False
+    least: int = 1
 
     def sides(self, height: int, width: int, longest: int) -> tuple[int, int]:
         """Height and width of what was `height` × `width` in an image whose longer side was `longest`.
@@ -46,8 +48,9 @@ class Fit:
         return self.rounded(height * share, width * share)
 
     def rounded(self, height: float, width: float) -> tuple[int, int]:
-        """The nearest sides that are multiples of the step."""
-        return max(1, round(height / self.step)) * self.step, max(1, round(width / self.step)) * self.step
+        """The nearest sides that are multiples of the step and that the network takes."""
+        fewest = -(-self.least // self.step)
+        return max(fewest, round(height / self.step)) * self.step, max(fewest, round(width / self.step)) * self.step
 
 
 class _Whole(Dataset[tuple[list[_Group], list[BrokenImageError]]]):

@@ -21,7 +21,18 @@ from glocal.evaluation.features import Extractor, Features, RawPixels, Readout, 
 from glocal.evaluation.protocols import protocol, protocol_names
 from glocal.settings import Settings, assign, validated
 
-__all__ = ["Bench", "Extractor", "Features", "RawPixels", "Readout", "evaluate", "extract", "protocol_names", "results"]
+__all__ = [
+    "Bench",
+    "Extractor",
+    "Features",
+    "IncompleteError",
+    "RawPixels",
+    "Readout",
+    "evaluate",
+    "extract",
+    "protocol_names",
+    "results",
+]
 
 _USUAL = ("knn", "linear")
 
@@ -67,10 +78,13 @@ def evaluate(
 
     Raises:
         GlocalError: an unknown protocol or setting, something a protocol needs is missing, unlabelled images, or a test
-            class that training lacks. What other protocols found before is in `out`.
+            class that training lacks.
+        IncompleteError: one of several protocols failed; the others went on, and what they found is in it and in `out`.
     """
     from glocal.models.loading import choose_device, load_backbone
 
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise GlocalError(f"{out} is a file; out must be a folder")
     raw: dict[str, Any] = {}
     for path, value in (settings or {}).items():
         assign(raw, path, value)
@@ -78,7 +92,9 @@ def evaluate(
         assign(raw, f"{name}.data", str(place))
     if k:
         assign(raw, "knn.k", tuple(k))
-    chosen = _choose(protocols, raw, tuple(data or ()), labelled=train is not None and test is not None)
+    names = [protocols] if isinstance(protocols, str) else None if protocols is None else list(protocols)
+    every = names is not None and "all" in names
+    chosen = _choose(names, raw, tuple(data or ()), labelled=train is not None and test is not None)
     where = choose_device(device)
     if isinstance(backbone, str | Path):
         backbone = RawPixels() if str(backbone) == "pixels" else load_backbone(backbone)
@@ -96,6 +112,11 @@ def evaluate(
         out=folder,
         cache=None if cache is False else FeatureCache(default_cache() if cache is True else cache),
     )
+    if any(protocol(name).labels and getattr(its, "data", None) is None for name, its in chosen.items()):
+        bench.sources()  # wrong classes are told once, and before anything is computed
+    if every:
+        for name in [name for name, its in chosen.items() if protocol(name).too_much(bench, its)]:
+            note(f"left out: {protocol(name).too_much(bench, chosen.pop(name))}")
     result: dict[str, Any] = {
         "backbone": backbone.label,
         "fingerprint": bench.fingerprint(),
@@ -103,20 +124,22 @@ def evaluate(
         "protocols": {},
         "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},
     }
-    failed: dict[str, GlocalError] = {}
+    failed: dict[str, Exception] = {}
     for name, its in chosen.items():
         started = time.perf_counter()
+        bench.resolved.clear()
         try:
             found = protocol(name).measure(bench, its)
-        except GlocalError as error:
+        except Exception as error:  # whatever it is, it shall not cost what the others found
             if len(chosen) == 1:
                 raise
             failed[name] = error
-            warn(f"{name}: {error}")
+            warn(f"{name}: {_said(error)}")
             continue
         result["protocols"][name] = {
+            "protocol": name,
             **_images(bench, its, labels=protocol(name).labels),
-            "settings": its.model_dump(mode="json"),
+            "settings": {**its.model_dump(mode="json"), **bench.resolved},
             "results": [{"setting": setting, "metrics": metrics} for setting, metrics in found],
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - started, 3),
@@ -124,42 +147,72 @@ def evaluate(
         if folder is not None:  # after each one: what the next ones do cannot harm it
             results.save(result, folder)
     if failed:
-        first = next(iter(failed))
-        if len(failed) == len(chosen):
-            raise failed[first]
-        kept = f"; the others are in {folder}" if folder is not None else ""
-        raise GlocalError(f"{first}: {failed[first]}{kept}")
+        name, first = next(iter(failed.items()))
+        raise IncompleteError(f"{name}: {_said(first)}", result) from first
     return result
 
 
+class IncompleteError(GlocalError):
+    """Some of several protocols failed.
+
+    Attributes:
+        result: what the others found, as `evaluate` returns it; its protocols are empty where all failed.
+    """
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def _said(error: Exception) -> str:
+    kind = "" if isinstance(error, GlocalError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:500]
+
+
 def _choose(
-    names: str | Sequence[str] | None, raw: Mapping[str, Any], with_data: Sequence[str], *, labelled: bool
+    names: list[str] | None, raw: Mapping[str, Any], with_data: Sequence[str], *, labelled: bool
 ) -> dict[str, Settings]:
     """The protocols that were asked for with their checked settings."""
-    names = [names] if isinstance(names, str) else list(names) if names is not None else None
-    every = names == ["all"]
-    if every:
-        names = [name for name in protocol_names() if protocol(name).usual]
-    elif names is None:
-        names = [*(_USUAL if labelled else ()), *with_data]
-    else:
-        names = [*names, *(name for name in with_data if name not in names)]
-    for name in raw:
+    named = [] if names is None else [name for name in names if name != "all"]
+    usual: list[str] = []
+    if names is None:
+        usual = list(_USUAL) if labelled else []
+    elif "all" in names:
+        usual = [name for name in protocol_names() if protocol(name).usual]
+    wanted = dict.fromkeys([*usual, *named, *with_data])
+    for name in wanted:
+        protocol(name)
+    for name, its in raw.items():
         if name not in protocol_names():
-            raise GlocalError(f"there is no protocol {name!r} to set; {did_you_mean(name, protocol_names())}")
-    chosen = {}
-    for name in names:
+            settings = [f"{one}.{key}" for one in wanted for key in protocol(one).settings.model_fields]
+            near = [path for path in settings if path.endswith(f".{name}")]
+            hint = f"did you mean {near[0]}?" if near else did_you_mean(name, protocol_names())
+            raise GlocalError(f"there is no protocol {name!r} to set; {hint}")
+        if name not in wanted:
+            raise GlocalError(f"{name} is set, but it is not among the protocols: add --protocol {name}")
+        if not isinstance(its, Mapping):
+            raise GlocalError(f"{name} is a protocol; set one of its settings, for example {_example(name)}")
+        if "data" in its and "data" not in protocol(name).settings.model_fields:
+            raise GlocalError(f"protocol {name} has no folder of its own: it takes --train and --test")
+    chosen, left_out = {}, []
+    for name in wanted:
         its = validated(protocol(name).settings, raw.get(name, {}), f"protocol {name}")
         missing = protocol(name).missing(its, labelled=labelled)
-        if missing and not every:
+        if missing and name not in usual:
             raise GlocalError(missing)
         if missing:
-            note(f"left out: {missing}")
+            left_out.append(name)
         else:
             chosen[name] = its
+    if left_out and chosen:
+        note(f"left out for want of images: {', '.join(left_out)} (`glocal protocols NAME` says what they need)")
     if not chosen:
         raise GlocalError("nothing to measure: give --train and --test with labels, or --data PROTOCOL=PATH")
     return chosen
+
+
+def _example(name: str) -> str:
+    return f"{name}.{next(iter(protocol(name).settings.model_fields))}"
 
 
 def _images(bench: Bench, settings: Settings, *, labels: bool) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from glocal.evaluation.cache import FeatureCache, Kept
 from glocal.evaluation.features import POOLED, Extractor, Features, Readout, extract, with_labels
 from glocal.settings import Settings
 
+_FORMAT = 1  # of kept features: another number whenever images come to backbones in another way
+
 
 class Measurement(NamedTuple):
     """What a protocol found with one setting.
@@ -57,6 +59,7 @@ class Bench:
         progress: show progress bars.
         out: folder for pictures and tables; None writes none.
         cache: keeps features on the disk; None keeps them only for this bench.
+        resolved: what the protocol that runs made of settings that were null.
     """
 
     backbone: Extractor
@@ -68,6 +71,8 @@ class Bench:
     progress: bool = True
     out: Path | None = None
     cache: FeatureCache | None = None
+    resolved: dict[str, Any] = field(default_factory=dict, repr=False)
+    _unreadable: dict[int, list[str]] = field(default_factory=dict, repr=False)
     _kept: dict[tuple[str, int], tuple[Source, Features]] = field(default_factory=dict, repr=False)
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
@@ -106,12 +111,22 @@ class Bench:
         backbone = self.fingerprint()
         if self.cache is None or images is None or backbone is None:
             return compute()
-        return self.cache.remember({"backbone": backbone, "images": images, **key}, compute)
+        return self.cache.remember({"format": _FORMAT, "backbone": backbone, "images": images, **key}, compute)
 
     def skipped(self, source: Source) -> list[str]:
-        """The images of a source that could not be read when its features were computed."""
+        """The images of a source that could not be read when its features were computed, or that a protocol named."""
+        if id(source) in self._unreadable:
+            return self._unreadable[id(source)]
         errors = (found.skipped for kept, found in self._kept.values() if kept is source)
         return [error.key for error in next(errors, [])]
+
+    def leave_out(self, source: Source, keys: Sequence[str]) -> None:
+        """Says for the record which images of `train`, `val` or `test` a protocol could not read by itself."""
+        self._unreadable[id(source)] = sorted(set(keys))
+
+    def resolve(self, **settings: Any) -> None:
+        """Says for the record what settings became that were null, as JSON."""
+        self.resolved.update(settings)
 
     def fingerprint(self) -> str | None:
         """The backbone's fingerprint, computed once; None where it has none."""
@@ -168,22 +183,24 @@ def _class_numbers(train: Source, test: Source) -> Tensor:
     for source in (train, test):
         if source.labels is None or source.classes is None:
             raise GlocalError(
-                f"{source.name} has no labels; in a folder, the folders of the first level are the classes"
+                f"{source.name} has no labels; in a folder, the two or more folders of the first level are the classes"
             )
     assert train.classes is not None and test.classes is not None  # noqa: PT018
-    return classes_by_name(train.classes, test.classes)
+    return classes_by_name(train.classes, test.classes, test.name)
 
 
-def classes_by_name(train: Sequence[str], test: Sequence[str]) -> Tensor:
-    """For each test class the number of the training class of that name, (C,) int64.
+def classes_by_name(train: Sequence[str], test: Sequence[str], source: str) -> Tensor:
+    """For each class of `source` the number of the training class of that name, (C,) int64.
 
     Raises:
-        GlocalError: a test class is not among the training classes.
+        GlocalError: a class is not among the training classes.
     """
     number = {name: place for place, name in enumerate(train)}
     for name in test:
         if name not in number:
-            raise GlocalError(f"test class {name!r} is not among the training classes; {did_you_mean(name, number)}")
+            raise GlocalError(
+                f"{source}: class {name!r} is not among the training classes; {did_you_mean(name, number)}"
+            )
     return torch.tensor([number[name] for name in test])
 
 
@@ -200,7 +217,8 @@ class Protocol:
         labels: it needs `train` and `test` with labels.
         data: what `data` must name, in one sentence: which files, where they come from; "" where there is none. A
             protocol that has both takes `data` where it is given, else the labelled images.
-        usual: it is among those that `all` stands for, where what it needs is given.
+        usual: it is among those that `all` stands for, where what it needs is given …
+        too_much: … unless this says in a sentence that it would take too long on these images; "" where it does not.
     """
 
     name: str
@@ -210,6 +228,7 @@ class Protocol:
     labels: bool = True
     data: str = ""
     usual: bool = True
+    too_much: Callable[[Bench, Any], str] = lambda bench, settings: ""
 
     def missing(self, settings: Settings, *, labelled: bool) -> str:
         """What was not given that the protocol needs, as a sentence; "" where nothing is missing."""

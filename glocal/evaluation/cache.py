@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from glocal.console import note, warn
@@ -63,7 +64,7 @@ class FeatureCache:
         found = compute()
         try:
             self._save(path, found)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             warn(f"{self.folder}: features cannot be kept there: {error}")
         return found
 
@@ -73,8 +74,8 @@ class FeatureCache:
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
         os.close(handle)
         try:
-            whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
-            save_file(whole, name, metadata={"beside": json.dumps(beside)})
+            with open(name, "wb") as file:
+                _write_safetensors(file, tensors, {"beside": json.dumps(beside)})
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -91,3 +92,30 @@ class FeatureCache:
                 break
             path.unlink(missing_ok=True)
             left -= size
+
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def _write_safetensors(file: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """The format of safetensors, straight from the tensors' memory: its own writer holds all of them twice."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight bytes
+    file.write(struct.pack("<Q", len(text)) + text)
+    for tensor in tensors.values():
+        file.write(tensor.detach().cpu().contiguous().numpy().data)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -18,11 +16,10 @@ from rich.text import Text
 from glocal.config import load_mapping
 from glocal.errors import GlocalError
 from glocal.evaluation import results
-from glocal.files import write_text
+from glocal.files import write_csv, write_text
 
 # What a protocol chose by itself, or how its solver ended: "SGD, lr=0.1", "food101: C=0.3, stopped at 50 iterations".
 _CHOSEN = re.compile(r"[,:] (?:(?:lr|C|cost)=[^\s,()]+|stopped at \d+ iterations)")
-_PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
 _DEVIATION = "_std"
 
 
@@ -66,7 +63,7 @@ class ComparedRow(NamedTuple):
     @property
     def percent(self) -> bool:
         """Whether it is a share of 100, of which more is better."""
-        return _PERCENT.fullmatch(self.metric) is not None
+        return results.is_percent(self.metric)
 
     @property
     def best(self) -> tuple[int, ...]:
@@ -142,7 +139,8 @@ def table(comparison: Comparison) -> Table:
 def _read(given: Path) -> tuple[ComparedRun, dict[str, Any]]:
     folder = given.parent if given.name == "evaluation.json" else given
     if not folder.is_dir():
-        raise GlocalError(f"there is no run folder {given}")
+        what = "is a file; give the run's folder" if given.exists() else "is no run: there is no such folder"
+        raise GlocalError(f"{given} {what}")
     place = folder / "evaluation" if (folder / "evaluation" / "evaluation.json").is_file() else folder
     if not (place / "evaluation.json").is_file():
         raise GlocalError(
@@ -220,6 +218,7 @@ def _by_setting(result: Mapping[str, Any]) -> dict[_Key, tuple[float | None, str
 def _notes(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What makes numbers in one row, or in one column, differ that is not the backbone."""
     protocols = dict.fromkeys(protocol for result in found for protocol in result["protocols"])
+    apart = []
     for protocol in protocols:
         entries = {
             name: result["protocols"][protocol]
@@ -230,7 +229,7 @@ def _notes(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> Iterator
             continue
         images = {name: _images(entry) for name, entry in entries.items()}
         if len({words for words, _ in images.values()}) > 1:
-            yield f"{protocol} was measured on different images: each has rows of its own"
+            apart.append(protocol)
         elif len(set(images.values())) > 1:
             counts = ", ".join(f"{name}: {' and '.join(map(str, count))}" for name, (_, count) in images.items())
             yield f"{protocol} was measured on different numbers of images: {counts}"
@@ -239,6 +238,8 @@ def _notes(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> Iterator
             said = {name: json.dumps(each.get(key), ensure_ascii=False) for name, each in settings.items()}
             if key != "data" and len(set(said.values())) > 1:
                 yield f"{protocol}.{key} differs: " + ", ".join(f"{name}: {value}" for name, value in said.items())
+    if apart:
+        yield f"measured on different images, which have rows of their own: {', '.join(apart)}"
 
 
 def _images(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
@@ -249,7 +250,7 @@ def _images(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _cells(row: ComparedRow) -> list[str]:
-    cells = ["–" if value is None else f"{value:.2f}" for value in row.values]
+    cells = ["–" if value is None else results.shown(row.metric, value) for value in row.values]
     pairs = zip(cells, row.deviations, strict=True)
     return [cell if deviation is None else f"{cell} ± {deviation:.2f}" for cell, deviation in pairs]
 
@@ -262,24 +263,21 @@ def _save(comparison: Comparison, folder: Path) -> None:
         "notes": comparison.notes,
     }
     write_text(folder / "compare.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "compare.csv", _csv(comparison))
+    header = ("images", "protocol", "setting", "metric", "run", "value", "deviation", "chosen", "best")
+    write_csv(folder / "compare.csv", header, _lines(comparison))
     write_text(folder / "compare.md", markdown(comparison))
     from glocal.evaluation.compare_plot import draw_comparison
 
     draw_comparison(comparison, folder / "compare.png")
 
 
-def _csv(comparison: Comparison) -> str:
+def _lines(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
     """A line for each number of each run."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["images", "protocol", "setting", "metric", "run", "value", "deviation", "chosen", "best"])
     for row in comparison.rows:
         for place, run in enumerate(comparison.runs):
             if row.values[place] is not None:
                 cells = (run.name, row.values[place], row.deviations[place], row.chosen[place], place in row.best)
-                writer.writerow([*row[:4], *cells])
-    return text.getvalue()
+                yield *row[:4], *cells
 
 
 def markdown(comparison: Comparison) -> str:

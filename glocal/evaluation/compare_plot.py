@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from itertools import groupby
 from pathlib import Path
 
 from glocal.evaluation.compare import ComparedRow, Comparison
+from glocal.evaluation.pictures import plain, save_picture, shortened
 
 _LINE = 0.3  # inches for each number
 _PANEL = 0.75  # for the title and the axis of each protocol
@@ -56,27 +56,17 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         axes.margins(x=0.1)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.set_title(_safe(_short(f"{protocol}: {images}", 90)), fontsize=10, loc="left")
+        axes.set_title(plain(shortened(f"{protocol}: {images}", 90)), fontsize=10, loc="left")
     grid[-1, 0].set_xlabel("percent")
     figure.legend(dots, names, loc="outside upper left", frameon=False, fontsize=9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # names in scripts that the font lacks are boxes
-        figure.savefig(path, dpi=130)
+    save_picture(figure, path)
 
 
 def _label(row: ComparedRow) -> str:
-    return _safe(f"{_short(row.setting, 40)}  {row.metric}")
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return plain(f"{shortened(row.setting, 40)}  {row.metric}")
 
 
 def _named(name: str, published: str) -> str:
     # " " because names that begin with _ would be left out
     text = f" {name}" + (f" (published: {published})" if published else "")
-    return _safe("\n".join(textwrap.wrap(text, 100, drop_whitespace=False)))
-
-
-def _safe(text: str) -> str:
-    return text.replace("$", r"\$")  # which begins a formula
+    return plain("\n".join(textwrap.wrap(text, 100, drop_whitespace=False)))

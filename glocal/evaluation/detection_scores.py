@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor
 from glocal.data.detection import DetectionImages
 from glocal.data.outlines import MISSING
 from glocal.errors import GlocalError
-from glocal.files import write_text
+from glocal.files import write_csv
 
 THRESHOLDS = tuple(share / 100 for share in range(50, 100, 5))
 """The overlaps (IoU) over which AP is averaged."""
@@ -125,13 +123,12 @@ def voc_scores(images: DetectionImages, found: Sequence[Detections]) -> Scores:
 
 def write_per_class(path: Path, scores: dict[str, Scores]) -> None:
     """Writes a CSV with a line for each class and each kind of score."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scored", "class", "AP", "AP50", "AP75"])
-    for kind, of_kind in scores.items():
-        for name, values in of_kind.per_class.items():
-            writer.writerow([kind, name, *(f"{value:.4f}" for value in values)])
-    write_text(path, text.getvalue())
+    rows = [
+        (kind, name, *(f"{value:.4f}" for value in values))
+        for kind, of_kind in scores.items()
+        for name, values in of_kind.per_class.items()
+    ]
+    write_csv(path, ("scored", "class", "AP", "AP50", "AP75"), rows)
 
 
 def _nearest_objects(boxes: Tensor, image: Tensor, objects: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:

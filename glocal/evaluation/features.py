@@ -110,7 +110,7 @@ def extract(
         progress: show a progress bar.
 
     Raises:
-        GlocalError: no image in the source can be read.
+        GlocalError: no image in the source can be read, or the features are no finite numbers.
     """
     skipped: list[BrokenImageError] = []
     found: Tensor | None = None  # one tensor from the start: joined in the end, features would be held twice
@@ -128,6 +128,11 @@ def extract(
             interpolation=readout.interpolation,
         ):
             features = readout.compute(backbone, images)
+            if not features.isfinite().all():
+                raise GlocalError(
+                    f"{backbone.label} gives features that are infinite or no numbers for images of {source.name}; has "
+                    "its training diverged?"
+                )
             if found is None:
                 found = torch.empty(len(source), *features.shape[1:], dtype=features.dtype)
             found[rows : rows + len(index)] = features

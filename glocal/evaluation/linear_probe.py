@@ -15,8 +15,9 @@ from glocal.data.held_out import hold_out
 from glocal.errors import GlocalError
 from glocal.evaluation.augmented import Batch
 from glocal.evaluation.classifiers import Classifiers
-from glocal.evaluation.probes import accuracies, moments
+from glocal.evaluation.probes import moments
 from glocal.settings import Settings
+from glocal.views.crops import Interpolation
 from glocal.views.random import permutation
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -26,6 +27,7 @@ _STYLES: dict[str, dict[str, Any]] = {
         "learning_rates": (0.0004, 0.001, 0.004, 0.01, 0.04, 0.1),
         "batch_size": 1024,
         "augmentation": "crop",
+        "interpolation": "bicubic",
         "tokens": True,
     },
     "sce": {"learning_rates": (30.0,), "schedule": "steps", "augmentation": "auto"},
@@ -46,6 +48,7 @@ class LinearSettings(Settings):
     augmentation: Literal["none", "crop", "pad", "auto"] = "none"  # auto: pad up to 96 pixels, else crop
     scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a crop has
     padding: int = Field(4, ge=0)
+    interpolation: Interpolation = "bilinear"  # of central squares
     standardise: bool = False
     tokens: bool = False  # CLS tokens of the last blocks, where the network has them
     blocks: int | None = Field(None, ge=1)  # how many; null: 4, or 1 for networks as wide as ViT-B
@@ -120,7 +123,12 @@ class Probe:
         self.held: Tensor | None = None  # (N,) bool
         self.val = val
         if settings.several and val is None:
-            self.held = hold_out(self.labels, max(1, round(settings.held_out * len(labels))), settings.seed)
+            self.held = hold_out(
+                self.labels,
+                max(1, round(settings.held_out * len(labels))),
+                settings.seed,
+                instead="one rate, --set linear.learning_rates=[0.1]",
+            )
             self.val = features[self.held.to(features.device)], self.labels[self.held]
         mean, deviation = moments(features) if settings.standardise else (torch.zeros(1), torch.ones(1))
         self._mean, self._deviation = mean.to(device), deviation.to(device)
@@ -213,32 +221,3 @@ class Probe:
         features, labels = self.val
         right = trained.right(self._normalised(features), labels)
         return int(right[: len(self.settings.learning_rates)].argmax())
-
-
-def linear_sgd(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
-    *,
-    settings: LinearSettings | None = None,
-    progress: bool = True,
-) -> dict[str, float]:
-    """Accuracy of a linear classifier trained by SGD on frozen features.
-
-    Args:
-        train_features: (N, D) float, on the device where the training shall run.
-        train_labels: (N,) int64, classes from 0.
-        test_features: (M, D).
-        test_labels: (M,) int64.
-        settings: the protocol's settings; those of images do not count.
-        progress: show a progress bar.
-
-    Returns:
-        `accuracies` in percent, and the chosen learning_rate.
-    """
-    settings = settings or LinearSettings()
-    classes = int(train_labels.max()) + 1
-    probe = Probe(settings, train_features, train_labels, classes, device=train_features.device, progress=progress)
-    trained = probe.on_features()
-    return {**accuracies(probe.test(trained, test_features), test_labels), "learning_rate": trained.rate}

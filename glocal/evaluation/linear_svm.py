@@ -31,6 +31,7 @@ from glocal.evaluation.precision import interpolated_average_precision, voc07_av
 from glocal.settings import Settings
 from glocal.views.random import uniform
 
+_ROWS = 4096  # of features that are normalised at a time
 _MEMORY = 8 << 30  # bytes for the copies that all fits at a time make of the features
 
 Cost = Annotated[float, Field(gt=0)]
@@ -90,7 +91,7 @@ def one_vs_rest(task: Task, *, settings: SVMSettings | None = None, progress: bo
     settings = settings or SVMSettings()
     costs = sorted(settings.costs)
     check_counts(task, settings.folds if len(costs) > 1 else 1)
-    train, test = _unit(task.train), _unit(task.test)
+    train, test = unit_features(task.train), unit_features(task.test)
     signs = _signs(task.train_targets)
     columns = range(len(task.classes))
 
@@ -128,7 +129,7 @@ def low_shot(
     """
     settings = settings or SVMSettings()
     check_counts(task, max(shots, default=1))
-    train, test = _unit(task.train), _unit(task.test)
+    train, test = unit_features(task.train), unit_features(task.test)
     signs = _signs(task.train_targets)
     costs = sorted(settings.costs) if isinstance(settings.shot_cost, str) else [settings.shot_cost]
 
@@ -138,9 +139,7 @@ def low_shot(
         scores, rest = [], []
         for column, rows in enumerate(drawn.numpy().T):
             if (signs[rows, column] == 1).all():
-                raise GlocalError(
-                    f"svm: all images drawn for k={k} show {task.classes[column]!r}; try another svm.seed"
-                )
+                raise GlocalError(f"all images drawn for k={k} show {task.classes[column]!r}; try another svm.seed")
             model = _svm(cost, settings).fit(train[rows], signs[rows, column])
             scores.append(model.decision_function(test))
             if settings.shot_cost == "rest":
@@ -195,11 +194,19 @@ def draw_shots(
     return positives | first(targets == -1, (classes - 1) * k)
 
 
-def _unit(features: Tensor) -> Any:
-    features = features.cpu().double()
-    if not bool(features.isfinite().all()):
-        raise GlocalError("svm: the backbone gives features that are infinite or no numbers")
-    return (features / (features.norm(dim=1, keepdim=True) + 1e-5)).numpy()
+def unit_features(features: Tensor) -> Any:
+    """(N, D) → (N, D) float64 of length 1 for scikit-learn; some rows at a time, so that there is one copy alone.
+
+    Raises:
+        GlocalError: the features are infinite or no numbers.
+    """
+    found = torch.empty(features.shape, dtype=torch.float64)
+    for part, place in zip(features.split(_ROWS), found.split(_ROWS), strict=True):
+        place.copy_(part)
+        place /= place.norm(dim=1, keepdim=True) + 1e-5
+    if not bool(torch.stack([part.isfinite().all() for part in found.split(_ROWS)]).all()):
+        raise GlocalError("the backbone gives features that are infinite or no numbers")
+    return found.numpy()
 
 
 def _signs(targets: Tensor) -> Any:
@@ -233,7 +240,7 @@ def check_counts(task: Task, least: int) -> None:
         few = (counts < least).nonzero()[:, 0].tolist()
         if few:
             raise GlocalError(
-                f"svm: {least} training images that {what} {task.classes[few[0]]!r} are needed, but there are "
+                f"{least} training images that {what} {task.classes[few[0]]!r} are needed, but there are "
                 f"{int(counts[few[0]])}; take fewer svm.folds or svm.shots (one cost in svm.costs needs no folds)"
             )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from glocal.evaluation.pictures import plain, save_picture, shortened
 from glocal.views.random import permutation
 
 Map = Literal["tsne", "umap"]
@@ -73,19 +74,11 @@ def draw_map(points: Tensor, labels: Tensor, classes: list[str], title: str, pat
         color, marker = colormaps["tab10"](place % 10), "o^"[place // 10 % 2]
         x, y = points[labels == number].T.numpy()
         axes.scatter(x, y, s=size, color=color, marker=marker, alpha=0.75, linewidths=0)
-        # What begins with _ would be left out, and $ begins a formula.
-        name = " " + _short(classes[number])
+        name = " " + plain(shortened(classes[number], _LONGEST_NAME))  # what begins with _ would be left out
         handles.append(Line2D([], [], color=color, marker=marker, linestyle="", markersize=7, label=name))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color("0.8")
     axes.set_title(title, fontsize=11)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # names in scripts that the font lacks are boxes
-        figure.savefig(path, dpi=130)
-
-
-def _short(name: str) -> str:
-    name = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    return name.replace("$", r"\$")
+    save_picture(figure, path)

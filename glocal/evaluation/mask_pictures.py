@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from glocal.data.masked import UNKNOWN
+from glocal.evaluation.pictures import plain, save_picture, shortened
 
 _IN_LEGEND = 20
 _LONGEST_NAME = 24
@@ -62,19 +62,12 @@ def draw_segmentation(
             if column == 0:
                 axes.set_ylabel(_ROWS[row], fontsize=10)
     handles = [
-        # " " because what begins with _ would be left out; $ begins a formula
-        Patch(facecolor=tuple(colors[number].tolist()), label=" " + _short(class_name(number, classes)))
+        Patch(facecolor=tuple(colors[number].tolist()), label=" " + plain(shortened(name, _LONGEST_NAME)))
         for number in sorted(numbers[:_IN_LEGEND])
+        for name in [class_name(number, classes)]  # " " because what begins with _ would be left out
     ]
     if pixels[UNKNOWN]:
         handles.append(Patch(facecolor="white", edgecolor="0.6", label=" does not count"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # names in scripts that the font lacks are boxes
-        figure.savefig(path, dpi=130)
-
-
-def _short(name: str) -> str:
-    name = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    return name.replace("$", r"\$")
+    save_picture(figure, path)

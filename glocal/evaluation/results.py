@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,28 +11,53 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from glocal.console import warn
+from glocal.console import note, warn
 from glocal.errors import GlocalError
-from glocal.files import write_text
+from glocal.files import write_csv, write_text
+
+_PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
 
 
 class Row(NamedTuple):
-    """One number: what it was measured on, by which protocol, with which chosen or given setting."""
+    """One number.
+
+    Attributes:
+        images: what it was measured on.
+        protocol: the protocol.
+        setting: what was chosen or given, in a few words.
+        metric, value: the number.
+        settings: all settings of the protocol, as JSON.
+    """
 
     images: str
     protocol: str
     setting: str
     metric: str
     value: float
+    settings: str
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[Row]:
     """Everything that was measured."""
-    for protocol, found in result["protocols"].items():
-        images = f"{found['train']['name']} → {found['test']['name']}" if "train" in found else found["data"]
+    for found in result["protocols"].values():
+        settings = json.dumps(found["settings"], ensure_ascii=False)
         for entry in found["results"]:
             for metric, value in entry["metrics"].items():
-                yield Row(images, protocol, entry["setting"], metric, value)
+                yield Row(_images(found), found["protocol"], entry["setting"], metric, value, settings)
+
+
+def _images(found: Mapping[str, Any]) -> str:
+    return f"{found['train']['name']} → {found['test']['name']}" if "train" in found else found["data"]
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is a share of 100, of which more is better."""
+    return _PERCENT.fullmatch(metric) is not None
+
+
+def shown(metric: str, value: float) -> str:
+    """A number for tables: similarities and the like differ in places where percent do not."""
+    return f"{value:.2f}" if is_percent(metric.removesuffix("_std")) else f"{value:.4f}"
 
 
 def table(result: Mapping[str, Any]) -> Table:
@@ -42,40 +66,57 @@ def table(result: Mapping[str, Any]) -> Table:
     images = sorted({row.images for row in found})
     one = len(images) == 1
     title = f"{result['backbone']}: {images[0]}" if one else result["backbone"]
-    shown = Table(title=Text(title), title_justify="left")
+    lines = Table(title=Text(title), title_justify="left")
     for column in ("protocol", *(() if one else ("images",)), "setting", "metric"):
-        shown.add_column(column)
-    shown.add_column("value", justify="right")
+        lines.add_column(column)
+    lines.add_column("value", justify="right")
     for row in found:
         place = () if one else (Text(row.images),)
-        shown.add_row(row.protocol, *place, Text(row.setting), row.metric, f"{row.value:.2f}")
-    return shown
+        lines.add_row(row.protocol, *place, Text(row.setting), row.metric, shown(row.metric, row.value))
+    return lines
 
 
 def save(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """Writes evaluation.json (everything) and evaluation.csv (a line for each number) and returns their paths.
 
-    What is there of the same backbone (by its fingerprint) by other protocols stays.
+    What is there of the same backbone (by its fingerprint) stays, unless it was measured by the same protocol on the
+    same images with the same words among its settings (`style: moco`): that is replaced. What is there of another
+    backbone is moved to evaluation-before.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "evaluation.json", folder / "evaluation.csv"
-    before: dict[str, Any] = {}
+    kept: list[dict[str, Any]] = []
     if paths[0].exists():
-        try:
-            before = load(folder)
-        except GlocalError as error:
-            warn(f"{error}; it is replaced")
-    same = before.get("fingerprint") is not None and before["fingerprint"] == result["fingerprint"]
-    kept = before["protocols"] if same else {}
-    whole = {**result, "protocols": {**kept, **result["protocols"]}}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["backbone", *Row._fields])
-    for row in rows(whole):
-        writer.writerow([result["backbone"], *row])
+        kept = _others(result, folder)
+    whole = {**result, "protocols": {}}
+    for found in [*kept, *result["protocols"].values()]:
+        number = sum(one["protocol"] == found["protocol"] for one in whole["protocols"].values())
+        whole["protocols"][found["protocol"] + (f"-{number + 1}" if number else "")] = found
     write_text(paths[0], json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
-    write_text(paths[1], text.getvalue())
+    write_csv(paths[1], ["backbone", *Row._fields], ([result["backbone"], *row] for row in rows(whole)))
     return paths
+
+
+def _others(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """What is in the folder and not in `result`."""
+    path = folder / "evaluation.json"
+    try:
+        before = load(folder)
+    except GlocalError as error:
+        warn(f"{error}; it is moved to evaluation-before.json")
+        path.replace(folder / "evaluation-before.json")
+        return []
+    if before.get("fingerprint") is None or before["fingerprint"] != result["fingerprint"]:
+        note(f"{path} is of another backbone ({before.get('backbone')}): it is moved to evaluation-before.json")
+        path.replace(folder / "evaluation-before.json")
+        return []
+    new = [_identity(found) for found in result["protocols"].values()]
+    return [found for found in before["protocols"].values() if _identity(found) not in new]
+
+
+def _identity(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    words = {key: value for key, value in found["settings"].items() if isinstance(value, str)}
+    return found["protocol"], _images(found), json.dumps(words, sort_keys=True)
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -91,6 +132,9 @@ def load(folder: Path) -> dict[str, Any]:
         raise GlocalError(f"there is no {path}; `glocal evaluate` writes it") from None
     except (OSError, ValueError) as error:
         raise GlocalError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("protocols"), dict):
+    entries = found.get("protocols") if isinstance(found, dict) else None
+    if not isinstance(entries, dict) or not all(isinstance(one, dict) for one in entries.values()):
         raise GlocalError(f"{path} is no evaluation of glocal")
+    for name, one in entries.items():
+        one.setdefault("protocol", name)
     return found

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from glocal.errors import GlocalError
 
@@ -26,8 +27,10 @@ class Whitening(NamedTuple):
 
     def __call__(self, features: Tensor) -> Tensor:
         """(N, D) → (N, K), in the dtype of the features."""
-        parts = [(part.to(self.mean) - self.mean) @ self.projection for part in features.split(_ROWS)]
-        return torch.cat(parts).to(features)
+        here = self.mean.device
+        # One at a time, device and dtype: what has no float64 cannot be asked for it in passing.
+        parts = [(part.to(here).double() - self.mean) @ self.projection for part in features.split(_ROWS)]
+        return torch.cat([part.to(features.dtype) for part in parts]).to(features.device)
 
 
 def learn_whitening(features: Tensor, dim: int | None = None) -> Whitening:
@@ -38,7 +41,7 @@ def learn_whitening(features: Tensor, dim: int | None = None) -> Whitening:
     about zero where this takes the covariance; the two differ in the direction of the mean.)
 
     Args:
-        features: (N, D) float, N ≥ 2.
+        features: (N, D) float, N ≥ 2, on a device with float64 (`glocal.evaluation.probes.compute_device`).
         dim: how many directions are kept; None keeps all D.
 
     Raises:
@@ -60,3 +63,12 @@ def learn_whitening(features: Tensor, dim: int | None = None) -> Whitening:
     variance, direction = torch.linalg.eigh(covariance / len(features))  # ascending
     variance, direction = variance.flip(0)[:dim], direction.flip(1)[:, :dim]
     return Whitening(mean, direction / variance.clamp(min=_FLOOR * float(variance[0])).sqrt())
+
+
+def comparable(features: Tensor, whitening: Whitening | None, device: str) -> Tensor:
+    """Features (N, D) on a device as unit vectors (N, K), whitened before where there is a whitening.
+
+    Their inner products are cosine similarities. Rows of unreadable images stay NaN.
+    """
+    features = features.to(device)
+    return normalize(features if whitening is None else whitening(features), dim=1)

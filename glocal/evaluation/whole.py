@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from glocal.console import note, progress_bar, warn
+from glocal.console import note, progress_bar
+from glocal.data.skipped import tell_unreadable
 from glocal.data.sources import Source
 from glocal.data.whole import Box, Fit, whole_images
 from glocal.errors import BrokenImageError, GlocalError
@@ -41,7 +42,8 @@ class View:
 def view_for(backbone: Extractor, size: int | None, scales: tuple[float, ...] | None, *, usual: View) -> View:
     """How a backbone shall see whole images.
 
-    A network that only takes images of its own size sees them resized to that, and a note says so.
+    A network that only takes images of its own size sees them resized to that, and a note says so; one that takes none
+    below some size (`smallest_side`) sees smaller ones enlarged.
 
     Args:
         backbone: the network.
@@ -61,7 +63,10 @@ def view_for(backbone: Extractor, size: int | None, scales: tuple[float, ...] | 
     size = size or (backbone.size if small else usual.fit.size)
     if usual.fit.square:
         size = max(1, round(size / step)) * step
-    return View(Fit(size, step, usual.fit.square), scales or ((1.0,) if small else usual.scales))
+    return View(
+        Fit(size, step, usual.fit.square, smallest_side(backbone, step)),
+        scales or ((1.0,) if small else usual.scales),
+    )
 
 
 def size_step(backbone: Extractor) -> int | None:
@@ -69,8 +74,7 @@ def size_step(backbone: Extractor) -> int | None:
     network = getattr(backbone, "network", None)
     if not isinstance(network, nn.Module):
         return None
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    step = int(patch[0]) if patch is not None else 1
+    step = patch_side(backbone)
     try:  # whether it does is written nowhere in timm's networks
         images = torch.zeros(1, 3, backbone.size, backbone.size + step, dtype=torch.uint8)
         backbone.features(images)
@@ -78,6 +82,27 @@ def size_step(backbone: Extractor) -> int | None:
     except Exception:  # they refuse by whatever fails first
         return None
     return step
+
+
+def patch_side(backbone: Extractor) -> int:
+    """The side in pixels of a transformer's patches; 1 for other networks."""
+    patch = getattr(getattr(getattr(backbone, "network", None), "patch_embed", None), "patch_size", None)
+    return int(patch[0]) if patch is not None else 1
+
+
+def smallest_side(backbone: Extractor, step: int = 1) -> int:
+    """The smallest side, 1, 2, 4, … 32 pixels, of images that a network takes, 1 where `step` is enough.
+
+    The last maps of networks without padding (ConvNeXt) have no place left for smaller ones.
+    """
+    for least in (1, 2, 4, 8, 16):
+        side = -(-least // step) * step
+        try:
+            backbone.features(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        except Exception:  # as above
+            continue
+        return least if side > step else 1
+    return 32
 
 
 def whole_features(
@@ -96,7 +121,7 @@ def whole_features(
         (N, D) float32 on the CPU; NaN in the rows of images that cannot be read, of which a warning tells.
 
     Raises:
-        GlocalError: no image can be read.
+        GlocalError: no image can be read, or the features are no finite numbers.
     """
 
     def compute() -> Kept:
@@ -107,7 +132,13 @@ def whole_features(
         with progress_bar("images", visible=bench.progress) as bar:
             task = bar.add_task(f"features of {source.name}", total=len(source))
             for index, images in parts:
-                found.append(at_scales(bench.backbone, images, readout, view).cpu())
+                features = at_scales(bench.backbone, images, readout, view).cpu()
+                if not features.isfinite().all():
+                    raise GlocalError(
+                        f"{bench.backbone.label} gives features that are infinite or no numbers for images of "
+                        f"{source.name}; has its training diverged?"
+                    )
+                found.append(features)
                 places.append(index)
                 bar.update(task, advance=len(index))
         if not found:
@@ -119,10 +150,13 @@ def whole_features(
 
     key: dict[str, Any] = {"readout": readout.name, "whole": asdict(view), "boxes": boxes}
     tensors, skipped = bench.remember(source, key, compute)
-    if skipped:
-        (name, reason), count = skipped[0], len(skipped)
-        warn(f"{source.name}: {count} of its {len(source)} images cannot be read; the first: {name}: {reason}")
+    tell_unreadable(source.name, len(source), [BrokenImageError(key, reason) for key, reason in skipped])
     return tensors["features"]
+
+
+def readable_rows(features: Tensor) -> Tensor:
+    """(N,) bool: which of the rows of `whole_features` are those of images that can be read."""
+    return ~features.isnan().any(dim=1)
 
 
 def at_scales(backbone: Extractor, images: Tensor, readout: Readout, view: View) -> Tensor:
@@ -130,18 +164,34 @@ def at_scales(backbone: Extractor, images: Tensor, readout: Readout, view: View)
 
     Scaled images are interpolated bilinearly, without a filter against aliasing, as the authors of revisited Oxford
     and Paris do.
+
+    Raises:
+        GlocalError: the network does not take images of such a size.
     """
     if view.scales == (1.0,):
-        return readout.compute(backbone, images)
+        return _computed(backbone, images, readout)
     total: Tensor | None = None
     for scale in view.scales:
         height, width = images.shape[-2:]
         sides = view.fit.rounded(height * scale, width * scale)
         scaled = images if sides == (height, width) else _scaled(images.to(_device(backbone)), sides)
-        features = normalize(readout.compute(backbone, scaled), dim=1)
+        features = normalize(_computed(backbone, scaled, readout), dim=1)
         total = features if total is None else total + features
     assert total is not None
     return normalize(total, dim=1)
+
+
+def _computed(backbone: Extractor, images: Tensor, readout: Readout) -> Tensor:
+    try:
+        return readout.compute(backbone, images)
+    except (AssertionError, RuntimeError) as error:  # networks refuse by whatever fails first
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        height, width = images.shape[-2:]
+        raise GlocalError(
+            f"{backbone.label} cannot see images of {height}×{width} pixels ({error}); change size or scales of the "
+            "protocol (retrieval.size, retrieval.scales, copy_detection.size)"
+        ) from error
 
 
 def _scaled(images: Tensor, sides: tuple[int, int]) -> Tensor:

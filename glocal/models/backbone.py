@@ -228,8 +228,14 @@ class Backbone(nn.Module):
         return self._in_eval_mode(self.forward_map, images)
 
     def fingerprint(self) -> str:
-        """A hash of the network, its weights, and the images that it expects: of all that decides its features."""
+        """A hash of all that decides the features: the network's modules with the plain values that they hold (heads of
+        attention and kinds of pooling show in no weight), its weights, and the images that it expects.
+        """
         found = hashlib.sha256(f"{self.network!r} {self.size} {self.mean.tolist()} {self.std.tolist()}".encode())
+        for name, module in self.network.named_modules():
+            plain = {key: value for key, value in vars(module).items() if isinstance(value, int | float | str)}
+            plain.pop("training", None)
+            found.update(f"{name} {sorted(plain.items())}".encode())
         for name, value in self.network.state_dict().items():
             found.update(name.encode())
             if isinstance(value, Tensor):

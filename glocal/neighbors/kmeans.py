@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from glocal.distributed import all_sum, gather_shares, own_share
 from glocal.errors import GlocalError
-from glocal.neighbors.products import largest, products
+from glocal.neighbors.products import largest, products, square_lengths
 from glocal.views.random import permutation, uniform
 
 _CACHE_BYTES = 8 << 20  # of similarities at a time: what fits a processor's cache
@@ -57,12 +57,12 @@ def kmeans(
         raise GlocalError(f"start={start!r}: choose k-means++ or random")
     if metric not in ("l2", "cosine"):
         raise GlocalError(f"metric={metric!r}: choose l2 or cosine")
-    if not features.isfinite().all():
+    if not all(bound.isfinite() for bound in features.aminmax()):
         raise GlocalError("features that are infinite or no numbers cannot be clustered; has the training diverged?")
     if metric == "cosine":
         features = normalize(features, dim=1)
     centers = _spread_out(features, clusters, seed) if start == "k-means++" else _distinct(features, clusters, seed)
-    squares = features.square().sum(dim=1)
+    squares = square_lengths(features)
     assignment, distance = _assign(features, squares, centers)
     for _ in range(iterations):
         centers = _means(features, assignment, distance, centers)
@@ -84,7 +84,7 @@ def _spread_out(features: Tensor, clusters: int, seed: int) -> Tensor:
     """Greedy k-means++: of a few starts drawn in proportion to the squared distance to those before, the best."""
     trials = 2 + int(math.log(clusters))
     draws = uniform(seed, "k-means++", torch.arange(clusters)[:, None], torch.arange(trials)).to(features.device)
-    squares = features.square().sum(dim=1, keepdim=True)
+    squares = square_lengths(features)[:, None]
     indices = [(draws[0, :1] * len(features)).long()]
     nearest = _square_distances(features, squares, indices[0])[:, 0]
     for draw in draws[1:]:
@@ -105,7 +105,7 @@ def _square_distances(features: Tensor, squares: Tensor, chosen: Tensor) -> Tens
 def _assign(features: Tensor, squares: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest centre of each point and the squared distance to it, chunk by chunk."""
     own = features[own_share(len(features))]
-    half = centers.square().sum(dim=1) / 2
+    half = square_lengths(centers) / 2
     limit = _CACHE_BYTES if features.device.type == "cpu" else _GPU_BYTES
     rows = max(16, limit // (len(centers) * features.element_size()))
     found = [largest(products(part, centers, half), 1) for part in own.split(rows)]

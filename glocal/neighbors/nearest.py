@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.neighbors.products import bf16_gain, largest, products
+from glocal.neighbors.products import largest, products, square_lengths
 
 Metric = Literal["l2", "cosine"]
 
@@ -24,10 +24,17 @@ _BLOCK = 1 << 16  # rows of the bank at a time
 _CACHE_BYTES = 32 << 20  # of similarities at a time: what fits a processor's cache
 _GPU_BYTES = 256 << 20
 _SAMPLE = 2048  # rows of the bank that tell about where the k-th nearest lies
-_WORTH = 1 << 24  # pairs of query and row from which a shortlist pays …
-_WORTHWHILE = 3.0  # … where bf16 is so many times faster, as on GPUs and with AMX
+_WORTH = 1 << 24  # pairs of query and row from which a shortlist pays
 _BF16 = 2.0**-9 * 1.01  # largest relative error of rounding to bf16, and a little
 _FP32 = 2.0**-23
+
+
+class _Block(NamedTuple):
+    """Rows of a bank, and what is taken off or divides their inner products with queries."""
+
+    rows: Tensor
+    less: Tensor | None = None
+    over: Tensor | None = None
 
 
 def nearest_neighbors(
@@ -50,7 +57,7 @@ def nearest_neighbors(
         k: neighbours, at most N.
         metric: Euclidean distance, or 1 − cosine similarity.
         chunk: rows of the bank and of the queries in a block; by default what suits the device.
-        shortlist: search in bf16 first (see above; fp32 features only); None decides by what is faster here.
+        shortlist: search in bf16 first (see above; fp32 features only); None decides by what is faster on the device.
 
     Returns:
         distance (Q, k) in the dtype of the inputs and index (Q, k) int64 into the bank, on the queries' device.
@@ -68,7 +75,7 @@ def nearest_neighbors(
     if len(queries) == 0:
         return queries.new_empty(0, k), torch.empty(0, k, dtype=torch.int64, device=queries.device)
     if shortlist is None:
-        shortlist = len(queries) * len(bank) >= _WORTH and bf16_gain(queries.device.type) >= _WORTHWHILE
+        shortlist = len(queries) * len(bank) >= _WORTH and _bf16_is_much_faster(queries.device)
     size = chunk or _BLOCK
     if not shortlist or queries.dtype != torch.float32:
         return _search_exactly(queries, bank, k, metric, size, chunk)
@@ -79,20 +86,29 @@ def nearest_neighbors(
     return distance, index
 
 
+def _bf16_is_much_faster(device: torch.device) -> bool:
+    # By what the device is, not by measuring: the same run on the same machine has to take the same way.
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
 def _search_exactly(
     queries: Tensor, bank: Tensor, k: int, metric: Metric, size: int, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
     if metric == "cosine":
         queries = _unit(queries)
 
-    def prepare(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    def prepare(rows: Tensor) -> _Block:
         rows = rows.to(queries.device)
-        return (_unit(rows), None) if metric == "cosine" else (rows, rows.square().sum(dim=1) / 2)
+        if metric == "cosine":  # similarities are divided by the rows' lengths: rows of unit length would be a copy
+            return _Block(rows, over=_lengths(rows))
+        return _Block(rows, less=square_lengths(rows) / 2)
 
     closeness, index = _search(queries, bank, prepare, k, size, chunk)
     if metric == "cosine":
-        return 1 - closeness, index
-    return (queries.square().sum(dim=1, keepdim=True) - 2 * closeness).clamp_(min=0).sqrt_(), index
+        return closeness.neg_().add_(1), index
+    return (square_lengths(queries)[:, None] - 2 * closeness).clamp_(min=0).sqrt_(), index
 
 
 def _search_by_shortlist(
@@ -111,17 +127,17 @@ def _search_by_shortlist(
     points = (_unit(queries) if unit else queries) - origin
     longest = torch.zeros(3, device=queries.device)  # of the bank: norm of a row, at the origin, from its rounding
 
-    def prepare(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    def prepare(rows: Tensor) -> _Block:
         rows = rows.to(queries.device)
         moved = (_unit(rows) if unit else rows) - origin
         rounded = moved.bfloat16()
-        square = moved.square().sum(dim=1)
+        square = square_lengths(moved)
         lengths = rows.norm(dim=1).amax(), square.amax().sqrt(), moved.sub_(rounded).norm(dim=1).amax()
         torch.maximum(longest, torch.stack(lengths), out=longest)
-        return torch.cat([rounded, _three_parts(-square / 2), rounded.new_ones(len(rounded), 3)], dim=1), None
+        return _Block(torch.cat([rounded, _three_parts(-square / 2), rounded.new_ones(len(rounded), 3)], dim=1))
 
     rounded = points.bfloat16()
-    square = points.square().sum(dim=1)
+    square = square_lengths(points)
     ones = rounded.new_ones(len(rounded), 3)
     sample = bank[torch.linspace(0, len(bank) - 1, min(len(bank), _SAMPLE), device=bank.device).long()]
     rank = max(1, round(k * len(sample) / len(bank)))
@@ -150,27 +166,31 @@ def _distances(queries: Tensor, bank: Tensor, index: Tensor, unit: bool) -> Tens
     norm = _lengths(bank)[index.to(bank.device)].to(queries.device)
     if unit:
         return 1 - product.div_(_lengths(queries)[:, None]).div_(norm)
-    return norm.square_().add_(queries.square().sum(dim=1, keepdim=True)).sub_(product, alpha=2).clamp_(min=0)
+    return norm.square_().add_(square_lengths(queries)[:, None]).sub_(product, alpha=2).clamp_(min=0)
 
 
 def _search(
     queries: Tensor,
     bank: Tensor,
-    prepare: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+    prepare: Callable[[Tensor], _Block],
     k: int,
     size: int,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """The k largest inner products (Q, k) of queries with the prepared rows of the bank, less a number for each row."""
+    """The k largest inner products (Q, k) of queries with the prepared rows of the bank, and the rows' places."""
     best: Tensor | None = None
     places: Tensor | None = None
     for first in range(0, len(bank), size):
-        block, less = prepare(bank[first : first + size])
+        block, less, over = prepare(bank[first : first + size])
         limit = _CACHE_BYTES if queries.device.type == "cpu" else _GPU_BYTES
         rows = chunk or max(16, limit // (len(block) * queries.element_size()))
-        parts = [largest(products(part, block, less), min(k, len(block))) for part in queries.split(rows)]
-        near, index = (torch.cat(found) for found in zip(*parts, strict=True))
-        index = index + first
+        near = queries.new_empty(len(queries), min(k, len(block)))
+        index = torch.empty_like(near, dtype=torch.int64)
+        for start in range(0, len(queries), rows):
+            few = slice(start, start + rows)
+            scores = products(queries[few], block, less)
+            near[few], index[few] = largest(scores if over is None else scores.div_(over), near.shape[1])
+        index += first
         if best is not None and places is not None:
             near, index = torch.cat([best, near], dim=1), torch.cat([places, index], dim=1)
             near, order = near.topk(min(k, near.shape[1]), dim=1)

@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from torch import Tensor
 
 _GROUP = 16
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def products(left: Tensor, right: Tensor, less: Tensor | None = None) -> Tensor:
     """Inner products of all rows, (n, D) and (m, D) → (n, m), in the dtype of both; `less` (m,) is taken off each row.
 
-    In fp32 on a CPU by oneDNN where that is faster than the BLAS that torch was built with (MKL takes half of the time
-    of AVX512 processors that are not Intel's).
+    In fp32 on a CPU by oneDNN where torch has it, rather than by BLAS: MKL takes twice the time on processors with
+    AVX512 that are not Intel's. Which one it is depends on the installation alone, so that a run repeats itself.
     """
-    if left.dtype == torch.float32 and left.device.type == "cpu" and _onednn_is_faster():
+    if left.dtype == torch.float32 and left.device.type == "cpu" and _ONEDNN:
         return _by_onednn(left, right, None if less is None else -less)
     return left @ right.T if less is None else torch.addmm(-less, left, right.T)
 
 
 def _by_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
-
-
-@cache
-def _onednn_is_faster() -> bool:
-    left, right = torch.ones(512, 256), torch.ones(1024, 256)
-    try:
-        return _fastest(lambda: _by_onednn(left, right, None)) < 0.9 * _fastest(lambda: left @ right.T)
-    except (AttributeError, RuntimeError):  # a torch without it
-        return False
-
-
-@cache
-def bf16_gain(device: str) -> float:
-    """How many times faster products of rows are in bf16 than in fp32 on a kind of device (cpu, cuda, mps)."""
-    left, right = torch.ones(1024, 256, device=device), torch.ones(2048, 256, device=device)
-    precise = _fastest(lambda: products(left, right))
-    left, right = left.bfloat16(), right.bfloat16()
-    return precise / _fastest(lambda: products(left, right))
-
-
-def _fastest(compute: Callable[[], Tensor], tries: int = 5) -> float:
-    """Seconds of the fastest of some tries, after one that is not counted; waits for the device."""
-    seconds = []
-    for _ in range(1 + tries):
-        started = time.perf_counter()
-        compute()[0, 0].item()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
 
 
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -83,3 +52,8 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # The largest alone is found several times faster than by topk.
     return scores.max(dim=1, keepdim=True) if k == 1 else scores.topk(k, dim=1)
+
+
+def square_lengths(rows: Tensor) -> Tensor:
+    """|x|² of each row, (n, D) → (n,), without a copy of the rows in between."""
+    return torch.linalg.vector_norm(rows, dim=1).square_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import textwrap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise GlocalError(f"there is no checkpoint {path}") from None
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise GlocalError(f"{path} is no readable checkpoint: {' '.join(str(error).split())[:120]}") from error
+        # torch's advice for files that it will not unpickle is a page long, and no advice for users of this package
+        why = (
+            ""
+            if isinstance(error, pickle.UnpicklingError)
+            else f": {textwrap.shorten(str(error), 120, placeholder='…')}"
+        )
+        raise GlocalError(f"{path} is no readable checkpoint{why}") from error
     if not isinstance(state, dict) or "format" not in state or "method" not in state:
         raise GlocalError(f"{path} is no checkpoint of glocal; export its weights or use timm:NAME")
     if state["format"] > FORMAT:

@@ -1,7 +1,10 @@
 """Features are computed once for each backbone and set of images, by content."""
 
+import json
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ from PIL import Image
 from glocal.data.folder import ImageFolder
 from glocal.data.sources import MemorySource, Subset, fingerprint
 from glocal.errors import GlocalError
-from glocal.evaluation import Bench, Readout, evaluate, results
-from glocal.evaluation.cache import FeatureCache
+from glocal.evaluation import Bench, IncompleteError, Readout, evaluate, results
+from glocal.evaluation.cache import _DTYPES, FeatureCache
+from glocal.evaluation.protocols import linear
 from glocal.models.backbone import ModelSettings, build_backbone
 
 
@@ -78,6 +82,15 @@ def test_a_backbones_fingerprint_is_that_of_its_weights_and_images() -> None:
     assert backbone.fingerprint() != changed
 
 
+def test_what_shows_in_no_weight_is_in_the_fingerprint() -> None:
+    options = {"patch_size": 8, "depth": 1, "embed_dim": 48}
+    prints = []
+    for more in ({"num_heads": 3}, {"num_heads": 6}, {"num_heads": 3, "global_pool": "avg", "fc_norm": False}):
+        torch.manual_seed(0)
+        prints.append(build_backbone(ModelSettings(name="vit_tiny", options=options | more), size=32).fingerprint())
+    assert len(set(prints)) == 3
+
+
 def test_fingerprints_of_sources() -> None:
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     one, other = (MemorySource(name, images.clone(), None, None) for name in ("a", "b"))
@@ -103,6 +116,26 @@ def test_skipped_images_are_remembered(image_folder: Callable[..., Path], tmp_pa
 
 def found_key(folder: Path, number: int) -> str:
     return ImageFolder(folder).keys[number]
+
+
+def test_every_shape_and_dtype_comes_back(tmp_path: Path) -> None:
+    tensors = {
+        "features": torch.randn(5, 3),
+        "tokens": torch.randn(2, 3, 4).transpose(1, 2),
+        "index": torch.arange(7),
+        **{str(dtype): torch.randn(3).mul(9).abs().to(dtype) for dtype in _DTYPES},
+        "mask": torch.tensor([True, False]),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "scalar": torch.tensor(3.0),
+        "none": torch.empty(0, 4),
+    }
+    FeatureCache(tmp_path).remember({"key": "ä"}, lambda: (tensors, {"beside": "µ"}))
+    found, beside = FeatureCache(tmp_path).remember({"key": "ä"}, lambda: ({}, None))
+    assert beside == {"beside": "µ"}
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
 
 
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -147,33 +180,83 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, capfd: 
     assert "cannot be kept there" in capfd.readouterr().err
 
 
-def test_protocols_add_up_for_the_same_backbone_only(tmp_path: Path) -> None:
-    source = MemorySource(
-        "c", torch.randint(0, 255, (40, 3, 32, 32), dtype=torch.uint8), torch.arange(40) % 4, list("abcd")
-    )
+def test_protocols_of_one_backbone_add_up(tmp_path: Path) -> None:
+    source = coloured()
     options = {"train": source, "test": source, "out": tmp_path, "cache": False, "progress": False}
     evaluate(Counting(), protocols="knn", k=[3], **options)
     evaluate(Counting(), protocols="structure", **options)
     assert list(results.load(tmp_path)["protocols"]) == ["knn", "structure"]
-    evaluate(Counting(2.0), protocols="knn", k=[3], **options)
-    assert list(results.load(tmp_path)["protocols"]) == ["knn"]
 
 
-def test_a_protocol_that_fails_takes_nothing_with_it(tmp_path: Path) -> None:
-    source = MemorySource("c", torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.arange(40) % 4, list("abcd"))
-    with pytest.raises(GlocalError, match="retrieval: .*nowhere"):
-        evaluate(
-            Counting(),
-            train=source,
-            test=source,
-            protocols=["retrieval", "knn"],
-            data={"retrieval": tmp_path / "nowhere"},
-            k=[3],
-            out=tmp_path,
-            cache=False,
-            progress=False,
-        )
+def test_another_backbones_results_are_moved_aside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = coloured()
+    options = {"train": source, "test": source, "out": tmp_path, "cache": False, "progress": False, "k": [3]}
+    first = evaluate(Counting(), protocols="knn", **options)
+    evaluate(Counting(2.0), protocols="knn", **options)
+    assert "is of another backbone (counting): it is moved to evaluation-before.json" in capfd.readouterr().err
+    assert json.loads((tmp_path / "evaluation-before.json").read_text()) == first
+
+
+def test_other_images_and_styles_have_rows_of_their_own(tmp_path: Path) -> None:
+    source = coloured()
+    options = {"train": source, "out": tmp_path, "cache": False, "progress": False}
+    evaluate(Counting(), protocols="knn", k=[3], test=source, **options)
+    evaluate(Counting(), protocols="knn", k=[5], test=source, **options)
+    evaluate(Counting(), protocols="knn", k=[3], test=coloured("other"), **options)
+    evaluate(Counting(), protocols="linear", settings={"linear.epochs": 1}, test=source, **options)
+    found = results.load(tmp_path)
+    rows = [(row.protocol, row.images, row.setting) for row in results.rows(found) if row.metric == "top1"]
+    assert rows[:4] == [
+        ("knn", "c → c", "k=5"),
+        ("knn", "c → c", "k=5, unweighted"),
+        ("knn", "c → other", "k=3"),
+        ("knn", "c → other", "k=3, unweighted"),
+    ]
+    assert list(found["protocols"]) == ["knn", "knn-2", "linear"]
+    assert found["protocols"]["knn"]["settings"]["k"] == [5]
+
+
+def coloured(name: str = "c") -> MemorySource:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (40, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return MemorySource(name, images, torch.arange(40) % 4, list("abcd"))
+
+
+@pytest.mark.parametrize("kind", [GlocalError, RuntimeError])
+def test_a_protocol_that_fails_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def fail(bench: Bench, settings: object) -> None:
+        raise kind("it went wrong")
+
+    monkeypatch.setattr(linear, "PROTOCOL", replace(linear.PROTOCOL, measure=fail))
+    options = {"train": coloured(), "test": coloured(), "out": tmp_path, "cache": False, "progress": False}
+    with pytest.raises(IncompleteError, match="linear: .*it went wrong") as caught:
+        evaluate(Counting(), protocols=["linear", "knn"], k=[3], **options)
     assert list(results.load(tmp_path)["protocols"]) == ["knn"]
+    assert list(caught.value.result["protocols"]) == ["knn"]
+    with pytest.raises(kind, match="it went wrong"):
+        evaluate(Counting(), protocols="linear", **options)
+
+
+def test_features_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path) -> None:
+    options = {"train": coloured(), "test": coloured(), "protocols": "knn", "cache": tmp_path, "progress": False}
+    with pytest.raises(GlocalError, match="counting gives features that are infinite or no numbers for images of c"):
+        evaluate(Counting(math.nan), **options)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_what_a_protocol_made_of_null_is_in_the_record(tmp_path: Path) -> None:
+    found = evaluate(Counting(), train=coloured(), test=coloured(), protocols="knn", cache=False, progress=False)
+    assert found["protocols"]["knn"]["settings"]["k"] == [10, 20, 40]
+
+
+def test_out_that_is_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    backbone = Counting()
+    with pytest.raises(GlocalError, match="file is a file; out must be a folder"):
+        evaluate(backbone, train=coloured(), test=coloured(), out=tmp_path / "file", progress=False)
+    assert backbone.images == 0
 
 
 @pytest.mark.parametrize(
@@ -182,10 +265,16 @@ def test_a_protocol_that_fails_takes_nothing_with_it(tmp_path: Path) -> None:
         ({"protocols": "knn"}, "protocol knn needs labelled images"),
         ({}, "nothing to measure: give --train and --test"),
         ({"protocols": "dense"}, "protocol dense needs --data dense=PATH: a folder with images/ and masks/"),
-        ({"data": {"dence": "x"}}, "no protocol 'dence' to set; did you mean dense"),
+        ({"data": {"dence": "x"}}, "no protocol 'dence'; did you mean dense"),
         ({"train": "digits", "test": "digits:test", "settings": {"knn.temprature": 1}}, "did you mean temperature"),
         ({"train": "digits", "test": "digits:test", "settings": {"knn.temperature": 0}}, "temperature must be greater"),
         ({"train": "digits", "test": "digits:test", "settings": {"kn.k": [1]}}, "no protocol 'kn' to set"),
+        ({"train": "digits", "test": "digits:test", "settings": {"temperature": 1}}, "did you mean knn.temperature"),
+        ({"train": "digits", "test": "digits:test", "settings": {"svm.folds": 2}}, "svm is set, but .*--protocol svm"),
+        ({"train": "digits", "test": "digits:test", "settings": {"knn": 3}}, "knn is a protocol; set .* knn.k"),
+        ({"train": "digits", "test": "digits:test", "protocols": "KNN"}, "no protocol 'KNN'; did you mean knn"),
+        ({"protocols": "knn,linear"}, "one --protocol for each"),
+        ({"data": {"knn": "x"}}, "protocol knn has no folder of its own: it takes --train and --test"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_is_computed(arguments: dict[str, object], message: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score
 
 from glocal.data.masked import UNKNOWN, Masked, central_masks, open_masked, read_mask
@@ -194,6 +194,56 @@ def test_shapes_have_exact_masks() -> None:
     assert ((inside - outside).abs() > 0.15).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("drawn", ["stored", "upright", "said"])
+def test_masks_are_turned_like_their_images(tmp_path: Path, size: int, orientation: int, drawn: str) -> None:
+    blocks = torch.randint(0, 2, (1, 1, 6, 6), generator=torch.Generator().manual_seed(1)).float()
+    classes = torch.nn.functional.interpolate(blocks, (60, 90), mode="nearest-exact")[0, 0].byte()
+    stored, exif = Image.fromarray((classes * 255).numpy()), Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number in range(2):
+        stored.save(tmp_path / "images" / f"{number}.jpg", exif=exif, quality=98)
+        mask = Image.fromarray(classes.numpy())
+        if drawn == "upright":
+            mask.getexif()[0x0112] = orientation
+            mask = ImageOps.exif_transpose(mask)
+        mask.save(tmp_path / "masks" / f"{number}.png", **({"exif": exif} if drawn == "said" else {}))
+    _, data = open_masked(str(tmp_path))
+    [(index, images)] = list(images_of(data.images, size, workers=0))
+    if drawn != "said" and orientation < 5:  # of one size, either way
+        with pytest.raises(GlocalError, match=rf"images/[01]\.jpg is .*EXIF orientation {orientation}.*mogrify"):
+            data.masks(index, size)
+        return
+    masks = data.masks(index, size)
+    clear = (images[:, 0] < 30) | (images[:, 0] > 225)
+    assert clear.float().mean() > 0.5
+    assert torch.equal((images[:, 0] > 127)[clear], (masks == 1)[clear])
+
+
+def test_a_turned_square_needs_a_mask_that_says_how_it_is_turned(tmp_path: Path) -> None:
+    root, exif = folder_of(tmp_path), Image.Exif()
+    exif[0x0112] = 6
+    path = root / "images" / "val" / "val3.jpg"
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(GlocalError, match=r"val3\.jpg is to be turned \(EXIF orientation 6\).*val3\.png was drawn on"):
+        measured(root)
+    mask = root / "masks" / "val" / "val3.png"
+    Image.open(mask).save(mask, exif=exif)
+    assert measured(root, upsample="nearest", k=3)["pixel_accuracy"] == 100
+
+
+@pytest.mark.parametrize("year", [2007, 2012])
+def test_the_year_that_is_named_is_taken(tmp_path: Path, year: int) -> None:
+    for each in (2007, 2012):
+        voc_of(tmp_path / "VOCdevkit" / f"VOC{each}")
+    images = open_masked(str(tmp_path / "VOCdevkit" / f"VOC{year}"))[0].images
+    assert images.name.startswith(str(tmp_path / "VOCdevkit" / f"VOC{year}"))
+    assert "VOC2012" in open_masked(str(tmp_path))[0].images.name
+
+
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "images/train": folder_of,
     "train/images": lambda root: folder_of(root, "{part}/images", "{part}/masks"),
@@ -306,6 +356,13 @@ def test_backbones_that_cannot_do_it_say_so(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match=r"colour patches does not take images of 40 pixels \(dense.size\): Input"):
         measured(root, Stiff(), size=40)
     assert measured(root, Stiff())["mIoU"] > 50
+    vit = build_backbone(MODELS[1], size=32)
+    for size, nearest in ((100, "96 or 104"), (7, "8")):
+        with pytest.raises(
+            GlocalError,
+            match=rf"^dense\.size={size} .* patches of 8 pixels; the nearest sizes are {nearest}$",
+        ):
+            measured(root, vit, size=size)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -330,7 +387,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match=r"val.txt names no image"):
         open_masked(str(voc))
     (voc / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    with pytest.raises(GlocalError, match=r"there is no .*Segmentation/val.txt; it comes with VOC"):
+    with pytest.raises(GlocalError, match=r"there is no .*Segmentation/val.txt; it comes from http://host"):
         open_masked(str(voc))
     alone = tmp_path / "alone"
     save_pair(alone / "images" / "a.png", alone / "masks" / "a.png", quarters(0))
@@ -365,10 +422,10 @@ def test_broken_files_are_left_out_and_named(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(BrokenImageError):
         read_mask(root / "masks" / "train" / "train1.png")
     assert measured(root, upsample="nearest")["pixel_accuracy"] > 80
-    said = " ".join(capsys.readouterr().err.split())
-    assert "1 files of" in said
-    assert "val1.jpg" in said
-    assert "train1.png" in said
+    said = "".join(capsys.readouterr().err.split())  # lines break anywhere
+    assert "(train):1ofits6imagescannotbereadanddonotcount;thefirst:/" in said
+    assert "train1.png(" in said
+    assert "(val):1ofits6imagescannotbereadanddonotcount;thefirst:images/val/val1.jpg(empty" in said
 
 
 def test_masks_of_a_batch_are_those_of_its_images(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_lvis_names_classes_that_are_not_there_or_not_all_marked(lvis: Path) -> 
 
 
 def test_voc_counts_pixels_from_one_and_marks_difficult_objects(voc: Path) -> None:
-    for folder in (voc, voc.parent):
+    for folder in (voc / "VOC2007", voc / "VOC2012", voc.parent, voc):
         train, test = open_detection(folder, "voc")
     assert train.classes == ["cat", "dog"]
     assert (len(train), len(test)) == (6, 2)
@@ -252,6 +252,13 @@ def test_a_missing_file_is_named_with_where_it_comes_from(
     (folder / file).unlink()
     with pytest.raises(GlocalError, match=message):
         open_detection(folder, task)
+
+
+def test_a_folder_without_voc_is_named_as_it_was_given(tmp_path: Path) -> None:
+    folder = tmp_path / "VOCdevkit" / "VOC2007"
+    folder.mkdir(parents=True)
+    with pytest.raises(GlocalError, match=r"VOCdevkit/VOC2007 holds neither VOC2007 nor VOC2012 .*they come from http"):
+        open_detection(folder, "voc")
 
 
 def test_what_is_no_annotation_is_refused(coco: Path, voc: Path) -> None:

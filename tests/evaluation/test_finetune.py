@@ -4,17 +4,19 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from glocal.data.order import BatchOrder
 from glocal.data.resident import ResidentLane
 from glocal.data.sources import MemorySource, Source, Subset, open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate
-from glocal.evaluation.finetuning import TuningSettings, draw_balanced, fine_tune, measure_accuracy
+from glocal.evaluation.finetuning import Classifier, TuningSettings, draw_balanced, fine_tune, measure_accuracy
 from glocal.evaluation.protocols.finetune import read_list
 from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from glocal.views.plan import View, ViewPlan
@@ -200,9 +202,12 @@ def test_simclrs_lists_are_taken_where_they_are(
     (lists / "1percent.txt").write_text("\n".join(names) + "\n")
     seen: list[list[str]] = []
 
-    def remember(backbone: Backbone, source: Source, rows: torch.Tensor, *more: object, **others: object) -> object:
+    models: list[Classifier] = []
+
+    def remember(backbone: Backbone, source: Source, rows: torch.Tensor, *more: object, **others: object) -> Classifier:
         seen.append(sorted(source.keys[row].rpartition("/")[2] for row in rows.tolist()))
-        return fine_tune(backbone, source, rows, *more, **others)  # type: ignore[arg-type]
+        models.append(fine_tune(backbone, source, rows, *more, **others))  # type: ignore[arg-type]
+        return models[-1]
 
     monkeypatch.setattr("glocal.evaluation.protocols.finetune.fine_tune", remember)
     settings = {"finetune.fractions": [0.01], "finetune.epochs": 1, "finetune.seeds": 2}
@@ -213,9 +218,19 @@ def test_simclrs_lists_are_taken_where_they_are(
     assert seen == [sorted(names)] * 2
     (folder / "class1" / "0009.png").write_bytes(b"")  # its label is not given to the image that would stand in
     seen.clear()
+    models.clear()
     found = evaluate(tiny(), settings=settings, **given)  # type: ignore[arg-type]
     assert seen == [sorted(set(names) - {"0009.png"})] * 2
-    assert found["protocols"]["finetune"]["results"][0]["metrics"]["top1"] >= 0
+    right = []
+    for path in sorted(folder.glob("*/*.png")):
+        if path.name == "0009.png":
+            continue
+        image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None].float()
+        small = interpolate(image, size=16, mode="bilinear", antialias=True).round().byte()
+        with torch.no_grad():
+            scores = [model.head(model.backbone.features(small))[0] for model in models]
+        right += [path.parent.name == f"class{int(each.argmax())}" for each in scores]
+    assert found["protocols"]["finetune"]["results"][0]["metrics"]["top1"] == pytest.approx(100 * sum(right) / 62)
     with pytest.raises(GlocalError, match=r"there is no .*10percent\.txt; SimCLR's lists for ImageNet are at https"):
         evaluate(tiny(), settings={"finetune.lists": str(lists)}, **given)  # type: ignore[arg-type]
 

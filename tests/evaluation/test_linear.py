@@ -7,16 +7,18 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy, interpolate, pad
 
 from glocal.data.held_out import hold_out
 from glocal.data.order import BatchOrder
-from glocal.data.sources import MemorySource
+from glocal.data.sources import MemorySource, Subset
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
 from glocal.evaluation.augmented import crop_padded, draw_padded, padded_crops, resized_crops
+from glocal.evaluation.bench import Bench
 from glocal.evaluation.classifiers import Classifiers
-from glocal.evaluation.linear_probe import LinearSettings, Probe, linear_sgd
+from glocal.evaluation.features import POOLED, RawPixels
+from glocal.evaluation.linear_probe import LinearSettings, Probe
 from glocal.evaluation.probes import accuracies, moments
 from glocal.evaluation.protocols.linear import readout_of
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
@@ -34,6 +36,16 @@ def tiny_vit(width: int = 32) -> Backbone:
     torch.manual_seed(0)
     options = {"patch_size": 8, "embed_dim": width, "depth": 5, "num_heads": 2}
     return build_backbone(ModelSettings(name="vit_tiny", options=options), size=32)
+
+
+Labelled = tuple[torch.Tensor, torch.Tensor]
+
+
+def probed(train: Labelled, test: Labelled, settings: LinearSettings) -> dict[str, float]:
+    """Accuracies of the probe on features, and its learning rate."""
+    probe = Probe(settings, *train, int(train[1].max()) + 1, progress=False)
+    trained = probe.on_features()
+    return {**accuracies(probe.test(trained, test[0]), test[1]), "rate": trained.rate}
 
 
 class Colour:
@@ -112,7 +124,7 @@ def test_images_that_are_not_for_a_classifier_do_not_change_it() -> None:
 def test_sgd_probe_comes_near_the_exact_solution() -> None:
     train, test = blobs(600, 0), blobs(400, 1)
     exact = LogisticRegression(C=1e3, max_iter=1000).fit(train[0].numpy(), train[1].numpy())
-    found = linear_sgd(*train, *test, settings=LinearSettings(epochs=30), progress=False)
+    found = probed(train, test, LinearSettings(epochs=30))
     assert found["top1"] == pytest.approx(100 * exact.score(test[0].numpy(), test[1].numpy()), abs=2.0)
     assert found["top5"] > found["top1"]
 
@@ -121,7 +133,7 @@ def test_the_rate_is_chosen_without_the_test_set_and_on_val_where_it_is_given() 
     train, test = blobs(300, 0), blobs(100, 1)
     settings = LinearSettings(epochs=3)
     wrong = (test[0], (test[1] + 1) % 7)
-    chosen = [linear_sgd(*train, *each, settings=settings, progress=False)["learning_rate"] for each in (test, wrong)]
+    chosen = [probed(train, each, settings)["rate"] for each in (test, wrong)]
     assert chosen[0] == chosen[1]
     # A rate of 1e-9 leaves the initial weights, whose guesses are the labels of this val.
     settings = LinearSettings(learning_rates=(0.1, 1e-9), epochs=3, standardise=False)
@@ -134,11 +146,9 @@ def test_the_rate_is_chosen_without_the_test_set_and_on_val_where_it_is_given() 
 def test_a_classifier_that_diverged_is_never_chosen_and_named_when_it_is_all_there_is() -> None:
     train, test = blobs(300, 0), blobs(100, 1)
     both = LinearSettings(learning_rates=(1e38, 0.1), epochs=3, batch_size=16)
-    assert linear_sgd(*train, *test, settings=both, progress=False)["learning_rate"] == 0.1
+    assert probed(train, test, both)["rate"] == 0.1
     with pytest.raises(GlocalError, match=r"diverged at the learning rate 1e\+38; set smaller linear.learning_rates"):
-        linear_sgd(
-            *train, *test, settings=LinearSettings(learning_rates=(1e38,), epochs=3, batch_size=16), progress=False
-        )
+        probed(train, test, LinearSettings(learning_rates=(1e38,), epochs=3, batch_size=16))
 
 
 # ---------------------------------------------------------------- settings
@@ -317,9 +327,31 @@ def test_dino_reads_the_cls_tokens_of_the_last_blocks() -> None:
     )
 
 
+def test_dino_sees_bicubic_central_squares_and_the_others_bilinear_ones() -> None:
+    images = torch.randint(0, 256, (2, 3, 60, 60), generator=torch.Generator().manual_seed(0)).byte()
+    source = MemorySource("noise", images, torch.arange(2), ["a", "b"])
+    for style, mode, other in (("dino", "bicubic", "bilinear"), ("moco", "bilinear", "bicubic")):
+        readout = readout_of(RawPixels(32), LinearSettings(style=style))
+        found = Bench(RawPixels(32), progress=False).features(source, readout).features.view(2, 3, 32, 32)
+        for how, most in ((mode, 0.6), (other, None)):
+            expected = interpolate(images.float(), (32, 32), mode=how, antialias=True).clamp(0, 255)
+            difference = float((255 * found - expected).abs().max())
+            assert difference < most if most else difference > 5
+    assert LinearSettings(style="dino", interpolation="bilinear").interpolation == "bilinear"
+    vit = tiny_vit()
+    assert readout_of(vit, LinearSettings(style="dino")).interpolation == "bicubic"
+
+
+def test_too_few_images_say_what_can_be_given_instead() -> None:
+    source = Subset(colours(3), torch.arange(3))
+    with pytest.raises(GlocalError, match=r"give --val, or one rate, --set linear\.learning_rates=\[0\.1\]"):
+        evaluate(Colour(), train=source, test=source, protocols="linear", cache=False, progress=False)
+
+
 def test_dino_takes_pooled_features_where_there_is_no_cls_token() -> None:
     resnet = build_backbone(ModelSettings(name="resnet18", options={"channels": [8, 8, 8, 8]}), size=32)
-    assert readout_of(resnet, LinearSettings(style="dino")).name == "pooled"
+    assert readout_of(resnet, LinearSettings(style="dino")).name == "pooled, bicubic"
+    assert readout_of(resnet, LinearSettings(style="moco")) is POOLED
     with pytest.raises(GlocalError, match="resnet18 has no CLS token; leave linear.blocks"):
         readout_of(resnet, LinearSettings(style="dino", blocks=2))
     with pytest.raises(GlocalError, match="has 5 blocks, not 6"):

@@ -93,6 +93,38 @@ def test_the_measured_classifier_learns_from_validation_images_too_and_never_cho
     assert wrong.c == found.c
 
 
+def test_images_for_the_choice_that_come_last_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    (learn, labels), (test, truth) = activations(60, 0), activations(30, 1)
+    seen: list[int] = []
+
+    def look(train: torch.Tensor, own: torch.Tensor, val: torch.Tensor, *more: object, **options: object) -> object:
+        seen.extend(part.untyped_storage().data_ptr() for part in (train, val))
+        assert (len(train), len(val)) == (45, 15)
+        return choose_penalty(train, own, val, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("glocal.evaluation.protocols.logistic.choose_penalty", look)
+    settings, here = LogisticSettings(values=3), learn.untyped_storage().data_ptr()
+    last = torch.arange(60) >= 45
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    found = [
+        logistic_regression(
+            learn[rows] if rows is not None else learn,
+            labels if rows is None else labels[rows],
+            val,
+            test,
+            truth,
+            classes=6,
+            settings=settings,
+            progress=False,
+        )
+        for rows, val in ((None, last), (order, last[order]))
+    ]
+    assert seen[:2] == [here, here]
+    assert here not in seen[2:]
+    assert found[0].c == found[1].c
+    assert found[0].metrics == pytest.approx(found[1].metrics)
+
+
 def test_there_are_45_values_between_the_papers_bounds() -> None:
     strengths = LogisticSettings().strengths()
     assert len(strengths) == 45
@@ -154,7 +186,7 @@ def test_running_out_of_iterations_is_told(capsys: pytest.CaptureFixture[str]) -
 def test_a_source_without_spare_images_asks_for_val() -> None:
     source = MemorySource("few", torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3), ["a", "b", "c"])
     with pytest.raises(
-        GlocalError, match="3 images of 3 classes are too few to hold some out for a choice; give --val"
+        GlocalError, match=r"3 images of 3 classes are too few .*; give --val, or one C, --set logistic\.c=\[1\.0\]"
     ):
         evaluate(Coarse(), train=source, test=source, protocols="logistic", cache=False, progress=False)
 

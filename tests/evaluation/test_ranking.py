@@ -8,11 +8,13 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glocal.errors import GlocalError
 from glocal.evaluation import ranking
+from glocal.evaluation.probes import compute_device
 from glocal.evaluation.ranking import in_order, listed, micro_average_precision, precision_at, rank, same_class
-from glocal.evaluation.whitening import learn_whitening
+from glocal.evaluation.whitening import comparable, learn_whitening
 
 
 def by_loop(order: list[int], right: set[int], junk: set[int], at: tuple[int, ...]) -> tuple[float, list[float]]:
@@ -92,6 +94,41 @@ def test_images_of_one_score_stand_in_their_order_and_unreadable_ones_behind_all
     assert in_order(scores, relevant, junk).tolist() == [[True, False, True, False, False]]
 
 
+def test_places_of_equal_scores_of_both_signs_are_those_of_pythons_stable_sort() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randint(-3, 4, (4, 200), generator=draw) * torch.tensor(0.3)
+    scores[0, ::2] *= -1.0  # zeros of both signs
+    scores[1, 5], scores[1, 6] = torch.inf, -torch.inf
+    relevant = torch.rand(4, 200, generator=draw) < 0.3
+    for row in range(4):
+        order = sorted(range(200), key=lambda place: -float(scores[row, place]))
+        assert in_order(scores, relevant)[row].tolist() == [bool(relevant[row, place]) for place in order]
+
+
+class NoDoubles(TorchDispatchMode):
+    """Apple's GPUs, as far as any other can be one: float64 is refused on the GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        found = function(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else [found]:
+            assert not isinstance(each, Tensor) or each.dtype != torch.float64 or each.device.type == "cpu", function
+        return found
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_the_same_without_float64() -> None:
+    queries, images, relevant, junk = example(0)
+    relevance = listed(relevant, junk, len(images))
+    here, threshold = rank(queries, images, relevance), micro_average_precision(queries, images, relevance)
+    with NoDoubles():
+        there = rank(queries.cuda(), images.cuda(), relevance)
+        assert micro_average_precision(queries.cuda(), images.cuda(), relevance) == pytest.approx(threshold)
+        whitening = learn_whitening(images.to(compute_device("mps")))
+        white = comparable(images, whitening, "cuda")
+    assert there.means() == pytest.approx(here.means())
+    assert torch.allclose(white.cpu(), comparable(images, whitening, "cpu"))
+
+
 def test_what_is_relevant_and_junk_is_junk() -> None:
     features = torch.eye(3)
     relevance = listed([torch.tensor([0, 1])], [torch.tensor([0])], 3)
@@ -166,6 +203,19 @@ def test_whitening_equals_scikit_learn_and_gives_uncorrelated_features_of_varian
     fewer = learn_whitening(features, 3)(features).numpy()
     expected = PCA(3, whiten=True).fit_transform(features.double().numpy()) * math.sqrt(5000 / 4999)
     assert np.allclose(np.abs(fewer), np.abs(expected), atol=1e-3)
+
+
+def test_features_that_are_to_be_compared_have_length_one_and_whitening_stays_off_apples_gpus() -> None:
+    assert [compute_device(name) for name in ("mps", "cuda", "cpu")] == ["cpu", "cuda", "cpu"]
+    features = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) + 3
+    features[7] = torch.nan
+    whitening = learn_whitening(features[:7])
+    for found, plain in (
+        (comparable(features, None, "cpu"), features),
+        (comparable(features, whitening, "cpu"), whitening(features)),
+    ):
+        assert torch.allclose(found[:7], plain[:7] / plain[:7].norm(dim=1, keepdim=True), atol=1e-6)
+        assert found[7].isnan().all()
 
 
 def test_whitening_with_fewer_images_than_features_stays_finite() -> None:

@@ -19,9 +19,10 @@ from glocal.data.whole import Fit, cut, whole_images
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate
 from glocal.evaluation.bench import Bench
+from glocal.evaluation.cache import FeatureCache, default_cache
 from glocal.evaluation.features import POOLED, Readout
-from glocal.evaluation.protocols.retrieval import RetrievalSettings, measure
-from glocal.evaluation.whole import View, at_scales, size_step, view_for, whole_features
+from glocal.evaluation.protocols.retrieval import PROTOCOL, RetrievalSettings, measure
+from glocal.evaluation.whole import View, at_scales, size_step, smallest_side, view_for, whole_features
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 
 
@@ -160,9 +161,46 @@ def test_steps_of_networks_and_notes_about_those_of_one_size(capsys: pytest.Capt
     assert view_for(resnet(96), None, None, usual=usual) == usual
     assert view_for(vit(), 50, (1.0, 0.7), usual=usual) == View(Fit(50, 8), (1.0, 0.7))
     assert view_for(vit(), 50, None, usual=View(Fit(320, square=True))) == View(Fit(48, 8, True))
+    assert smallest_side(resnet()) == smallest_side(vit(), 8) == 1
     assert capsys.readouterr().err == ""
     assert view_for(fixed, 50, None, usual=usual) == View(Fit(32, square=True))
     assert "takes images of 32 × 32 pixels only" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_networks_that_refuse_small_images_see_them_enlarged(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(ModelSettings(name="convnext_atto"), size=96).eval()
+    view = view_for(backbone, None, None, usual=View(Fit(1024), (1.0, 0.5)))
+    assert view == View(Fit(1024, least=32), (1.0, 0.5))
+    assert Fit(100, least=32).sides(30, 48, 48) == (32, 48)
+    assert Fit(100, 14, least=32).sides(30, 10, 30) == (42, 42)
+    noise(0, 40, 48).save(tmp_path / "a.png")
+    bench = Bench(backbone, workers=0, progress=False)
+    assert whole_features(bench, open_source(tmp_path), POOLED, view).isfinite().all()
+    with pytest.raises(
+        GlocalError, match=r"convnext_atto cannot see images of 24×20 pixels .*retrieval\.size, retrieval\.scales"
+    ):
+        whole_features(bench, open_source(tmp_path), POOLED, View(Fit(1024), (1.0, 0.5)))
+
+
+def test_a_network_that_has_diverged_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
+    noise(0).save(tmp_path / "a.png")
+    source = open_source(tmp_path)
+    bench = Bench(RawPixels(8), workers=0, progress=False, cache=FeatureCache(tmp_path / "cache"))
+    for value in (torch.nan, torch.inf):
+        bad = Readout("bad", lambda backbone, images, value=value: torch.full((len(images), 4), value))
+        with pytest.raises(GlocalError, match="raw pixels gives features that are infinite or no numbers for images"):
+            whole_features(bench, source, bad, View(Fit(8, square=True)))
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_all_leaves_out_a_search_by_class_of_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(RawPixels(8), train=Shapes("train", 500), test=Shapes("test", 100), progress=False)
+    assert PROTOCOL.too_much(bench, RetrievalSettings()) == ""
+    assert PROTOCOL.too_much(Bench(RawPixels(8)), RetrievalSettings()) == ""
+    monkeypatch.setattr("glocal.evaluation.protocols.retrieval._PAIRS", 49_999)
+    assert PROTOCOL.too_much(bench, RetrievalSettings()).startswith("retrieval would rank 500 images for each of 100")
+    assert PROTOCOL.too_much(bench, RetrievalSettings(data="images")) == ""
 
 
 def test_images_keep_their_proportions_and_are_not_enlarged() -> None:
@@ -210,8 +248,6 @@ def test_whole_features_are_kept_by_size_scales_and_boxes(image_folder: Callable
     def compute(backbone: Any, images: torch.Tensor) -> torch.Tensor:
         calls.append(tuple(images.shape))
         return backbone.features(images)
-
-    from glocal.evaluation.cache import FeatureCache, default_cache
 
     bench = Bench(backbone, workers=0, progress=False, cache=FeatureCache(default_cache()))
     readout = Readout("counted", compute)
@@ -290,7 +326,7 @@ def test_wrong_query_lists_are_errors_in_one_line(
 def test_a_list_that_is_not_there_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match="no query list mine.csv, neither in"):
         run(RawPixels(8), listing(tmp_path / "photos"), queries="mine.csv")
-    with pytest.raises(GlocalError, match="there is no folder"):
+    with pytest.raises(GlocalError, match=r"there is no folder .*nothing; --data .* gnd_roxford5k\.pkl .*http.*jpg/"):
         run(RawPixels(8), tmp_path / "nothing")
     with pytest.raises(GlocalError, match="retrieval needs labelled images .*or --data retrieval=PATH: a folder with"):
         evaluate(RawPixels(8), protocols="retrieval", progress=False)
@@ -327,7 +363,10 @@ def test_unreadable_images_are_never_found_and_unreadable_queries_left_out(
     [metrics] = run(RawPixels(16), folder, levels=("easy",), at=(1,)).values()
     assert metrics["mP@1"] == 50  # query 0 cannot find its part, query 1 is not counted, query 2 finds its own
     assert 50 < metrics["mAP"] < 60
-    assert "1 of its 13 images cannot be read; the first: part_000000.jpg" in capsys.readouterr().err.replace("\n", " ")
+    assert (
+        "1 of its 13 images cannot be read and are left out; the first: part_000000.jpg"
+        in capsys.readouterr().err.replace("\n", " ")
+    )
 
 
 def test_labels_alone_are_enough_on_shapes() -> None:

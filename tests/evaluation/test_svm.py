@@ -10,12 +10,15 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glocal.data.sources import MemorySource
-from glocal.data.voc import read_presence
+from glocal.data.voc import read_presence, voc_root
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
-from glocal.evaluation.linear_svm import SVMSettings, Task, draw_shots, low_shot, one_vs_rest
+from glocal.evaluation.bench import Bench
+from glocal.evaluation.linear_svm import SVMSettings, Task, draw_shots, low_shot, one_vs_rest, unit_features
+from glocal.evaluation.protocols.svm import PROTOCOL
 
 CLASSES = ["aeroplane", "bicycle", "tvmonitor"]
 
@@ -176,6 +179,20 @@ def test_voc_lists_are_read_as_they_are_published(voc: Path) -> None:
     assert len(read_presence(voc, "test").source) == 21
 
 
+def test_the_folder_of_a_year_is_found_from_everywhere_and_never_that_of_another(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given in (voc, voc.parent, voc.parent.parent, str(voc)):
+        assert voc_root(given, 2007) == voc
+        assert voc_root(given, 2012) is None
+    monkeypatch.chdir(voc)
+    assert voc_root(".", 2007) == voc
+    monkeypatch.chdir(voc.parent)
+    assert voc_root("..", 2007) == voc
+    renamed = voc.rename(tmp_path / "my voc")
+    assert voc_root(renamed, 2007) == voc_root(renamed, 2012) == renamed
+
+
 @pytest.mark.parametrize("given", ["VOCdevkit/VOC2007", "VOCdevkit", "."])
 def test_svm_on_voc_end_to_end(voc: Path, tmp_path: Path, given: str) -> None:
     settings = {"svm.costs": [0.1, 1.0], "svm.shots": [1, 4], "svm.samples": 2}
@@ -198,12 +215,17 @@ def test_svm_on_voc_end_to_end(voc: Path, tmp_path: Path, given: str) -> None:
     assert [row["training_images"] for row in rows] == ["12", "12", "12"]
 
 
-def test_a_broken_image_is_left_out_and_the_others_keep_their_classes(voc: Path) -> None:
+def test_a_broken_image_is_left_out_and_the_others_keep_their_classes(
+    voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("000002", "000040"):
         (voc / "JPEGImages" / f"{name}.jpg").write_bytes(b"no image")
     settings = {"svm.costs": [1.0], "svm.shots": []}
     found = evaluate(MeanColour(), data={"svm": voc}, settings=settings, workers=0, cache=False, progress=False)
     assert found["protocols"]["svm"]["results"][0]["metrics"]["mAP"] == 100.0
+    told = "".join(capsys.readouterr().err.split())  # lines break anywhere
+    assert "VOC2007:trainval:1ofits36imagescannotbereadandareleftout;thefirst:JPEGImages/000002" in told
+    assert "VOC2007:test:1ofits21images" in told
 
 
 def test_labelled_images_take_the_place_of_voc() -> None:
@@ -217,6 +239,49 @@ def test_labelled_images_take_the_place_of_voc() -> None:
     assert [entry["metrics"]["mAP"] for entry in found["protocols"]["svm"]["results"]] == [100.0]
 
 
+class Large(TorchDispatchMode):
+    """Notes the memory that is made for tensors of more than half of so many values."""
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.values = values
+        self.kept: list[torch.Tensor] = []  # so that no memory is used again
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and 2 * found.numel() > self.values:
+            self.kept.append(found)
+        return found
+
+    def count(self) -> int:
+        return len({found.untyped_storage().data_ptr() for found in self.kept})
+
+
+def test_features_are_copied_once() -> None:
+    features = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0))
+    with Large(features.numel()) as large:
+        found = unit_features(features)
+    assert large.count() == 1
+    assert np.allclose(found, unit(features), atol=1e-12)
+    features[12_345, 3] = torch.inf
+    with pytest.raises(GlocalError, match="^the backbone gives features that are infinite"):
+        unit_features(features)
+
+
+def test_all_leaves_out_many_images_or_classes() -> None:
+    def bench(images: int, classes: int) -> Bench:
+        names = [str(number) for number in range(classes)]
+        source = MemorySource("many", torch.zeros(images, 3, 1, 1).byte(), torch.arange(images) % classes, names)
+        return Bench(MeanColour(), train=source, test=source)
+
+    settings = SVMSettings()
+    assert PROTOCOL.too_much(bench(20_000, 200), settings) == ""
+    assert "18 SVMs for each of 10 classes on 20,001 images" in PROTOCOL.too_much(bench(20_001, 10), settings)
+    assert "each of 201 classes" in PROTOCOL.too_much(bench(201, 201), settings)
+    assert PROTOCOL.too_much(bench(201, 201), SVMSettings(data="VOCdevkit")) == ""
+    assert PROTOCOL.too_much(Bench(MeanColour()), settings) == ""
+
+
 def test_what_is_missing_is_named(voc: Path, tmp_path: Path) -> None:
     def measure(folder: Path, **settings: object) -> None:
         chosen = {f"svm.{name}": value for name, value in settings.items()}
@@ -226,7 +291,7 @@ def test_what_is_missing_is_named(voc: Path, tmp_path: Path) -> None:
         evaluate(MeanColour(), protocols="svm", progress=False)
     with pytest.raises(GlocalError, match=r"nowhere has no ImageSets/Main; give VOCtrainval_06-Nov-2007\.tar"):
         measure(tmp_path / "nowhere")
-    with pytest.raises(GlocalError, match="96 training images that show 'aeroplane' are needed, but there are 12"):
+    with pytest.raises(GlocalError, match="^96 training images that show 'aeroplane' are needed, but there are 12"):
         measure(voc)
     with pytest.raises(GlocalError, match="13 training images that show 'aeroplane' are needed, but there are 12"):
         measure(voc, shots=[], folds=13)
@@ -234,7 +299,7 @@ def test_what_is_missing_is_named(voc: Path, tmp_path: Path) -> None:
         measure(voc, shots=[0])
     lists = voc / "ImageSets" / "Main"
     (lists / "bicycle_test.txt").write_text("000037 yes\n")
-    with pytest.raises(GlocalError, match=r"bicycle_test\.txt, line 1: '000037 yes' should be an image's name and 1"):
+    with pytest.raises(GlocalError, match=r"bicycle_test\.txt: the line '000037 yes' should be an image's name and 1"):
         measure(voc, shots=[])
     (lists / "bicycle_test.txt").write_text("000037 1\n")
     with pytest.raises(GlocalError, match=r"bicycle_test\.txt names other images than aeroplane_test\.txt"):

@@ -25,6 +25,7 @@ def protocol(name: str) -> Protocol:
         GlocalError: there is no such file; the message names the nearest.
     """
     if name not in protocol_names():
-        raise GlocalError(f"there is no protocol {name!r}; {did_you_mean(name, protocol_names())}")
+        several = " (one --protocol for each)" if "," in name else ""
+        raise GlocalError(f"there is no protocol {name!r}{several}; {did_you_mean(name.lower(), protocol_names())}")
     found: Protocol = importlib.import_module(f"{__name__}.{name}").PROTOCOL
     return found

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from glocal.data.folder import ImageFolder
 from glocal.data.sources import open_source
@@ -23,9 +22,10 @@ from glocal.data.whole import Fit
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.evaluation.gem import gem_readout
+from glocal.evaluation.probes import compute_device
 from glocal.evaluation.ranking import listed, micro_average_precision, rank
-from glocal.evaluation.whitening import learn_whitening
-from glocal.evaluation.whole import View, view_for, whole_features
+from glocal.evaluation.whitening import comparable, learn_whitening
+from glocal.evaluation.whole import View, readable_rows, view_for, whole_features
 from glocal.settings import Settings
 
 _USUAL = View(Fit(320, square=True))
@@ -59,26 +59,26 @@ def measure(bench: Bench, settings: CopyDetectionSettings) -> list[Measurement]:
         )
     readout, what = gem_readout(bench.backbone, settings.power)
     view = view_for(bench.backbone, settings.size, None, usual=_USUAL)
+    bench.resolve(size=view.fit.size)
 
     queries, images = (whole_features(bench, source, readout, view) for source in (copies, originals))
     distractors = "no distractors"
     if settings.distractors is not None:
-        more = _readable(whole_features(bench, open_source(settings.distractors), readout, view))
+        more = whole_features(bench, open_source(settings.distractors), readout, view)
+        more = more[readable_rows(more)]
         images = torch.cat([images, more])
         distractors = f"{len(more):,} distractors"
-    queries, images = queries.to(bench.device), images.to(bench.device)
-    whitened = "not whitened"
+    whitening, whitened = None, "not whitened"
     if settings.whiten is not None:
-        third = _readable(whole_features(bench, open_source(settings.whiten), readout, view))
-        whitening = learn_whitening(third.to(bench.device), settings.whiten_dim)
-        queries, images = whitening(queries), whitening(images)
+        third = whole_features(bench, open_source(settings.whiten), readout, view)
+        third = third[readable_rows(third)]
+        whitening = learn_whitening(third.to(compute_device(bench.device)), settings.whiten_dim)
         whitened = f"whitened on {len(third):,} images"
-    queries, images = normalize(queries, dim=1), normalize(images, dim=1)
 
-    readable = (~queries.isnan().any(dim=1)).nonzero()[:, 0].cpu()
-    chosen = [truth[row] for row in readable.tolist()]
+    readable = readable_rows(queries)
+    chosen = [truth[row] for row in readable.nonzero()[:, 0].tolist()]
     relevance = listed(chosen, [torch.empty(0, dtype=torch.int64)] * len(chosen), len(images))
-    queries = queries[readable.to(queries.device)]
+    queries, images = (comparable(part, whitening, bench.device) for part in (queries[readable], images))
     ranking = rank(queries, images, relevance, at=(), depth=settings.depth)
     found = {**ranking.means(), "uAP": 100 * micro_average_precision(queries, images, relevance)}
     cut = "" if settings.depth is None else f", first {settings.depth}"
@@ -110,10 +110,6 @@ def _block(folder: Path, name: str) -> ImageFolder:
     if not (folder / name).is_dir():
         raise GlocalError(f"there is no folder {folder / name}: put {_COPYDAYS} into {folder}")
     return ImageFolder(folder / name)
-
-
-def _readable(features: Tensor) -> Tensor:
-    return features[~features.isnan().any(dim=1)]
 
 
 PROTOCOL = Protocol(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
@@ -11,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from glocal.console import note, progress_bar
+from glocal.console import progress_bar
 from glocal.data.masked import DATA, UNKNOWN, Masked, MaskedFiles, open_masked
 from glocal.data.plain import images_of
+from glocal.data.skipped import tell_unreadable
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.evaluation.cache import Kept
@@ -28,7 +27,8 @@ from glocal.evaluation.dense import (
     vote,
 )
 from glocal.evaluation.mask_pictures import class_name, draw_segmentation
-from glocal.files import write_text
+from glocal.evaluation.whole import patch_side
+from glocal.files import write_csv
 from glocal.settings import Settings
 from glocal.views.random import permutation, uniform
 
@@ -90,13 +90,22 @@ def _maps(bench: Bench) -> Callable[[Tensor], Tensor]:
         raise GlocalError(f"{bench.backbone.label} has one feature for an image; protocol dense needs those of patches")
 
     def compute(images: Tensor) -> Tensor:
+        size = images.shape[-1]
         try:
             found: Tensor = feature_map(images)
-        except (AssertionError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or images.shape[-1] == bench.backbone.size:
+        except (AssertionError, RuntimeError, GlocalError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or size == bench.backbone.size:
+                raise
+            step = patch_side(bench.backbone)
+            if size % step:
+                near = " or ".join(str(side) for side in (size // step * step, (size // step + 1) * step) if side)
+                raise GlocalError(
+                    f"dense.size={size} cannot be cut into patches of {step} pixels; the nearest sizes are {near}"
+                ) from error
+            if isinstance(error, GlocalError):
                 raise
             raise GlocalError(
-                f"{bench.backbone.label} does not take images of {images.shape[-1]} pixels (dense.size): {error}"
+                f"{bench.backbone.label} does not take images of {size} pixels (dense.size): {error}"
             ) from error
         return found.permute(0, 2, 3, 1)
 
@@ -118,9 +127,9 @@ def _batches(
             masks[torch.isin(masks, ignored)] = UNKNOWN
             yield index, images, maps(images), masks
             bar.update(task, advance=len(index))
-    broken = [error.key for error in skipped] + (list(data.broken) if isinstance(data, MaskedFiles) else [])
-    if broken:
-        note(f"{len(broken)} files of {data.images.name} cannot be read and do not count: {', '.join(broken[:3])}")
+    masks_of = data.broken.items() if isinstance(data, MaskedFiles) else ()
+    broken = [*skipped, *(BrokenImageError(path, reason) for path, reason in masks_of)]
+    tell_unreadable(data.images.name, len(data.images), broken, "do not count")
 
 
 def _bank(
@@ -161,13 +170,11 @@ def _write(
     path = bench.picture("dense.csv")
     if path is None:
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "name", "pixels", "IoU"])
-    for number, (iou, pixels) in enumerate(zip(intersection_over_union(counts), counts.sum(dim=1), strict=True)):
-        if pixels:
-            writer.writerow([number, class_name(number, classes), int(pixels), f"{iou:.2f}"])
-    write_text(path, text.getvalue())
+    each = enumerate(zip(intersection_over_union(counts), counts.sum(dim=1), strict=True))
+    rows = [
+        (number, class_name(number, classes), int(pixels), f"{iou:.2f}") for number, (iou, pixels) in each if pixels
+    ]
+    write_csv(path, ("class", "name", "pixels", "IoU"), rows)
     picture = bench.picture("dense.png")
     if examples and picture is not None:
         draw_segmentation(examples, classes, f"{bench.backbone.label}: the nearest patches' classes", picture)

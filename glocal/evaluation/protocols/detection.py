@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, PositiveInt
 
-from glocal.console import warn
 from glocal.data.detection import DATA, Task, open_detection
 from glocal.data.detection_batches import ExampleReader, repeat_factors
 from glocal.data.outlines import mask_tools
 from glocal.data.plain import default_workers
+from glocal.data.skipped import tell_unreadable
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.evaluation.detection_scores import Scores, coco_scores, voc_scores, write_per_class
@@ -119,6 +119,7 @@ def measure(bench: Bench, settings: DetectionSettings) -> list[Measurement]:
     """Fine-tunes a detector and scores what it finds in the test images."""
     mask_tools()  # is it installed? Rather asked now than after two days of training
     its = resolved(settings)
+    bench.resolve(**its.model_dump(mode="json"))
     if not isinstance(bench.backbone, Backbone):
         raise GlocalError(f"{bench.backbone.label} cannot be fine-tuned for detection; give a ResNet")
     assert its.data is not None and its.model is not None and its.short_sides is not None  # noqa: PT018
@@ -163,8 +164,7 @@ def measure(bench: Bench, settings: DetectionSettings) -> list[Measurement]:
         progress=bench.progress,
     )
     found, broken = detect(model, test, workers=workers, progress=bench.progress)
-    if broken:
-        warn(f"{len(broken)} test images cannot be read and count as images without detections: {broken[0]}")
+    tell_unreadable(test.name, len(test), broken, "count as images without detections")
     assert its.detections is not None
     scores: dict[str, Scores] = {}
     if its.task == "voc":

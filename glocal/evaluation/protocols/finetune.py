@@ -16,7 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from glocal.console import note, progress_bar, warn
+from glocal.console import note, progress_bar
+from glocal.data.skipped import tell_unreadable
 from glocal.data.sources import Source
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
@@ -57,7 +58,7 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
             bar.update(task, advance=1, loss=f"loss {loss:.3f}")
 
         for fraction, listed in zip(settings.fractions, lists, strict=True):
-            name = f"{100 * fraction:g} % of labels"
+            name = _percent(fraction)
             accuracies = []
             for seed, rows in _splits(bench, train, fraction, listed, settings):
                 bar.update(task, description=f"{name}, seed {seed}")
@@ -74,9 +75,13 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
                 accuracies.append(measure_accuracy(model, test, mapping, settings=settings, workers=bench.workers))
             seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
             found.append(Measurement(f"{name}, {seeds}", _summary(accuracies)))
-    if accuracies[0].skipped:
-        warn(f"{len(accuracies[0].skipped)} of {len(test)} test images cannot be read and are left out")
+    tell_unreadable(test.name, len(test), accuracies[0].skipped)
+    bench.leave_out(test, [error.key for error in accuracies[0].skipped])
     return found
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:g} % of labels"
 
 
 def _splits(
@@ -89,8 +94,8 @@ def _splits(
             assert train.labels is not None
             wanted = draw_balanced(train.labels, fraction, seed=seed) if listed is None else listed
             rows, skipped = readable(train, wanted, workers=bench.workers)
-            if skipped:
-                warn(f"{skipped[0].key} cannot be read ({skipped[0].reason}): {len(skipped)} labelled image(s) skipped")
+            tell_unreadable(f"{train.name}, {_percent(fraction)}", len(wanted), skipped)
+            bench.leave_out(train, [*bench.skipped(train), *(error.key for error in skipped)])
         yield seed, rows
 
 

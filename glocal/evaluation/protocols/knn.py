@@ -30,6 +30,7 @@ def measure(bench: Bench, settings: KNNSettings) -> list[Measurement]:
     """`knn` for all k and both kinds of votes."""
     pair = bench.labelled()
     k = settings.k or tuple(sorted({min(number, len(pair.train)) for number in _K}))
+    bench.resolve(k=list(k))
     similarity, label = _search(pair.train, pair.train_labels, pair.test, k, all_of(bench.device))
     found = []
     for vote in settings.votes:

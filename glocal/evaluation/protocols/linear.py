@@ -14,8 +14,8 @@ Styles, each a set of values that single settings override:
   60 and 80, batches of 256, no weight decay; random resized crops and flips, 256/224 central crops for the test.
 - `dino`: `eval_linear.py` of Caron et al., ICCV 2021: the CLS tokens of the last four blocks side by side (of networks
   as wide as ViT-B: the last CLS token and the mean of the patch tokens), batches of 1,024, cosine. The authors ask to
-  adapt the rate to the checkpoint (0.004 by default at this batch): several are trained. Networks without CLS token
-  give their pooled features.
+  adapt the rate to the checkpoint (0.004 by default at this batch): several are trained. Central squares are resized
+  by bicubic interpolation, crops bilinearly, as theirs are. Networks without CLS token give their pooled features.
 - `sce`: Denize et al., WACV 2023, supplement, section D: as `moco`, but images up to 96 pixels are padded by 4 pixels,
   cut at random and flipped. Their ImageNet run: learning_rates=[0.4], schedule=cosine, epochs=90, batch_size=1024.
 """
@@ -43,21 +43,25 @@ _ON_DEVICE = 8 << 30  # bytes of features up to which they are kept on the devic
 
 
 def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
-    """The features that the settings ask for: pooled ones, or tokens of the last blocks.
+    """The features that the settings ask for: pooled ones, or tokens of the last blocks; of images resized as they ask.
 
     Raises:
         GlocalError: `blocks` or `patch_mean` are set and the network has no CLS token.
     """
+    pooled = POOLED
+    if settings.interpolation != POOLED.interpolation:
+        name = f"{POOLED.name}, {settings.interpolation}"
+        pooled = POOLED._replace(name=name, interpolation=settings.interpolation)
     asked = settings.blocks is not None or settings.patch_mean
     if not settings.tokens and not asked:
-        return POOLED
+        return pooled
     if not isinstance(backbone, Backbone) or not backbone.has_cls_token:
         if asked:
             raise GlocalError(
                 f"{backbone.label} has no CLS token; leave linear.blocks and linear.patch_mean unset, or choose a "
                 "vision transformer"
             )
-        return POOLED
+        return pooled
     wide = backbone.dim >= _WIDE
     depth = len(backbone.network.blocks)  # type: ignore[arg-type]  # a vision transformer has them
     blocks = settings.blocks or (1 if wide else min(4, depth))
@@ -69,7 +73,8 @@ def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
         parts = [block[:, 0] for block in tokens]
         return torch.cat([*parts, tokens[-1][:, 1:].mean(dim=1)] if patch_mean else parts, dim=1)
 
-    return Readout(f"CLS of the last {blocks}" + ", mean of patches" * patch_mean, compute)
+    name = f"CLS of the last {blocks}" + ", mean of patches" * patch_mean + f", {settings.interpolation}"
+    return Readout(name, compute, interpolation=settings.interpolation)
 
 
 def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:

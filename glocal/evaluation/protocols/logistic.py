@@ -4,7 +4,7 @@ The strength of the ℓ2 penalty is chosen from 45 values on validation images; 
 on training and validation images together. Kornblith, Shlens and Le, "Do Better ImageNet Models Transfer Better?", CVPR
 2019, appendix A; Ericsson, Gouk and Hospedales, "How Well Do Self-Supervised Models Transfer?", CVPR 2021; with up to
 5,000 iterations as Lee et al., "Improving Transferability of Representations via Augmentation-Aware Self-Supervision",
-NeurIPS 2021, whose protocol LoGo follows. Features are taken as they are; `standardise` divides them by their
+NeurIPS 2021, and LoGo. Features are taken as they are; `standardise` divides them by their
 deviations, which is not in the papers.
 """
 
@@ -20,7 +20,7 @@ from glocal.console import note, progress_bar
 from glocal.data.held_out import hold_out
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.probes import Metric, accuracies, moments
+from glocal.evaluation.probes import Metric, accuracies, compute_device, moments
 from glocal.evaluation.regression import choose_penalty, fit_logistic
 from glocal.settings import Settings
 
@@ -97,7 +97,8 @@ def logistic_regression(
     settings = settings or LogisticSettings()
     if settings.standardise:
         mean, deviation = moments(learn)
-        learn, test = (learn - mean) / deviation, (test.to(learn) - mean) / deviation
+        test = (test.to(learn) - mean).div_(deviation)
+        learn = (learn - mean).div_(deviation)
     strengths = settings.strengths()
     bounds = {"iterations": settings.iterations, "tolerance": settings.tolerance}
     chosen, before, unfinished = strengths[0], None, 0
@@ -106,13 +107,13 @@ def logistic_regression(
         if len(strengths) > 1:
             if not bool(val.any()) or bool(val.all()):
                 raise GlocalError(f"{name}: the choice of C needs images to learn from and images to choose on")
-            val = val.to(learn.device)
-            own = labels.to(learn.device)
+            known, held = _parts(learn, val)
+            own, other = _parts(labels.to(learn.device), val)
             chosen, before, unfinished = choose_penalty(
-                learn[~val],
-                own[~val],
-                learn[val],
-                own[val],
+                known,
+                own,
+                held,
+                other,
                 classes=classes,
                 c=strengths,
                 metric=metric,
@@ -125,6 +126,15 @@ def logistic_regression(
     return LogisticResult(metrics, chosen, fit.iterations, fit.converged, unfinished)
 
 
+def _parts(rows: Tensor, val: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that are not for the choice and those that are; without a copy where these are the last ones."""
+    first = len(val) - int(val.sum())
+    if bool(val[first:].all()):
+        return rows[:first], rows[first:]
+    val = val.to(rows.device)
+    return rows[~val], rows[val]
+
+
 def tell_unfinished(found: LogisticResult, settings: LogisticSettings, name: str) -> str:
     """Says where iterations ran out; returns what belongs into the measurement's setting."""
     if found.unfinished or not found.converged:
@@ -132,11 +142,6 @@ def tell_unfinished(found: LogisticResult, settings: LogisticSettings, name: str
         which += ["the measured one"] * (not found.converged)
         note(f"{name}: the {settings.iterations} iterations ran out before L-BFGS converged in {' and '.join(which)}")
     return "" if found.converged else f", stopped at {found.iterations} iterations"
-
-
-def compute_device(bench: Bench) -> str:
-    """Where the regression runs: Apple's GPUs have no float64."""
-    return "cpu" if bench.device == "mps" else bench.device
 
 
 def measure(bench: Bench, settings: LogisticSettings) -> list[Measurement]:
@@ -152,10 +157,11 @@ def measure(bench: Bench, settings: LogisticSettings) -> list[Measurement]:
         learn, labels = torch.cat([learn, more.test]), torch.cat([labels, more.test_labels])
         how = ", chosen on val" * several
     elif several:
-        val = hold_out(labels, max(1, round(settings.held_out * len(labels))), settings.seed)
+        held = max(1, round(settings.held_out * len(labels)))
+        val = hold_out(labels, held, settings.seed, instead="one C, --set logistic.c=[1.0]")
         how = f", chosen on {100 * settings.held_out:g}% of train"
     found = logistic_regression(
-        learn.to(compute_device(bench)),
+        learn.to(compute_device(bench.device)),
         labels,
         val,
         pair.test,

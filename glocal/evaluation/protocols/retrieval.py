@@ -15,18 +15,21 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glocal.data.queries import GROUND_TRUTH, LANDMARKS, find_query_lists
+from glocal.console import progress_bar
+from glocal.data.queries import DATA, find_query_lists
 from glocal.data.sources import Source, open_source
 from glocal.data.whole import Fit
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features import POOLED
+from glocal.evaluation.probes import compute_device
 from glocal.evaluation.ranking import Relevance, listed, rank, same_class
-from glocal.evaluation.whitening import Whitening, learn_whitening
-from glocal.evaluation.whole import View, view_for, whole_features
+from glocal.evaluation.whitening import Whitening, comparable, learn_whitening
+from glocal.evaluation.whole import View, readable_rows, view_for, whole_features
 from glocal.settings import Settings
 
 _USUAL = View(Fit(1024), (1.0, 2**-0.5, 0.5))
+_PAIRS = 500_000_000  # of a query and an image, above which `all` leaves the search by class out; CIFAR has as many
 
 
 class RetrievalSettings(Settings):
@@ -57,6 +60,7 @@ def measure(bench: Bench, settings: RetrievalSettings) -> list[Measurement]:
         found = _measured(bench, settings, pair.test, pair.train, relevance, whitening)
         return [Measurement(f"same class{_whitened(settings)}", found)]
     view = view_for(bench.backbone, settings.size, settings.scales, usual=_USUAL)
+    bench.resolve(size=view.fit.size, scales=list(view.scales))
     if settings.relevant == "class":
         return [_leave_one_out(bench, settings, open_source(settings.data), view)]
     lists = find_query_lists(Path(settings.data), settings.queries)
@@ -66,7 +70,7 @@ def measure(bench: Bench, settings: RetrievalSettings) -> list[Measurement]:
         boxes = each.boxes if settings.query_box else None
         queries = whole_features(bench, each.queries, POOLED, view, boxes=boxes)
         images = whole_features(bench, each.images, POOLED, view)
-        readable = ~queries.isnan().any(dim=1)
+        readable = readable_rows(queries)
         for level, (relevant, junk) in each.levels.items():
             if level and level not in settings.levels:
                 continue
@@ -83,7 +87,7 @@ def _leave_one_out(bench: Bench, settings: RetrievalSettings, source: Source, vi
     if source.labels is None:
         raise GlocalError(f"{source.name} has no labels; in a folder, the folders of the first level are the classes")
     features = whole_features(bench, source, POOLED, view)
-    readable = ~features.isnan().any(dim=1)
+    readable = readable_rows(features)
     features, labels = features[readable], source.labels[readable]
     relevance = same_class(labels, labels, themselves=True)
     found = _measured(bench, settings, features, features, relevance, _whitening(bench, settings, view))
@@ -99,8 +103,8 @@ def _whitening(bench: Bench, settings: RetrievalSettings, view: View | None) -> 
         features = bench.features(source).features
     else:
         features = whole_features(bench, source, POOLED, view)
-        features = features[~features.isnan().any(dim=1)]
-    return learn_whitening(normalize(features.to(bench.device), dim=1), settings.whiten_dim)
+        features = features[readable_rows(features)]
+    return learn_whitening(normalize(features.to(compute_device(bench.device)), dim=1), settings.whiten_dim)
 
 
 def _measured(
@@ -112,10 +116,12 @@ def _measured(
     whitening: Whitening | None,
 ) -> dict[str, float]:
     def prepared(features: Tensor) -> Tensor:
-        features = normalize(features.to(bench.device), dim=1)
-        return features if whitening is None else normalize(whitening(features), dim=1)
+        return comparable(features if whitening is None else normalize(features, dim=1), whitening, bench.device)
 
-    ranking = rank(prepared(queries), prepared(images), relevance, at=settings.at)
+    one, other = prepared(queries), prepared(images)
+    with progress_bar("queries", visible=bench.progress) as bar:
+        task = bar.add_task("retrieval", total=len(one))
+        ranking = rank(one, other, relevance, at=settings.at, seen=lambda count: bar.advance(task, count))
     if bool(ranking.average_precision.isnan().all()):
         raise GlocalError("retrieval: there is no query that can be read and to which some image is relevant")
     return ranking.means()
@@ -125,13 +131,22 @@ def _whitened(settings: RetrievalSettings) -> str:
     return f", whitened on {settings.whiten}" if settings.whiten else ""
 
 
+def _too_much(bench: Bench, settings: RetrievalSettings) -> str:
+    if settings.data is not None or bench.train is None or bench.test is None:
+        return ""
+    if len(bench.train) * len(bench.test) <= _PAIRS:
+        return ""
+    return (
+        f"retrieval would rank {len(bench.train):,} images for each of {len(bench.test):,} queries, which takes long; "
+        "ask for it by name"
+    )
+
+
 PROTOCOL = Protocol(
     name="retrieval",
     summary="images ranked by cosine: mAP, mP@1, 5, 10 on revisited Oxford and Paris, a query list, or by class",
     settings=RetrievalSettings,
     measure=measure,
-    data=(
-        f"a folder with gnd_roxford5k.pkl or gnd_rparis6k.pkl ({GROUND_TRUTH}/NAME/gnd_NAME.pkl) and the images in "
-        f"jpg/ ({' and '.join(LANDMARKS.values())}), or of any images with queries.csv or queries.json"
-    ),
+    data=DATA,
+    too_much=_too_much,
 )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import torch
 
-from glocal.console import warn
+from glocal.data.skipped import tell_unreadable
 from glocal.data.voc import VOC07, read_presence
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
@@ -22,15 +20,17 @@ from glocal.evaluation.linear_svm import (
     one_vs_rest,
     precisions,
 )
-from glocal.files import write_text
+from glocal.files import write_csv
 
 _SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
+_IMAGES, _CLASSES = 20_000, 200  # above which `all` leaves labelled images out: all classes are fitted for all costs
 
 
 def measure(bench: Bench, settings: SVMSettings) -> list[Measurement]:
     """`one_vs_rest` on all training images and `low_shot`, on pooled features."""
     task = _labelled(bench) if settings.data is None else _voc(bench, settings.data)
     shots = settings.shots if settings.shots is not None else () if settings.data is None else _SHOTS
+    bench.resolve(shots=list(shots))
     check_counts(task, max(shots, default=1))  # before the long work
     fitted = one_vs_rest(task, settings=settings, progress=bench.progress)
     table = bench.picture("svm.csv")
@@ -51,9 +51,8 @@ def _voc(bench: Bench, folder: str) -> Task:
         other = sorted(set(train.classes) ^ set(test.classes))[0]
         raise GlocalError(f"{train.source.folder}: class {other} has a list for trainval or test only; take {VOC07}")
     bank, queries = bench.features(train.source), bench.features(test.source)
-    skipped = [*bank.skipped, *queries.skipped]
-    if skipped:
-        warn(f"svm: {skipped[0].key} cannot be read ({skipped[0].reason}): {len(skipped)} image(s) left out")
+    for presence, found in ((train, bank), (test, queries)):
+        tell_unreadable(presence.source.name, len(presence.source), found.skipped)
     return Task(
         bank.features,
         train.targets[bank.index],
@@ -73,13 +72,23 @@ def _labelled(bench: Bench) -> Task:
 
 
 def _write_table(path: Path, task: Task, fitted: Fitted) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "training_images", "test_images", "cost", "AP", "AP_11point"])
+    header = ("class", "training_images", "test_images", "cost", "AP", "AP_11point")
     counts = [(targets == 1).sum(dim=0).tolist() for targets in (task.train_targets, task.test_targets)]
     found = [(100 * values).round(decimals=4).tolist() for values in precisions(fitted.scores, task.test_targets)]
-    writer.writerows(zip(task.classes, *counts, fitted.costs, *found, strict=True))
-    write_text(path, text.getvalue())
+    write_csv(path, header, zip(task.classes, *counts, fitted.costs, *found, strict=True))
+
+
+def _too_much(bench: Bench, settings: SVMSettings) -> str:
+    source = bench.train
+    if settings.data is not None or source is None:
+        return ""
+    images, classes = len(source), len(source.classes or ())
+    if images <= _IMAGES and classes <= _CLASSES:
+        return ""
+    return (
+        f"svm would fit {len(settings.costs)} SVMs for each of {classes:,} classes on {images:,} images, which takes "
+        "long; ask for it by name"
+    )
 
 
 PROTOCOL = Protocol(
@@ -88,4 +97,5 @@ PROTOCOL = Protocol(
     settings=SVMSettings,
     measure=measure,
     data=VOC07,
+    too_much=_too_much,
 )

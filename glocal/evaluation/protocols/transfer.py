@@ -17,12 +17,8 @@ from glocal.data.benchmarks import BENCHMARKS, BenchmarkName, open_benchmarks
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features import Readout
-from glocal.evaluation.protocols.logistic import (
-    LogisticSettings,
-    compute_device,
-    logistic_regression,
-    tell_unfinished,
-)
+from glocal.evaluation.probes import compute_device
+from glocal.evaluation.protocols.logistic import LogisticSettings, logistic_regression, tell_unfinished
 from glocal.settings import Settings
 
 WHOLE_SQUARES = Readout(
@@ -56,7 +52,7 @@ def measure(bench: Bench, settings: TransferSettings) -> list[Measurement]:
         own, other = bench.features(learn, WHOLE_SQUARES), bench.features(test, WHOLE_SQUARES)
         assert own.labels is not None and other.labels is not None and learn.classes is not None  # noqa: PT018
         found = logistic_regression(
-            own.features.to(compute_device(bench)),
+            own.features.to(compute_device(bench.device)),
             own.labels,
             val[own.index],
             other.features,
