@@ -14,7 +14,7 @@ from glocal.errors import GlocalError
 from glocal.neighbors.products import largest, products, square_lengths
 from glocal.views.random import permutation, uniform
 
-_CACHE_BYTES = 8 << 20  # of similarities at a time: what fits a processor's cache
+_CACHE_BYTES = 2 << 20  # of similarities at a time: what fits a processor's cache
 _GPU_BYTES = 256 << 20
 
 
