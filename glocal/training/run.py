@@ -35,6 +35,7 @@ from glocal.training.loop import Hooks, train
 from glocal.training.memory import keep_freed_memory
 from glocal.training.monitors import KNNMonitor
 from glocal.training.optimizers import build_optimizers
+from glocal.training.precision import choose_precision
 from glocal.views.plan import ViewPlan
 
 Resume = Literal["auto", "must", "never"]
@@ -120,6 +121,7 @@ def pretrain(
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     resolved = build_recipe(mapping, overrides, data_size=size)
     resolved = _fit_to(resolved, source)
+    resolved = _settle_precision(resolved, Path(out))
     fabric = _fabric(resolved)
     fabric.launch()
     if fabric.device.type == "cpu" and resolved.train.keep_memory:
@@ -212,6 +214,18 @@ def _count_classes(recipe: AnyRecipe, source: Source) -> int:
             "one subfolder for each class or a labelled data set such as torchvision:CIFAR10, or choose another method"
         )
     return max(int(source.labels.max()) + 1, len(source.classes or ()))
+
+
+def _settle_precision(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
+    """The recipe with a precision in place of `auto`: that of the run in the folder, or what suits the machine."""
+    if recipe.train.precision != "auto":
+        return recipe
+    written = folder / "recipe.yaml"
+    chosen = _flatten(load_mapping(written)).get("train.precision", "fp32") if written.is_file() else None
+    if chosen is None:
+        chosen, reason = choose_precision(choose_device(recipe.train.device), recipe.train.devices)
+        note(f"train.precision is {chosen}: {reason}")
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": chosen})})
 
 
 def _fabric(recipe: AnyRecipe) -> Fabric:
