@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from glocal.config import build_recipe
 from glocal.methods import method_class
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.training.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers, set_schedules
 from glocal.training.schedules import Clock
@@ -165,6 +166,8 @@ def steps_of(name: str, side: str, batch: int, device: torch.device, keep_memory
         if device.type == "cpu" and keep_memory:
             keep_freed_memory()  # as `glocal pretrain` does
         method = kind(backbone, recipe.method).to(device, memory_format=layout)
+        if device.type == "cpu" and blas_is_slow():
+            use_onednn(method)  # as `glocal pretrain` does
         geometry = plan.draw_geometry(torch.tensor([size, size]), 0, 0, torch.arange(batch))
         views = Views(tuple(images), tuple(geometry.view(n) for n in range(len(plan))), torch.arange(batch))
         [optimizer] = build_optimizers(method, recipe.optimizer, fused=device.type == "cpu").values()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from glocal.errors import GlocalError
+from glocal.transfer import to_device
 from glocal.views.geometry import PatchMatches
 
 Reduction = Literal["mean", "sum", "lambda"]
@@ -48,7 +49,7 @@ class TokenPairs:
     def to(self, device: torch.device) -> TokenPairs:
         """The same with its tensors on a device."""
         tensors = ("teacher", "position", "student", "target", "weight")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in tensors})
+        return replace(self, **{name: to_device(getattr(self, name), device) for name in tensors})
 
 
 def pair_tokens(

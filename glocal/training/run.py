@@ -27,6 +27,7 @@ from glocal.files import write_text
 from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone, build_backbone
+from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device, load_backbone
 from glocal.report.plots import draw_loss, draw_views
 from glocal.training.checkpoints import load_weights, newest_checkpoint, save_checkpoint
@@ -159,11 +160,15 @@ def pretrain(
         progress=progress,
     )
     lane.partners = method.partners
-    optimizers = build_optimizers(method, resolved.optimizer, fused=fabric.device.type == "cpu")
+    # On a GPU, fused kernels do not go with the clipping of scaled gradients.
+    fused = fabric.device.type == "cpu" or (fabric.device.type == "cuda" and resolved.train.precision != "fp16")
+    optimizers = build_optimizers(method, resolved.optimizer, fused=fused)
     if state is not None:
         _restore(state, method, optimizers, fabric, folder)
     if resolved.train.channels_last:
         method = method.to(memory_format=torch.channels_last)
+    if fabric.device.type == "cpu" and not resolved.train.compile and blas_is_slow():
+        use_onednn(method)
     if resolved.train.compile:
         for module in method.modules():
             if isinstance(module, Backbone):
