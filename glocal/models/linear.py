@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 _FEWEST_ROWS = 32  # with fewer the copies cost more than the product gains
@@ -24,7 +26,32 @@ class OneDNNLinear(nn.Linear):
         plain = input.device.type == "cpu" and input.dtype == self.weight.dtype == torch.float32
         if not plain or torch.is_autocast_enabled("cpu") or input.numel() < _FEWEST_ROWS * self.in_features:
             return super().forward(input)
-        return linear(input.contiguous().to_mkldnn(), self.weight, self.bias).to_dense()
+        return _Linear.apply(input, self.weight, self.bias)  # type: ignore[no-any-return]
+
+
+class _Linear(torch.autograd.Function):
+    # torch's own gradient of these layouts keeps every input twice.
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(rows, weight)
+        return _multiply(rows, weight, bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        of_rows, of_weight, of_bias = ctx.needs_input_grad
+        flat = gradient.flatten(0, -2)
+        return (
+            _multiply(gradient, weight.T) if of_rows else None,
+            _multiply(flat.T, rows.flatten(0, -2).T) if of_weight else None,
+            flat.sum(dim=0) if of_bias else None,
+        )
+
+
+def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows · weightᵀ + bias."""
+    return linear(rows.contiguous().to_mkldnn(), weight.contiguous(), bias).to_dense()
 
 
 def use_onednn(module: nn.Module) -> None:
