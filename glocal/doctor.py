@@ -105,7 +105,10 @@ def _devices() -> Iterator[Finding]:
         gain = cpu_bf16_gain()
         chosen = "bf16" if gain >= WORTHWHILE else "fp32"
         value = f"a training step is {gain:.1f} times as fast as in fp32"
-        yield Finding("CPU bf16", value, "ok", f"train.precision=auto takes {chosen}")
+        advice = f"train.precision=auto takes {chosen}"
+        if chosen == "bf16":
+            advice += "; compare with fp32 before you trust it: small networks lose accuracy"
+        yield Finding("CPU bf16", value, "ok", advice)
     compiler = shutil.which("g++") or shutil.which("clang++")
     advice = "" if compiler else "train.compile on a CPU needs g++ or clang++"
     yield Finding("C++ compiler", compiler or "none", "ok" if compiler else "warn", advice)

@@ -172,7 +172,7 @@ def pretrain(
     if resolved.train.compile:
         for module in method.modules():
             if isinstance(module, Backbone):
-                module.compile()
+                module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
     _train(method, optimizers, lane, order, resolved, fabric, source, folder, first_step, progress)
     return Run(folder)
 
