@@ -10,6 +10,8 @@ Two parts: the whole step, and head and loss alone on given features, as behind 
 in a process of its own; memory is the peak of the process above what it took after its imports (on a GPU:
 torch.cuda.max_memory_allocated), time the least of the steps after the first.
 
+bf16 is autocast, on either side. The authors train on GPUs in autocast to float16, and on a CPU in fp32.
+
     python benchmarks/large_heads.py [--batches 2 4 8] [--head-batches 8 32] [--device cuda] [--json out.json]
 """
 
@@ -69,7 +71,7 @@ def plain_loss(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def plain_step(batch: int, device: torch.device) -> Callable[[], None]:
+def plain_step(batch: int, device: torch.device, rounded: bool) -> Callable[[], None]:
     backbone = build_backbone(ModelSettings(name="vit_tiny"), size=224).to(device)
     student = nn.ModuleList([backbone, PlainHead().to(device)])
     teacher = nn.ModuleList([copy.deepcopy(backbone), PlainHead().to(device)]).requires_grad_(False)
@@ -81,10 +83,12 @@ def plain_step(batch: int, device: torch.device) -> Callable[[], None]:
     )
 
     def step() -> None:
-        with torch.no_grad():
-            target = teacher[1](teacher[0](torch.cat(large)))
-        features = torch.cat([student[0](torch.cat(large)), student[0](torch.cat(small))])
-        plain_loss(student[1](features), target, center).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
+            with torch.no_grad():
+                target = teacher[1](teacher[0](torch.cat(large)))
+            features = torch.cat([student[0](torch.cat(large)), student[0](torch.cat(small))])
+            loss = plain_loss(student[1](features), target, center)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -95,21 +99,23 @@ def plain_step(batch: int, device: torch.device) -> Callable[[], None]:
     return step
 
 
-def plain_head(batch: int, device: torch.device) -> Callable[[], None]:
+def plain_head(batch: int, device: torch.device, rounded: bool) -> Callable[[], None]:
     student, teacher = PlainHead().to(device), PlainHead().to(device).requires_grad_(False)
     rows = torch.randn(VIEWS * batch, DIM, device=device)
     center = torch.zeros(1, PROTOTYPES, device=device)
 
     def step() -> None:
-        with torch.no_grad():
-            target = teacher(rows[: TEACHERS * batch])
-        plain_loss(student(rows), target, center).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
+            with torch.no_grad():
+                target = teacher(rows[: TEACHERS * batch])
+            loss = plain_loss(student(rows), target, center)
+        loss.backward()
         student.zero_grad(set_to_none=True)
 
     return step
 
 
-def our_head(batch: int, device: torch.device) -> Callable[[], None]:
+def our_head(batch: int, device: torch.device, rounded: bool) -> Callable[[], None]:
     student = PrototypeHead(DIM, PROTOTYPES).to(device)
     teacher = PrototypeHead(DIM, PROTOTYPES).to(device).requires_grad_(False)
     rows = torch.randn(VIEWS * batch, DIM, device=device)
@@ -117,17 +123,19 @@ def our_head(batch: int, device: torch.device) -> Callable[[], None]:
     pairs = pair_tokens(None, batch=batch, teachers=TEACHERS, tokens=[1] * VIEWS).to(device)
 
     def step() -> None:
-        with torch.no_grad():
-            target = teacher(rows[: TEACHERS * batch])
-        distill(
-            target[pairs.teacher],
-            student(rows)[pairs.student],
-            pairs,
-            center=center,
-            prototypes=(teacher.directions, student.directions),
-            lengths=(teacher.length, student.length),
-            **TEMPERATURES,
-        ).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
+            with torch.no_grad():
+                target = teacher(rows[: TEACHERS * batch])
+            loss = distill(
+                target[pairs.teacher],
+                student(rows)[pairs.student],
+                pairs,
+                center=center,
+                prototypes=(teacher.directions, student.directions),
+                lengths=(teacher.length, student.length),
+                **TEMPERATURES,
+            )
+        loss.backward()
         student.zero_grad(set_to_none=True)
 
     return step
@@ -137,19 +145,17 @@ def work(part: str, side: str, batch: int, device: torch.device, count: int) -> 
     """Takes the steps of one side and prints its seconds and gigabytes."""
     before = steps.peak_bytes(device)
     torch.manual_seed(0)
-    if side.startswith("plain"):
-        step = (plain_step if part == "step" else plain_head)(batch, device)
+    rounded = side.endswith("bf16")
+    if part == "head":
+        step = (plain_head if side.startswith("plain") else our_head)(batch, device, rounded)
+    elif side.startswith("plain"):
+        step = plain_step(batch, device, rounded)
     else:
-        step = (
-            steps.steps_of("dino", "glocal", batch, device, keep_memory=False)
-            if part == "step"
-            else our_head(batch, device)
-        )
+        step = steps.steps_of("dino", "glocal", batch, device, False, "bf16" if rounded else "fp32")
     seconds = []
     for _ in range(count):
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=side.endswith("bf16")):
-            step()
+        step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
