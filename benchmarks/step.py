@@ -1,7 +1,8 @@
 """A training step of each method over the same step put together from lightly's building blocks: time and peak memory.
 
 Both sides train the same backbone (glocal's: timm's ResNet-18 with the stem for small images, or ViT-Tiny/16) on the
-same batch of views with heads of the same widths, SGD with momentum (AdamW for the transformer), in fp32. lightly's
+same batch of views with heads of the same widths, SGD with momentum (AdamW for the transformer), in fp32; `--precision
+bf16` has ours in autocast, as `train.precision=bf16` or `auto` do. lightly's
 side follows the examples in its documentation: its heads, losses, memory bank, prototypes and `update_momentum`, and
 one forward pass for each view. `glocal pretrain` keeps tensors in channels_last and, on a CPU, freed memory
 (`train.keep_memory`); lightly's examples do not, so lightly is measured in both layouts and the ratio is to the better.
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from glocal.config import build_recipe
 from glocal.methods import method_class
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.training.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers, set_schedules
 from glocal.training.schedules import Clock
@@ -145,8 +147,10 @@ def lightly_side(name: str, backbone: Backbone) -> tuple[nn.Module, Loss]:
     return trained, dino
 
 
-def steps_of(name: str, side: str, batch: int, device: torch.device, keep_memory: bool = True) -> Callable[[], None]:
-    """A function that takes one training step of one side."""
+def steps_of(
+    name: str, side: str, batch: int, device: torch.device, keep_memory: bool = True, precision: str = "fp32"
+) -> Callable[[], None]:
+    """A function that takes one training step of one side; the precision is that of our side."""
     torch.manual_seed(0)
     transformer = name == "dino"
     size = 224 if transformer else 32
@@ -165,6 +169,8 @@ def steps_of(name: str, side: str, batch: int, device: torch.device, keep_memory
         if device.type == "cpu" and keep_memory:
             keep_freed_memory()  # as `glocal pretrain` does
         method = kind(backbone, recipe.method).to(device, memory_format=layout)
+        if device.type == "cpu" and blas_is_slow():
+            use_onednn(method)  # as `glocal pretrain` does
         geometry = plan.draw_geometry(torch.tensor([size, size]), 0, 0, torch.arange(batch))
         views = Views(tuple(images), tuple(geometry.view(n) for n in range(len(plan))), torch.arange(batch))
         [optimizer] = build_optimizers(method, recipe.optimizer, fused=device.type == "cpu").values()
@@ -172,7 +178,9 @@ def steps_of(name: str, side: str, batch: int, device: torch.device, keep_memory
         def step() -> None:
             method.before_step(CLOCK)
             set_schedules(optimizer, recipe.optimizer, batch, CLOCK)
-            method(views).backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = method(views)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             method.after_step()
@@ -201,12 +209,12 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def work(name: str, side: str, batch: int, device: torch.device, keep_memory: bool) -> None:
+def work(name: str, side: str, batch: int, device: torch.device, keep_memory: bool, precision: str) -> None:
     """Takes a step for each line of the standard input and answers with its seconds; at the end with the peak."""
     import lightly.loss  # noqa: F401  # the imports of all sides come before the memory's zero
 
     before = peak_bytes(device)
-    step = steps_of(name, side, batch, device, keep_memory)
+    step = steps_of(name, side, batch, device, keep_memory, precision)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
@@ -257,6 +265,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--release-memory", action="store_true", help="our side with train.keep_memory=false")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of our side")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -268,6 +277,7 @@ def main() -> None:
             arguments.batch,
             torch.device(arguments.device),
             not arguments.release_memory,
+            arguments.precision,
         )
         return
     import lightly
@@ -278,7 +288,7 @@ def main() -> None:
     rows = {}
     for name in arguments.methods:
         batch = arguments.vit_batch if name == "dino" else arguments.batch
-        extra = ["--release-memory"] if arguments.release_memory else []
+        extra = ["--precision", arguments.precision, *(["--release-memory"] if arguments.release_memory else [])]
         found = compare(name, batch, arguments.device, arguments.warm_up, arguments.steps, extra)
         ratio = {
             key: found["glocal"][key] / min(side[key] for label, side in found.items() if label != "glocal")

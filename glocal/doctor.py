@@ -15,6 +15,7 @@ import torch
 from rich.table import Table
 
 import glocal
+from glocal.training.precision import WORTHWHILE, cpu_bf16_gain
 
 Status = Literal["ok", "warn", "bad"]
 _MARKS = {"ok": "ok", "warn": "look", "bad": "BAD"}
@@ -101,20 +102,16 @@ def _devices() -> Iterator[Finding]:
     advice = "" if threads >= cores // 2 else f"torch uses {threads} threads: see OMP_NUM_THREADS"
     yield Finding("CPU", f"{cores} cores, {threads} threads", "warn" if advice else "ok", advice)
     if not torch.cuda.is_available():
-        fast = _cpu_has_bf16()
-        advice = "train.precision=bf16 may be faster here" if fast else "keep train.precision=fp32"
-        yield Finding("CPU bf16", "yes" if fast else "no", "ok", advice)
+        gain = cpu_bf16_gain()
+        chosen = "bf16" if gain >= WORTHWHILE else "fp32"
+        value = f"a training step is {gain:.1f} times as fast as in fp32"
+        advice = f"train.precision=auto takes {chosen}"
+        if chosen == "bf16":
+            advice += "; compare with fp32 before you trust it: small networks lose accuracy"
+        yield Finding("CPU bf16", value, "ok", advice)
     compiler = shutil.which("g++") or shutil.which("clang++")
     advice = "" if compiler else "train.compile on a CPU needs g++ or clang++"
     yield Finding("C++ compiler", compiler or "none", "ok" if compiler else "warn", advice)
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _machine(folder: Path) -> Iterator[Finding]:

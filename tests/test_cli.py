@@ -62,6 +62,23 @@ def test_recipes_lists_what_each_reproduces_with_its_number() -> None:
     assert "90.34 % linear top-1" in done.stdout
 
 
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "torchvision", "timm", "lightning", "matplotlib", "numpy", "pydantic", "yaml", "PIL")
+    code = f"""
+import sys
+from glocal.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+"""
+    arguments = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert "pretrain" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
 def test_version_and_doctor() -> None:
     assert call("--version").stdout.strip() == f"glocal {glocal.__version__}"
     done = call("doctor")

@@ -62,7 +62,7 @@ def test_sce_cifar10_has_the_papers_settings() -> None:
         ({"trian.epochs": 3}, "trian is not a setting; did you mean train?"),
         ({"train.epochs": "many"}, "train.epochs must be a valid integer, .* not 'many'"),
         ({"train.epochs": 0}, "train.epochs must be greater than or equal to 1, not 0"),
-        ({"train.precision": "bf8"}, "train.precision must be 'fp32', 'bf16' or 'fp16', not 'bf8'"),
+        ({"train.precision": "bf8"}, "train.precision must be 'auto', 'fp32', 'bf16' or 'fp16', not 'bf8'"),
         ({"method.name": "simclear"}, "no method 'simclear'"),
         ({"method.temprature": 0.1}, "method.temprature is not a setting; did you mean method.temperature?"),
         ({"method.temperature": -1}, "method.temperature must be greater than 0, not -1"),

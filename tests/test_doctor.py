@@ -56,3 +56,11 @@ def test_little_disk_and_shared_memory_are_warned_of(monkeypatch: pytest.MonkeyP
     assert found("free disk").status == "warn"
     if Path("/dev/shm").is_dir():
         assert "data.workers=0" in found("/dev/shm").advice
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(2.1, "bf16"), (0.4, "fp32")])
+def test_the_measured_gain_of_bf16_is_shown(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor, "cpu_bf16_gain", lambda: gain)
+    assert f"{gain} times as fast" in found("CPU bf16").value
+    assert f"train.precision=auto takes {chosen}" in found("CPU bf16").advice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from glocal.losses.tokens import Reduction, TokenPairs, pair_tokens, view_pairs
 from glocal.views.geometry import PatchMatches
 
 _CHUNK_BYTES = 64 << 20  # of logits held at a time
+_SMALLEST_LENGTH = 1e-12  # as in torch.nn.functional.normalize
 _CACHED_COLUMNS = 2048  # of a block that a CPU keeps in its cache
 
 
@@ -113,6 +115,7 @@ def distill(
     student_temperature: float,
     center: Tensor,
     prototypes: tuple[Tensor, Tensor] | None = None,
+    lengths: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Weighted cross-entropy between paired tokens, with logits computed chunk by chunk and never held.
 
@@ -127,6 +130,8 @@ def distill(
         teacher_temperature, student_temperature: τ_t, τ_s > 0.
         center: (K,), or (positions, K).
         prototypes: the teacher's and the student's last layers (K, D); logits are row · prototypes.
+        lengths: (K, 1) of each side, to which the prototypes are brought first; the layer of that length is never held:
+            its factors go to the logits, and gradients are those of the prototypes as they are given.
 
     Returns:
         Scalar in the dtype of `student`; inside autocast to bfloat16, matrix products run in it.
@@ -142,14 +147,72 @@ def distill(
     device = student.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     # Gradients are made here, before a loss scale could keep them from underflow: float16 is no place for them.
-    if prototypes is not None and dtype is not None and dtype != torch.float16:
-        teacher, student = teacher.to(dtype), student.to(dtype)
-        prototypes = (prototypes[0].to(dtype), prototypes[1].to(dtype))
+    rounded = dtype if prototypes is not None and dtype != torch.float16 else None
     with torch.autocast(device, enabled=False):
-        theirs, ours = prototypes if prototypes is not None else (None, None)
+        theirs, ours = _Layer.of(prototypes, lengths, 0, rounded), _Layer.of(prototypes, lengths, 1, rounded)
+        weights = (None, None) if prototypes is None else (prototypes[1], None if lengths is None else lengths[1])
         temperatures = (teacher_temperature, student_temperature)
-        loss: Tensor = _Distillation.apply(student, ours, teacher.detach(), theirs, pairs, center, *temperatures)
+        loss: Tensor = _Distillation.apply(
+            student, *weights, ours, teacher.detach(), theirs, pairs, center, *temperatures
+        )
     return loss
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A last layer without gradient, as products take it.
+
+    Attributes:
+        weight: (K, D), in the dtype of the products.
+        exact: (K, D), as it was given.
+        factor: (K,) by which a logit is multiplied where the layer has a length, or None.
+        norm: (K, 1), the length of the weights as they are given, or None.
+    """
+
+    weight: Tensor
+    exact: Tensor
+    factor: Tensor | None
+    norm: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        prototypes: tuple[Tensor, Tensor] | None,
+        lengths: tuple[Tensor, Tensor] | None,
+        side: int,
+        dtype: torch.dtype | None,
+    ) -> _Layer | None:
+        if prototypes is None:
+            return None
+        exact = prototypes[side].detach()
+        weight = exact if dtype is None else exact.to(dtype)
+        if lengths is None:
+            return cls(weight, exact, None, None)
+        norm = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min_(_SMALLEST_LENGTH)
+        return cls(weight, exact, (lengths[side].detach() / norm)[:, 0], norm)
+
+    def project(self, rows: Tensor, column: slice, *, out: Tensor) -> None:
+        """Writes some columns of the logits of some rows, in the dtype of the products."""
+        rows, weight = rows.to(self.weight.dtype), self.weight[column]
+        if rows.dtype == out.dtype:
+            torch.mm(rows, weight.T, out=out)
+        else:
+            out.copy_(rows @ weight.T)
+        if self.factor is not None:
+            out.mul_(self.factor[column])
+
+    def gradients(self, product: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of the weights as they were given, and of their length (K, 1).
+
+        Args:
+            product: (K, D), (factor · gradient to the logits)ᵀ · rows; changed in place.
+        """
+        if self.factor is None or self.norm is None:
+            return product, None
+        # w = ℓ·v/|v|: ∂w reaches v without its part along v, and ℓ by that part alone.
+        along = torch.bmm(self.exact[:, None], product[:, :, None])[:, 0]  # (K, 1)
+        product.addcmul_(self.exact, along / self.norm.square(), value=-1)
+        return product, along / (self.factor[:, None] * self.norm)
 
 
 class _Distillation(torch.autograd.Function):
@@ -158,8 +221,10 @@ class _Distillation(torch.autograd.Function):
         ctx: Any,
         student: Tensor,
         prototypes: Tensor | None,
+        length: Tensor | None,
+        ours: _Layer | None,
         teacher: Tensor,
-        teacher_prototypes: Tensor | None,
+        theirs: _Layer | None,
         pairs: TokenPairs,
         center: Tensor,
         teacher_temperature: float,
@@ -169,7 +234,8 @@ class _Distillation(torch.autograd.Function):
         share = pairs.weight.to(full)
         mass = share.sum(dim=1, keepdim=True)  # (S, 1)
         to_student = torch.zeros_like(student, dtype=full)
-        to_prototypes = None if prototypes is None else torch.zeros_like(prototypes, dtype=full)
+        trained = any(ctx.needs_input_grad[1:3])
+        to_prototypes = torch.zeros_like(ours.exact, dtype=full) if ours is not None and trained else None
         loss = torch.zeros((), dtype=full, device=student.device)
         center = center.to(full) / teacher_temperature
         columns = _columns(center.shape[-1], student.device)
@@ -183,7 +249,7 @@ class _Distillation(torch.autograd.Function):
                 blocks = [block[here] for block in target]
                 scaled = teacher[part] / teacher_temperature
                 for block, column in zip(blocks, columns, strict=True):
-                    _project(scaled, teacher_prototypes, column, out=block)
+                    _project(scaled, theirs, column, out=block)
                     block.sub_(center[column] if center.ndim == 1 else center[pairs.position[part], column])
                 total[here] = _exponentiate(blocks)[1]
             for part in _slices(s0, s1, rows):
@@ -192,7 +258,7 @@ class _Distillation(torch.autograd.Function):
                 parts = share[part] / total[index][..., 0]
                 logits, expected = (buffer.rows(len(index)) for buffer in buffers[1:])
                 for block, mixed, source, column in zip(logits, expected, target, columns, strict=True):
-                    _project(scaled, prototypes, column, out=block)
+                    _project(scaled, ours, column, out=block)
                     torch.index_select(source, 0, index[:, 0], out=mixed).mul_(parts[:, :1])
                     for view in range(1, index.shape[1]):
                         mixed.addcmul_(source[index[:, view]], parts[:, view : view + 1])
@@ -203,19 +269,33 @@ class _Distillation(torch.autograd.Function):
                 factor = mass[part] / whole / student_temperature
                 for block, mixed, column in zip(logits, expected, columns, strict=True):
                     gradient = block.mul_(factor).sub_(mixed, alpha=1 / student_temperature)
-                    if prototypes is None or to_prototypes is None:
+                    if ours is None:
                         to_student[part, column] = gradient
-                    else:
-                        gradient = gradient.to(student.dtype)
-                        _add_product(to_student[part], gradient, prototypes[column])
-                        _add_product(to_prototypes[column], gradient.T, student[part])
-        ctx.save_for_backward(to_student, to_prototypes)
+                        continue
+                    if ours.factor is not None:
+                        gradient.mul_(ours.factor[column])
+                    gradient = gradient.to(ours.weight.dtype)
+                    _add_product(to_student[part], gradient, ours.weight[column])
+                    if to_prototypes is not None:
+                        _add_product(to_prototypes[column], gradient.T, student[part].to(gradient.dtype))
+        to_length = None
+        if ours is not None and to_prototypes is not None:
+            to_prototypes, to_length = ours.gradients(to_prototypes)
+        ctx.save_for_backward(to_student, to_prototypes, to_length)
         return loss.to(full)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        to_student, to_prototypes = ctx.saved_tensors
-        return (to_student * gradient, None if to_prototypes is None else to_prototypes * gradient, *[None] * 6)
+        to_student, to_prototypes, to_length = ctx.saved_tensors
+        # A product is one more tensor as large as the last layer; a GPU would have to be waited for to know.
+        if to_prototypes is not None and not (gradient.device.type == "cpu" and gradient == 1):
+            to_prototypes = to_prototypes * gradient
+        return (
+            to_student * gradient,
+            to_prototypes if ctx.needs_input_grad[1] else None,
+            to_length * gradient if to_length is not None and ctx.needs_input_grad[2] else None,
+            *[None] * 7,
+        )
 
 
 class _Blocks:
@@ -237,14 +317,12 @@ class _Blocks:
         return [piece.view(count, width) for piece, width in zip(pieces, self.widths, strict=True)]
 
 
-def _project(rows: Tensor, prototypes: Tensor | None, column: slice, *, out: Tensor) -> None:
-    """Writes some columns of the logits of some rows."""
-    if prototypes is None:
+def _project(rows: Tensor, layer: _Layer | None, column: slice, *, out: Tensor) -> None:
+    """Writes some columns of the logits of some rows, which are the rows where there is no layer."""
+    if layer is None:
         out.copy_(rows[:, column])
-    elif rows.dtype == out.dtype:
-        torch.mm(rows, prototypes[column].T, out=out)
     else:
-        out.copy_(rows @ prototypes[column].T)
+        layer.project(rows, column, out=out)
 
 
 def _exponentiate(blocks: list[Tensor]) -> tuple[Tensor, Tensor]:

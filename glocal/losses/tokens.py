@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from glocal.errors import GlocalError
+from glocal.transfer import to_device
 from glocal.views.geometry import PatchMatches
 
 Reduction = Literal["mean", "sum", "lambda"]
@@ -48,7 +49,8 @@ class TokenPairs:
     def to(self, device: torch.device) -> TokenPairs:
         """The same with its tensors on a device."""
         tensors = ("teacher", "position", "student", "target", "weight")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in tensors})
+        moved: dict[str, Any] = {name: to_device(getattr(self, name), device) for name in tensors}
+        return replace(self, **moved)
 
 
 def pair_tokens(

@@ -24,6 +24,7 @@ from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans, select_positives
 from glocal.neighbors.positives import Rule
 from glocal.training.schedules import Clock, Share, Temperature
+from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.mixing import cutmix, draw_ratio, mixup
 from glocal.views.plan import View
@@ -187,9 +188,9 @@ class CLIM(Method):
         drawn = draw_ratio(self.settings.alpha or (2.0 if mixing == "cutmix" else 0.2), self.seed, "mix", step, index)
         center = uniform(self.seed, "mix centre", step, index[:, None], torch.arange(2))
         for anchor, positive in zip(anchors, positives, strict=True):
-            ratio = drawn.to(anchor.device, torch.float32)
+            ratio = to_device(drawn, anchor.device, torch.float32)
             if mixing == "cutmix":
-                mixed, ratio = cutmix(anchor, positive, ratio, center.to(anchor.device, torch.float32))
+                mixed, ratio = cutmix(anchor, positive, ratio, to_device(center, anchor.device, torch.float32))
             elif mixing == "mixup":
                 mixed = mixup(anchor, positive, ratio)
             else:  # the anchor as it is, drawn to its own key and to its positive's alike

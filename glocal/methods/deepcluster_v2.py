@@ -24,6 +24,7 @@ from glocal.models.heads import mlp
 from glocal.models.labels import PseudoLabels
 from glocal.neighbors import kmeans
 from glocal.training.schedules import Temperature
+from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
 from glocal.views.plan import View
 
@@ -95,5 +96,5 @@ class DeepClusterV2(Method):
         unit = normalize(self.projector(by_resolution(self.backbone, views.images)).float(), dim=1)  # (V·B, D)
         self.embedding = unit[:batch].detach()
         scores = inner_products(unit, self.prototypes.flatten(0, 1)).unflatten(1, self.prototypes.shape[:2])
-        labels = self.pseudo_labels(views.index, self.seed).to(unit.device)  # (B, H)
+        labels = to_device(self.pseudo_labels(views.index, self.seed), unit.device)  # (B, H)
         return label_prediction(scores.unflatten(0, (-1, batch)), labels, temperature=self.now.temperature)

@@ -24,6 +24,7 @@ from glocal.methods.base import Method, MethodSettings, ParameterGroup
 from glocal.models.backbone import Backbone
 from glocal.models.heads import AffinityRegressor
 from glocal.training.schedules import Clock
+from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.plan import View
 from glocal.views.random import normal
@@ -145,7 +146,9 @@ class LoGo(Method):
             normal(self.seed, "affinity noise", step, index, torch.arange(dim, device=index.device), number)
             for number in (0, 1)
         ]
-        noise_a, noise_b = (self.settings.noise / dim**0.5 * noise.to(first) for noise in noises)
+        noise_a, noise_b = (
+            self.settings.noise / dim**0.5 * to_device(noise, first.device, first.dtype) for noise in noises
+        )
         objective = first.new_zeros(())
         for one, other in ((first, second), (second, first)):
             positive = self.regressor(one + noise_a, other + noise_b)

@@ -19,6 +19,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.memory import MemoryBank
 from glocal.training.schedules import Share, Temperature
+from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
 from glocal.views.plan import Jitter, View
 from glocal.views.random import uniform
@@ -78,7 +79,7 @@ class NPID(Method):
         if self.settings.negatives is None:
             return instance_softmax(query, rows, places, temperature=temperature)
         draws = uniform(self.seed, "noise", self.now.step, torch.arange(self.settings.negatives))
-        noise, images = rows[(draws * len(rows)).long().to(rows.device)], len(rows)
+        noise, images = rows[to_device((draws * len(rows)).long(), rows.device)], len(rows)
         estimate = log_partition(query, noise, temperature=temperature, images=images)
         self.log_normaliser.copy_(torch.where(self.log_normaliser.isinf(), estimate, self.log_normaliser))
         return instance_nce(

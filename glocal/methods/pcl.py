@@ -20,6 +20,7 @@ from glocal.methods.moco import MoCo, MoCoSettings
 from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans
 from glocal.training.schedules import Clock, Share, Temperature
+from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.plan import View
 from glocal.views.random import permutation
@@ -121,8 +122,8 @@ class PCL(Method):
         drawn = None
         if len(prototypes) > self.settings.negatives + 1:
             order = permutation(len(prototypes), self.seed, "negative prototypes", self.now.step, number)
-            drawn = order[: self.settings.negatives].to(query.device)
-        return proto_nce(query, prototypes, loose, assignment[index].to(query.device), drawn=drawn)
+            drawn = to_device(order[: self.settings.negatives], query.device)
+        return proto_nce(query, prototypes, loose, to_device(assignment[index], query.device), drawn=drawn)
 
     def after_step(self) -> None:
         self.moco.after_step()

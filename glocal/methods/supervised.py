@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from glocal.errors import GlocalError
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
+from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
 from glocal.views.plan import View
 
@@ -61,6 +62,6 @@ class Supervised(Method):
             raise GlocalError("method supervised has no labels; set its `labels` to those of all images, (N,) int64")
         features = by_resolution(self.backbone, views.images)  # (V·B, D)
         self.embedding = features[: len(views.index)].detach().float()
-        target = self.labels[views.index.to(self.labels.device)].repeat(len(views.images))
+        target = self.labels[to_device(views.index, self.labels.device)].repeat(len(views.images))
         logits = self.classifier(features).float()
         return cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)

@@ -60,13 +60,14 @@ class Distiller(nn.Module):
         """
         theirs: PrototypeHead = self.teacher.chain[1]  # type: ignore[assignment]
         with torch.no_grad():
-            key, prototypes = theirs(teacher), theirs.prototypes()
+            key = theirs(teacher)
             position = pairs.position if len(self.center) > 1 else torch.zeros_like(pairs.position)
             # Means of logits are logits of means: the centre needs no logits.
             total = key.new_zeros(len(self.center), key.shape[1]).index_add_(0, position, key)
             count = key.new_zeros(len(self.center)).index_add_(0, position, torch.ones_like(key[:, 0]))
             self._seen.append((total, count))
-        ours = self.head.prototypes()
+        ours = self.head.directions.detach() if frozen_prototypes else self.head.directions
+        length = self.head.length.detach() if frozen_prototypes else self.head.length
         return distill(
             key,
             self.head(student),
@@ -74,7 +75,8 @@ class Distiller(nn.Module):
             teacher_temperature=teacher_temperature,
             student_temperature=student_temperature,
             center=self.center if len(self.center) > 1 else self.center[0],
-            prototypes=(prototypes, ours.detach() if frozen_prototypes else ours),
+            prototypes=(theirs.directions, ours),
+            lengths=(theirs.length, length),
         )
 
     @torch.no_grad()
@@ -86,6 +88,6 @@ class Distiller(nn.Module):
         total, count = (all_sum(torch.stack(parts).sum(dim=0)) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
         theirs: PrototypeHead = self.teacher.chain[1]  # type: ignore[assignment]
-        mean = (total / count.clamp(min=1)[:, None]) @ theirs.prototypes().T
+        mean = theirs.logits(total / count.clamp(min=1)[:, None])
         self.center.lerp_(torch.where(count[:, None] > 0, mean, self.center), 1 - center_momentum)
         self.teacher.update(backbone, self.head, momentum=momentum)

@@ -94,3 +94,8 @@ class PrototypeHead(nn.Module):
     def prototypes(self) -> Tensor:
         """The last layer's weights, (K, bottleneck)."""
         return normalize(self.directions, dim=1) * self.length
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """`rows @ prototypes().T` without a copy of the last layer: (n, bottleneck) → (n, K)."""
+        norm = torch.linalg.vector_norm(self.directions, dim=1).clamp_min(1e-12)
+        return (rows @ self.directions.T).mul_(self.length[:, 0] / norm)

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather
 from glocal.errors import GlocalError
+from glocal.transfer import to_device
 
 
 class MemoryBank(nn.Module):
@@ -43,7 +44,7 @@ class MemoryBank(nn.Module):
         """
         if int(index.max()) >= len(self):
             raise GlocalError(f"method.images is {len(self)}, but there is an image with index {int(index.max())}")
-        return index.to(self.rows.device)
+        return to_device(index, self.rows.device)
 
     @torch.no_grad()
     def update(self, places: Tensor, rows: Tensor, *, momentum: float) -> None:

@@ -9,6 +9,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from glocal.transfer import to_device
 from glocal.views.random import permutation
 
 Buffers = Literal["own", "average", "copy"]
@@ -46,9 +47,10 @@ class MomentumTeacher(nn.Module):
         """
         if groups == 1:
             return self.chain(images)
-        order = permutation(len(images), 0, "shuffling batch norm", step).to(images.device)
+        order = permutation(len(images), 0, "shuffling batch norm", step)
+        back, order = (to_device(places, images.device) for places in (order.argsort(), order))
         parts = [self.chain(part) for part in images[order].chunk(groups)]
-        return torch.cat(parts)[order.argsort()]
+        return torch.cat(parts)[back]
 
     @torch.no_grad()
     def update(self, *modules: nn.Module, momentum: float) -> None:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from types import FrameType
 from typing import Any
@@ -23,9 +23,11 @@ from glocal.distributed import gather_shares, own_share
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.training.log import RunLog
+from glocal.training.meter import LossMeter
 from glocal.training.monitors import measure_spread
 from glocal.training.optimizers import set_schedules
 from glocal.training.schedules import Clock
+from glocal.training.streams import on_own_stream
 from glocal.views.batch import Views
 
 
@@ -88,23 +90,6 @@ class Hooks:
     knn: Callable[[], float] | None = None
 
 
-@dataclass
-class _Window:
-    """Losses (P,) of the phases since the last line of the log, on the device: looking at one waits for it."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    since: float = field(default_factory=time.perf_counter)
-
-    def read(self, images: int) -> tuple[Tensor, float]:
-        """The losses (steps, P) on the CPU and images per second since the last call."""
-        losses = torch.stack(self.losses).float().cpu()
-        now = time.perf_counter()
-        rate = images * len(losses) / max(1e-9, now - self.since)
-        self.losses.clear()
-        self.since = now
-        return losses, rate
-
-
 def train(
     method: Method,
     optimizers: Mapping[str, torch.optim.Optimizer],
@@ -141,8 +126,8 @@ def train(
     module, *wrapped = fabric.setup(method, *optimizers.values())
     optimizers = dict(zip(optimizers, wrapped, strict=True))
     refresh_every = method.refresh_epochs * order.steps_per_epoch
-    batches = lane.batches(first_step, _next_multiple(first_step, refresh_every, total))
-    window, saved, last_save = _Window(), "none yet", time.monotonic()
+    batches = on_own_stream(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), fabric.device)
+    meter, saved, last_save = LossMeter(fabric.device, settings.batch_size), "none yet", time.monotonic()
     look_every = _steps(recipe.monitor.collapse_epochs, order)
     knn_every = _steps(recipe.monitor.knn_epochs, order) if hooks.knn else 0
     bar = progress_bar("steps", visible=progress, extra=("numbers",))
@@ -158,9 +143,9 @@ def train(
                     taken = time.perf_counter() - start
                     bar.console.print(f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s")
             if refresh_every and step % refresh_every == 0:
-                batches = lane.batches(step, _next_multiple(step, refresh_every, total))
+                batches = on_own_stream(lane.batches(step, _next_multiple(step, refresh_every, total)), fabric.device)
             parts = list(islice(batches, settings.accumulate))
-            window.losses.append(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
+            meter.add(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
             done = step + 1
             last = done == total
             stopping = late = False
@@ -171,22 +156,14 @@ def train(
             due = due or (settings.checkpoint_steps is not None and done % settings.checkpoint_steps == 0)
 
             if due or done % settings.log_steps == 0:
-                losses, rate = window.read(settings.batch_size)
-                _check_finite(losses, done, saved)
-                numbers = {
-                    "epoch": done / order.steps_per_epoch,
-                    "loss": float(losses[:, -1].mean()),
-                    **{
-                        f"loss_{name}": float(x)
-                        for name, x in zip(method.phases[:-1], losses.mean(dim=0), strict=False)
-                    },
-                    "lr": optimizers[method.phases[-1]].param_groups[0]["lr"],
-                    "weight_decay": optimizers[method.phases[-1]].param_groups[0]["weight_decay"],
-                    "images_per_second": rate,
-                }
+                groups = optimizers[method.phases[-1]].param_groups
+                meter.send(done, {key: groups[0][key] for key in ("lr", "weight_decay")})
+            for line in meter.arrived(wait=due):
+                _check_finite(line.losses, line.step, saved)
+                numbers = line.numbers(method.phases, order.steps_per_epoch)
                 if hooks.log:
-                    hooks.log.metrics(done, numbers)
-                bar.update(task, numbers=f"loss {numbers['loss']:.3f}  {rate:.0f} images/s")
+                    hooks.log.metrics(line.step, numbers)
+                bar.update(task, numbers=f"loss {numbers['loss']:.3f}  {line.images_per_second:.0f} images/s")
             bar.update(task, completed=done)
 
             if look_every and (done % look_every == 0 or last) and method.embedding is not None:

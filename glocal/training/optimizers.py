@@ -53,7 +53,7 @@ def build_optimizers(
     Args:
         method: its parameters are trained.
         settings: the recipe's `optimizer` section.
-        fused: take torch's fused kernels, which are faster on a CPU; on a GPU they do not go with fp16's clipping.
+        fused: take torch's fused kernels, which pass over the parameters once; with fp16's scaler they do not clip.
 
     Raises:
         GlocalError: the method does not work with this optimiser.

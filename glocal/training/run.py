@@ -27,6 +27,7 @@ from glocal.files import write_text
 from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone, build_backbone
+from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device, load_backbone
 from glocal.report.plots import draw_loss, draw_views
 from glocal.training.checkpoints import load_weights, newest_checkpoint, save_checkpoint
@@ -35,6 +36,7 @@ from glocal.training.loop import Hooks, train
 from glocal.training.memory import keep_freed_memory
 from glocal.training.monitors import KNNMonitor
 from glocal.training.optimizers import build_optimizers
+from glocal.training.precision import choose_precision
 from glocal.views.plan import ViewPlan
 
 Resume = Literal["auto", "must", "never"]
@@ -120,6 +122,7 @@ def pretrain(
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     resolved = build_recipe(mapping, overrides, data_size=size)
     resolved = _fit_to(resolved, source)
+    resolved = _settle_precision(resolved, Path(out))
     fabric = _fabric(resolved)
     fabric.launch()
     if fabric.device.type == "cpu" and resolved.train.keep_memory:
@@ -157,15 +160,19 @@ def pretrain(
         progress=progress,
     )
     lane.partners = method.partners
-    optimizers = build_optimizers(method, resolved.optimizer, fused=fabric.device.type == "cpu")
+    # On a GPU, fused kernels do not go with the clipping of scaled gradients.
+    fused = fabric.device.type == "cpu" or (fabric.device.type == "cuda" and resolved.train.precision != "fp16")
+    optimizers = build_optimizers(method, resolved.optimizer, fused=fused)
     if state is not None:
         _restore(state, method, optimizers, fabric, folder)
     if resolved.train.channels_last:
         method = method.to(memory_format=torch.channels_last)
+    if fabric.device.type == "cpu" and not resolved.train.compile and blas_is_slow():
+        use_onednn(method)
     if resolved.train.compile:
         for module in method.modules():
             if isinstance(module, Backbone):
-                module.compile()
+                module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
     _train(method, optimizers, lane, order, resolved, fabric, source, folder, first_step, progress)
     return Run(folder)
 
@@ -212,6 +219,18 @@ def _count_classes(recipe: AnyRecipe, source: Source) -> int:
             "one subfolder for each class or a labelled data set such as torchvision:CIFAR10, or choose another method"
         )
     return max(int(source.labels.max()) + 1, len(source.classes or ()))
+
+
+def _settle_precision(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
+    """The recipe with a precision in place of `auto`: that of the run in the folder, or what suits the machine."""
+    if recipe.train.precision != "auto":
+        return recipe
+    written = folder / "recipe.yaml"
+    chosen = _flatten(load_mapping(written)).get("train.precision", "fp32") if written.is_file() else None
+    if chosen is None:
+        chosen, reason = choose_precision(choose_device(recipe.train.device), recipe.train.devices)
+        note(f"train.precision is {chosen}: {reason}")
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": chosen})})
 
 
 def _fabric(recipe: AnyRecipe) -> Fabric:

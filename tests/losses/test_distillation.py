@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
-from torch.nn.functional import log_softmax, softmax
+from torch.nn.functional import log_softmax, normalize, softmax
 
 from glocal.errors import GlocalError
 from glocal.losses import dino, distillation, patchwise
@@ -122,6 +122,31 @@ def test_chunks_do_not_change_the_loss_and_prototypes_get_their_gradient(monkeyp
 
     assert chunked(s, ours).item() == pytest.approx(whole.item(), rel=1e-12)
     assert gradcheck(chunked, (s[:].requires_grad_(), ours.requires_grad_()))
+
+
+def test_a_layer_brought_to_a_length_has_the_gradient_of_what_it_was_made_of() -> None:
+    generator = torch.Generator().manual_seed(2)
+    pairs = pair_tokens(None, batch=3, teachers=2, tokens=[1] * 4)
+    rows = [torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (6, 12, 20, 20)]
+    lengths = [torch.rand(20, 1, generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
+    teacher, student, theirs, ours = rows
+    center = torch.randn(20, generator=generator, dtype=torch.float64)
+
+    def held(student: Tensor, ours: Tensor, length: Tensor) -> Tensor:
+        both = (normalize(theirs, dim=1) * lengths[0], normalize(ours, dim=1) * length)
+        return distill(teacher, student, pairs, center=center, prototypes=both, **TEMPERATURES)
+
+    def never_held(student: Tensor, ours: Tensor, length: Tensor) -> Tensor:
+        both = {"prototypes": (theirs, ours), "lengths": (lengths[0], length)}
+        return distill(teacher, student, pairs, center=center, **both, **TEMPERATURES)  # type: ignore[arg-type]
+
+    inputs = (student.requires_grad_(), ours.requires_grad_(), lengths[1].requires_grad_())
+    one, other = held(*inputs), never_held(*inputs)
+    assert one.item() == pytest.approx(other.item(), rel=1e-12)
+    for expected, found in zip(
+        torch.autograd.grad(3 * one, inputs), torch.autograd.grad(3 * other, inputs), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_dino_is_its_plain_loop_and_the_tokens_loss_without_patches() -> None:

@@ -23,6 +23,7 @@ CASES = cases()
 SETTINGS = {
     "train.batch_size": 32,
     "train.log_steps": 1,
+    "train.precision": "fp32",
     "train.epochs": 2,
     "monitor.knn_epochs": 0,
     "monitor.collapse_epochs": 1,

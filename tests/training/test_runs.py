@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
     "train.batch_size": 32,
     "train.checkpoint_steps": 1,
     "train.log_steps": 1,
+    "train.precision": "fp32",  # what is compared must not depend on the machine
     "method.queue_size": 64,
     "monitor.knn_epochs": 0,
 }

@@ -1,0 +1,100 @@
+"""Losses on their way from the device to the log, which nothing waits for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the log says about some steps.
+
+    Attributes:
+        step: the last of them, counted from 1.
+        losses: (steps, P) of each phase, on the CPU.
+        images_per_second: over these steps.
+        settings: of the optimiser, after the last one.
+    """
+
+    step: int
+    losses: Tensor
+    images_per_second: float
+    settings: Mapping[str, float]
+
+    def numbers(self, phases: Sequence[str], steps_per_epoch: int) -> dict[str, float]:
+        """The columns of metrics.csv: the last phase's loss is the loss, those before it have their names."""
+        means = self.losses.mean(dim=0).tolist()
+        return {
+            "epoch": self.step / steps_per_epoch,
+            "loss": means[-1],
+            **{f"loss_{name}": mean for name, mean in zip(phases[:-1], means, strict=False)},
+            **self.settings,
+            "images_per_second": self.images_per_second,
+        }
+
+
+class LossMeter:
+    """Collects the losses of steps and hands them over when they have come from the device.
+
+    A GPU is given several steps of work in advance; a loss that is read at once would have the host wait for all of it,
+    and the GPU then for the host. So losses are copied in the order of the GPU's work, and read when an event says that
+    they are there. Time is the device's own, between the last steps of two lines.
+
+    Args:
+        device: where losses are.
+        images: of a step.
+    """
+
+    def __init__(self, device: torch.device, images: int) -> None:
+        self.images = images
+        self._on_gpu = device.type == "cuda"
+        self._losses: list[Tensor] = []
+        self._sent: deque[tuple[int, Tensor, Any, Mapping[str, float]]] = deque()
+        self._before = self._now()
+
+    def add(self, losses: Tensor) -> None:
+        """Takes a step's losses (P,), detached, as they are on the device."""
+        self._losses.append(losses)
+
+    def send(self, step: int, settings: Mapping[str, float]) -> None:
+        """Starts the copy of what was added since the last call; `step` is the last one."""
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).float()
+        self._losses.clear()
+        if self._on_gpu:
+            losses = torch.empty(losses.shape, pin_memory=True).copy_(losses, non_blocking=True)
+        else:
+            losses = losses.cpu()
+        self._sent.append((step, losses, self._now(), settings))
+
+    def arrived(self, *, wait: bool) -> Iterator[Line]:
+        """The lines that have come, in their order; with `wait` all that were sent."""
+        while self._sent:
+            step, losses, sent, settings = self._sent[0]
+            if self._on_gpu and not wait and not sent.query():
+                return
+            self._sent.popleft()
+            seconds = self._seconds(self._before, sent)
+            self._before = sent
+            yield Line(step, losses, self.images * len(losses) / max(1e-9, seconds), settings)
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _seconds(self, start: Any, end: Any) -> float:
+        if not self._on_gpu:
+            return float(end - start)
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
