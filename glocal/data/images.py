@@ -29,6 +29,9 @@ _UPRIGHT = {  # what turns an image of that orientation upright
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGES_SIDES = {5, 6, 7, 8}
+_SPARE = (
+    2  # pixels that reduced decoding leaves for each pixel of a view; 1 gives 27 dB in the worst of 240 photographs
+)
 _REVERSES_ACROSS, _REVERSES_DOWN = (
     {2, 3, 6, 7},
     {3, 4, 7, 8},
@@ -113,7 +116,8 @@ class StoredImage:
     def reduction(self, boxes: Sequence[Sequence[int]], sides: Sequence[int]) -> int:
         """By how much the image may be decoded smaller: 8, 4, 2, or 1 where that is not possible.
 
-        Every crop keeps at least as many pixels as its view has.
+        Every crop keeps at least twice as many pixels in each direction as its view has: the transform passes other
+        frequencies than a resize, which shows in fine texture where the resize after it has little left to do.
 
         Args:
             boxes: left, top, right, bottom of the crops in pixels of the upright image.
@@ -122,7 +126,7 @@ class StoredImage:
         if not self._plain_jpeg:
             return 1
         spare = min(
-            min(right - left, bottom - top) // side
+            min(right - left, bottom - top) // (_SPARE * side)
             for (left, top, right, bottom), side in zip(boxes, sides, strict=True)
         )
         return next((factor for factor in (8, 4, 2) if factor <= spare), 1)

@@ -208,11 +208,13 @@ def test_processes_are_as_many_as_shared_memory_has_room_for(
 
 
 def large_photographs(folder: Path, orientations: tuple[int, ...]) -> Path:
-    """Smooth JPEG files of odd sizes, larger than their views, each with a rotation in its metadata."""
+    """JPEG files of odd sizes with some texture, larger than their views, each with a rotation in its metadata."""
     folder.mkdir()
     for number, orientation in enumerate(orientations):
-        noise = torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(number))
-        pixels = torch.nn.functional.interpolate(noise, (277, 373), mode="bicubic").clamp(0, 1)[0]
+        generator = torch.Generator().manual_seed(number)
+        noise = torch.rand(1, 3, 9, 12, generator=generator)
+        pixels = torch.nn.functional.interpolate(noise, (277, 373), mode="bicubic")[0]
+        pixels = pixels.add_(torch.rand(277, 373, generator=generator), alpha=0.4).sub_(0.2).clamp_(0, 1)
         exif = Image.Exif()
         exif[0x0112] = orientation
         image = Image.fromarray(pixels.mul(255).byte().permute(1, 2, 0).numpy())
@@ -233,7 +235,7 @@ def test_images_decoded_at_reduced_scale_show_the_same_crops(tmp_path: Path, mon
 
     monkeypatch.setattr(StoredImage, "reduction", spy)
     reduced = next(iter(open_lane(open_source(folder), settings, plan, order, CPU).batches(0, 1)))
-    assert set(factors) <= {4, 8}
+    assert set(factors) <= {2, 4}
     monkeypatch.setattr(StoredImage, "reduction", lambda *_: 1)
     whole = next(iter(open_lane(open_source(folder), settings, plan, order, CPU).batches(0, 1)))
     for ours, theirs, one, other in zip(reduced.images, whole.images, reduced.geometry, whole.geometry, strict=True):
