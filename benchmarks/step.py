@@ -171,6 +171,7 @@ def steps_of(
         method = kind(backbone, recipe.method).to(device, memory_format=layout)
         if device.type == "cpu" and blas_is_slow():
             use_onednn(method)  # as `glocal pretrain` does
+        backbone.recompute = recipe.train.recompute
         geometry = plan.draw_geometry(torch.tensor([size, size]), 0, 0, torch.arange(batch))
         views = Views(tuple(images), tuple(geometry.view(n) for n in range(len(plan))), torch.arange(batch))
         [optimizer] = build_optimizers(method, recipe.optimizer, fused=device.type == "cpu").values()

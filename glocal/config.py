@@ -51,6 +51,7 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where this machine is fast at it
     channels_last: bool = True
     keep_memory: bool = True  # on a CPU: give no freed memory back; faster, with a fifth to a third more
+    recompute: bool = True  # vision transformers: keep fewer activations, make them again; a quarter less memory
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)

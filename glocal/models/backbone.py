@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import timm
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
+from glocal.models.recompute import recomputing
 from glocal.settings import Settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -67,10 +69,15 @@ class Backbone(nn.Module):
         size: side in pixels of the images that it is trained on.
         mean, std: per channel, of RGB in [0, 1].
         label: a name for tables.
+
+    Attributes:
+        recompute: while it is trained, a vision transformer makes cheap activations again instead of keeping them
+            (`glocal.models.recompute`).
     """
 
     mean: Tensor
     std: Tensor
+    recompute = False
 
     def __init__(
         self,
@@ -94,7 +101,8 @@ class Backbone(nn.Module):
         """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""
         if isinstance(self.network, VisionTransformer):
             self.grid(images.shape[-1])
-        return self.network(images)  # type: ignore[no-any-return]
+        with self._memory():
+            return self.network(images)  # type: ignore[no-any-return]
 
     def forward_tokens(self, images: Tensor) -> Tensor:
         """Class and patch tokens (B, 1 + N, D) of normalised images: what patch-wise methods train.
@@ -110,7 +118,8 @@ class Backbone(nn.Module):
                 "tokens (class_token, reg_tokens)"
             )
         self.grid(images.shape[-1])
-        return self.network.forward_features(images)
+        with self._memory():
+            return self.network.forward_features(images)
 
     def forward_map(self, images: Tensor) -> Tensor:
         """The last feature map (B, C, h, w) of normalised images: the regions that region-level methods train.
@@ -124,10 +133,19 @@ class Backbone(nn.Module):
             self.grid(images.shape[-1])
         if not hasattr(self.network, "forward_intermediates"):
             raise GlocalError(f"{type(self.network).__name__} has no feature map; choose a ResNet (model.name)")
-        [last] = self.network.forward_intermediates(  # type: ignore[operator]
-            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
+        with self._memory():
+            [last] = self.network.forward_intermediates(  # type: ignore[operator]
+                images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+            )
         return last  # type: ignore[no-any-return]
+
+    def _memory(self) -> AbstractContextManager[None]:
+        """What decides which activations are kept for the backward pass."""
+        wanted = self.recompute and self.training and torch.is_grad_enabled()
+        # torch's compiler decides that by itself
+        if wanted and isinstance(self.network, VisionTransformer) and not torch.compiler.is_compiling():
+            return recomputing(self.network)
+        return nullcontext()
 
     def grid(self, size: int) -> int:
         """Patches per side of an image of `size` pixels.

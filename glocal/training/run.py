@@ -169,9 +169,10 @@ def pretrain(
         method = method.to(memory_format=torch.channels_last)
     if fabric.device.type == "cpu" and not resolved.train.compile and blas_is_slow():
         use_onednn(method)
-    if resolved.train.compile:
-        for module in method.modules():
-            if isinstance(module, Backbone):
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.recompute = resolved.train.recompute
+            if resolved.train.compile:
                 module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
     _train(method, optimizers, lane, order, resolved, fabric, source, folder, first_step, progress)
     return Run(folder)

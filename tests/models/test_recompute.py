@@ -1,0 +1,94 @@
+"""Forgetting activations changes neither values nor gradients, and they are really gone."""
+
+import weakref
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.linear import use_onednn
+from glocal.models.recompute import recomputing
+
+SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 2, "patch_size": 8}
+
+
+def small_backbone(**options: Any) -> Backbone:
+    torch.manual_seed(0)
+    return build_backbone(ModelSettings(name="vit_tiny", options=SMALL | options), size=32)
+
+
+def values_and_gradients(backbone: Backbone, recompute: bool, precision: str) -> list[Tensor]:
+    backbone.recompute = recompute
+    backbone.zero_grad()
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    torch.manual_seed(2)  # dropout
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        features = backbone(images)
+    features.float().square().sum().backward()
+    assert images.grad is not None
+    return [features, images.grad, *(p.grad for p in backbone.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"init_values": 0.1, "qk_norm": True},
+        {"proj_drop_rate": 0.2},
+        {"drop_path_rate": 0.2},
+        {"scale_mlp_norm": True},
+    ],
+)
+def test_gradients_are_those_of_kept_activations(options: dict[str, Any], precision: str) -> None:
+    backbone = small_backbone(**options)
+    kept = values_and_gradients(backbone, False, precision)
+    made_again = values_and_gradients(backbone, True, precision)
+    assert len(kept) == len(made_again) > 30
+    assert all(torch.equal(one, other) for one, other in zip(kept, made_again, strict=True))
+
+
+def test_gradients_with_onednn_layers() -> None:
+    backbone = small_backbone()
+    use_onednn(backbone)
+    kept, made_again = (values_and_gradients(backbone, recompute, "fp32") for recompute in (False, True))
+    assert all(torch.equal(one, other) for one, other in zip(kept, made_again, strict=True))
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_gone_after_the_forward_pass(precision: str, onednn: bool) -> None:
+    backbone = small_backbone()
+    if onednn:
+        use_onednn(backbone)
+    alive: list[weakref.ref[Tensor]] = []
+
+    def watch(module: nn.Module, given: Any, output: Tensor) -> None:
+        alive.append(weakref.ref(output.untyped_storage()))
+
+    kept = 9 if precision == "fp32" else 3  # a rounded copy of the normalised values is kept in their place
+    for recompute, expected in ((False, kept), (True, 0)):
+        alive.clear()
+        outputs: list[Tensor] = []
+        with recomputing(backbone.network) if recompute else nullcontext():
+            handles = [
+                module.register_forward_hook(watch)  # sees what the linear layer behind it is given
+                for block in backbone.network.blocks  # type: ignore[union-attr]
+                for module in (block.norm1, block.norm2, block.mlp.act)
+            ]
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                outputs.append(backbone(torch.randn(6, 3, 32, 32)))
+            for handle in handles:
+                handle.remove()
+        assert sum(reference() is not None for reference in alive) == expected
+
+
+def test_evaluation_and_frozen_networks_keep_nothing_anyway() -> None:
+    backbone = small_backbone()
+    backbone.recompute = True
+    with torch.no_grad():
+        assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, 24)
+    assert not any(module._forward_hooks for module in backbone.modules())
