@@ -6,11 +6,15 @@ of all views of the student and of the teacher's two as whole tables, and one cr
 of a teacher's and another view of the student. Both sides have the same ViT-Tiny/16, 2×224 + 8×96 pixels, AdamW with
 fused kernels, and give freed memory back to the system (`train.keep_memory=false`), so that the peak is what is needed.
 
+`held` is the plain side with the attention of their repository, which is older than fused attention and holds the
+attention of all pairs of tokens; `plain` has the fused attention that ours has.
+
 Two parts: the whole step, and head and loss alone on given features, as behind a backbone of any kind. Every side runs
 in a process of its own; memory is the peak of the process above what it took after its imports (on a GPU:
 torch.cuda.max_memory_allocated), time the least of the steps after the first.
 
-bf16 is autocast, on either side. The authors train on GPUs in autocast to float16, and on a CPU in fp32.
+Ratios are to the plain side in the same precision. bf16 is autocast, on either side. The authors train on GPUs in
+autocast to float16, and on a CPU in fp32.
 
     python benchmarks/large_heads.py [--batches 2 4 8] [--head-batches 8 32] [--device cuda] [--json out.json]
 """
@@ -29,6 +33,7 @@ from pathlib import Path
 
 import step as steps
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize, softmax
 
@@ -39,7 +44,7 @@ from glocal.models.heads import PrototypeHead
 
 PROTOTYPES, DIM, TEACHERS, VIEWS = 65536, 192, 2, 10
 TEMPERATURES = {"teacher_temperature": 0.04, "student_temperature": 0.1}
-SIDES = ("glocal", "glocal bf16", "plain", "plain bf16")
+SIDES = ("glocal", "glocal bf16", "plain", "plain bf16", "held", "held bf16")
 
 
 class PlainHead(nn.Module):
@@ -71,8 +76,11 @@ def plain_loss(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def plain_step(batch: int, device: torch.device, rounded: bool) -> Callable[[], None]:
+def plain_step(batch: int, device: torch.device, rounded: bool, held: bool) -> Callable[[], None]:
     backbone = build_backbone(ModelSettings(name="vit_tiny"), size=224).to(device)
+    for module in backbone.modules():
+        if isinstance(module, Attention):
+            module.fused_attn = not held
     student = nn.ModuleList([backbone, PlainHead().to(device)])
     teacher = nn.ModuleList([copy.deepcopy(backbone), PlainHead().to(device)]).requires_grad_(False)
     teacher.load_state_dict(student.state_dict())
@@ -147,9 +155,9 @@ def work(part: str, side: str, batch: int, device: torch.device, count: int) -> 
     torch.manual_seed(0)
     rounded = side.endswith("bf16")
     if part == "head":
-        step = (plain_head if side.startswith("plain") else our_head)(batch, device, rounded)
-    elif side.startswith("plain"):
-        step = plain_step(batch, device, rounded)
+        step = (our_head if side.startswith("glocal") else plain_head)(batch, device, rounded)
+    elif not side.startswith("glocal"):
+        step = plain_step(batch, device, rounded, held=side.startswith("held"))
     else:
         step = steps.steps_of("dino", "glocal", batch, device, False, "bf16" if rounded else "fp32")
     seconds = []
@@ -177,7 +185,7 @@ def main() -> None:
         part, side, batch = arguments.work
         work(part, side, int(batch), device, arguments.steps)
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, K = {PROTOTYPES}; ratios to plain in fp32")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, K = {PROTOTYPES}; ratios to plain")
     command = [sys.executable, __file__, "--device", arguments.device, "--steps", str(arguments.steps), "--work"]
     rows = {}
     for part, batch in [*(("step", b) for b in arguments.batches), *(("head", b) for b in arguments.head_batches)]:
@@ -186,11 +194,13 @@ def main() -> None:
                 subprocess.run([*command, part, side, str(batch)], check=True, capture_output=True, text=True).stdout
             )
             for side in SIDES
+            if part == "step" or not side.startswith("held")
         }
         rows[f"{part} {batch}"] = found
         print(f"{part}, batch {batch}:")
         for side, numbers in found.items():
-            time_, memory = (numbers[key] / found["plain"][key] for key in ("seconds", "gigabytes"))
+            reference = found["plain bf16" if side.endswith("bf16") else "plain"]
+            time_, memory = (numbers[key] / reference[key] for key in ("seconds", "gigabytes"))
             shown = f"{numbers['seconds']:6.3f} s  {numbers['gigabytes']:5.2f} GB"
             print(f"  {side:>12}  {shown}  time {time_:4.2f}  memory {memory:4.2f}", flush=True)
     if arguments.json:

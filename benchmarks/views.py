@@ -12,10 +12,11 @@ Three kinds of work, each the same for all that are compared:
   images that are decoded already.
 
 The same settings are handed to both (lightly's own blur takes Pillow's, ours torchvision's kernel or one of 3 σ).
-lightly's transforms run on single images, as its examples show. Everything runs in this process: a DataLoader's
-processes multiply either side. The rates are the best of several rounds in which all take turns, of CPU time, so that
-neither a busy machine nor the order decides. With --device cuda the photometric operations and the resident lane are
-also measured on the GPU, of wall time.
+lightly's transforms run on single images, as its examples show. Everything runs in this process. What a DataLoader's
+processes multiply differs: lightly makes complete views in them; our streaming lane decodes and crops in them, and
+changes colours where the training is, on a CPU with all of torch's threads. The rates are the best of several rounds in
+which all take turns, of CPU time, so that neither a busy machine nor the order decides. With --device cuda the
+photometric operations and the resident lane are also measured on the GPU, of wall time.
 
     pip install -e '.[bench]'
     python benchmarks/views.py --small cifar10/train --large photos/ [--device cuda] [--json out.json]

@@ -130,12 +130,13 @@ def _megabytes_of(device: torch.device) -> int | None:
 def _processes(settings: DataSettings, plan: ViewPlan, order: BatchOrder) -> tuple[int, int]:
     """Processes that decode and batches that each keeps ready, so that all fit half of the shared memory.
 
-    None at all where not even one batch at a time does: this process decodes.
+    None at all where not even one batch at a time does: this process decodes. The processes of a training are taken to
+    share one machine and its memory.
     """
     workers = default_workers() if settings.workers is None else settings.workers
     batch = order.share * sum(3 * view.size**2 for view in plan.views)
     try:
-        room = shutil.disk_usage("/dev/shm").free // 2 // batch
+        room = shutil.disk_usage("/dev/shm").free // 2 // batch // order.processes
     except OSError:  # a system that shares memory by other means
         return workers, 2
     if settings.workers is not None or workers * 2 <= room:  # what the user asks for is done

@@ -15,6 +15,7 @@ from glocal.data.plain import central_images
 from glocal.data.skipped import SkippedImages
 from glocal.data.sources import PartnerRule, Source
 from glocal.errors import BrokenImageError, GlocalError
+from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.color import APPLY_COLOR
 from glocal.views.crops import render_batch
@@ -118,11 +119,11 @@ class ResidentLane:
         device = self.images.device
         drawn = self.plan.draw_geometry(self._size, self.order.seed, epoch, self.plan.geometry_index(index))
         photometry = self.plan.draw_photometry(self.order.seed, epoch, index)
-        places = ViewGeometry(drawn.box.to(device, torch.float32), drawn.flipped.to(device, non_blocking=True))
-        which = {"image": index.to(device, non_blocking=True)}
+        places = ViewGeometry(to_device(drawn.box, device, torch.float32), to_device(drawn.flipped, device))
+        which = {"image": to_device(index, device)}
         if self.plan.partners.any():
             mates = self.partners(epoch, index) if self.partners else index
-            which["partner"] = mates.to(device, non_blocking=True)
+            which["partner"] = to_device(mates, device)
         together = _CPU_IMAGES if device.type == "cpu" else len(index)
         if len(index) <= together:
             shown = self._show(which, places, photometry)

@@ -16,6 +16,7 @@ from glocal.data.plain import as_it_is, images_of
 from glocal.data.skipped import SkippedImages
 from glocal.data.sources import PartnerRule, Source, Subset
 from glocal.errors import BrokenImageError, GlocalError
+from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.color import APPLY_COLOR
 from glocal.views.crops import Interpolation, render_one
@@ -101,6 +102,8 @@ class _Crops(Dataset[CroppedBatch]):
         boxes, flips = batch.box[row].int().tolist(), batch.flipped[row].tolist()
         for of, picture in zip(("image", "partner"), both, strict=False):
             own = [number for number, view in enumerate(self.plan.views) if view.of == of]
+            if not own:
+                continue
             try:
                 crop_of = picture.decode([boxes[n] for n in own], [self.plan.views[n].size for n in own])
             except BrokenImageError as error:
@@ -241,7 +244,7 @@ class StreamingLane:
         geometry = ViewGeometry(batch.box, batch.flipped)
         apply = APPLY_COLOR[self.color]
         shown = tuple(
-            apply(crop.to(self.device, non_blocking=True), photometry.view(number), view, mean=self.mean, std=self.std)
+            apply(to_device(crop, self.device), photometry.view(number), view, mean=self.mean, std=self.std)
             for number, (crop, view) in enumerate(zip(batch.crops, self.plan.views, strict=True))
         )
         places = tuple(geometry.view(number) for number in range(len(self.plan)))

@@ -167,12 +167,14 @@ class _Layer:
         exact: (K, D), as it was given.
         factor: (K,) by which a logit is multiplied where the layer has a length, or None.
         norm: (K, 1), the length of the weights as they are given, or None.
+        length: (K,) if gradients of it are wanted, or None.
     """
 
     weight: Tensor
     exact: Tensor
     factor: Tensor | None
     norm: Tensor | None
+    length: Tensor | None
 
     @classmethod
     def of(
@@ -187,9 +189,11 @@ class _Layer:
         exact = prototypes[side].detach()
         weight = exact if dtype is None else exact.to(dtype)
         if lengths is None:
-            return cls(weight, exact, None, None)
+            return cls(weight, exact, None, None, None)
         norm = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min_(_SMALLEST_LENGTH)
-        return cls(weight, exact, (lengths[side].detach() / norm)[:, 0], norm)
+        length = lengths[side]
+        trained = length.detach()[:, 0] if length.requires_grad else None
+        return cls(weight, exact, (length.detach() / norm)[:, 0], norm, trained)
 
     def project(self, rows: Tensor, column: slice, *, out: Tensor) -> None:
         """Writes some columns of the logits of some rows, in the dtype of the products."""
@@ -201,18 +205,38 @@ class _Layer:
         if self.factor is not None:
             out.mul_(self.factor[column])
 
-    def gradients(self, product: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Those of the weights as they were given, and of their length (K, 1).
+    def add_gradients(
+        self, gradient: Tensor, column: slice, rows: Tensor, to_rows: Tensor, product: Tensor | None
+    ) -> None:
+        """Adds what some columns of the gradient to the logits of some rows give.
 
         Args:
-            product: (K, D), (factor · gradient to the logits)ᵀ · rows; changed in place.
+            gradient: (n, columns), changed in place.
+            column: which.
+            rows: (n, D).
+            to_rows: (n, D), the gradient to the rows.
+            product: (K, D), what `gradients` starts from: (gradient / norm)ᵀ · rows, times a length that is not
+                trained; or None.
         """
-        if self.factor is None or self.norm is None:
+        if self.factor is not None and self.norm is not None:
+            gradient.mul_(self.factor[column] if self.length is None else 1 / self.norm[column, 0])
+        rounded = gradient.to(self.weight.dtype)
+        if product is not None:
+            _add_product(product[column], rounded.T, rows.to(rounded.dtype))
+        if self.length is not None:
+            rounded = gradient.mul_(self.length[column]).to(self.weight.dtype)
+        _add_product(to_rows, rounded, self.weight[column])
+
+    def gradients(self, product: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of the weights as they were given, and of their length (K, 1), from the product, changed in place."""
+        if self.norm is None:
             return product, None
         # w = ℓ·v/|v|: ∂w reaches v without its part along v, and ℓ by that part alone.
         along = torch.bmm(self.exact[:, None], product[:, :, None])[:, 0]  # (K, 1)
         product.addcmul_(self.exact, along / self.norm.square(), value=-1)
-        return product, along / (self.factor[:, None] * self.norm)
+        if self.length is None:
+            return product, None
+        return product.mul_(self.length[:, None]), along
 
 
 class _Distillation(torch.autograd.Function):
@@ -272,12 +296,7 @@ class _Distillation(torch.autograd.Function):
                     if ours is None:
                         to_student[part, column] = gradient
                         continue
-                    if ours.factor is not None:
-                        gradient.mul_(ours.factor[column])
-                    gradient = gradient.to(ours.weight.dtype)
-                    _add_product(to_student[part], gradient, ours.weight[column])
-                    if to_prototypes is not None:
-                        _add_product(to_prototypes[column], gradient.T, student[part].to(gradient.dtype))
+                    ours.add_gradients(gradient, column, student[part], to_student[part], to_prototypes)
         to_length = None
         if ours is not None and to_prototypes is not None:
             to_prototypes, to_length = ours.gradients(to_prototypes)

@@ -55,18 +55,10 @@ def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def use_onednn(module: nn.Module) -> None:
-    """Lets the linear layers in a module, which keep their parameters, multiply by oneDNN."""
-    for parent in list(module.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear:
-                setattr(parent, name, _sharing(layer))
-
-
-def _sharing(layer: nn.Linear) -> OneDNNLinear:
-    with torch.device("meta"):  # no memory and no draw for parameters that are replaced at once
-        shared = OneDNNLinear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    shared.weight, shared.bias = layer.weight, layer.bias
-    return shared.train(layer.training)
+    """Lets the linear layers in a module, which stay what they are otherwise, multiply by oneDNN."""
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = OneDNNLinear
 
 
 @cache

@@ -27,7 +27,7 @@ from glocal.training.meter import LossMeter
 from glocal.training.monitors import measure_spread
 from glocal.training.optimizers import set_schedules
 from glocal.training.schedules import Clock
-from glocal.training.streams import on_own_stream
+from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
 
 
@@ -126,7 +126,8 @@ def train(
     module, *wrapped = fabric.setup(method, *optimizers.values())
     optimizers = dict(zip(optimizers, wrapped, strict=True))
     refresh_every = method.refresh_epochs * order.steps_per_epoch
-    batches = on_own_stream(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), fabric.device)
+    beside = stream_beside(fabric.device)
+    batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
     meter, saved, last_save = LossMeter(fabric.device, settings.batch_size), "none yet", time.monotonic()
     look_every = _steps(recipe.monitor.collapse_epochs, order)
     knn_every = _steps(recipe.monitor.knn_epochs, order) if hooks.knn else 0
@@ -143,7 +144,7 @@ def train(
                     taken = time.perf_counter() - start
                     bar.console.print(f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s")
             if refresh_every and step % refresh_every == 0:
-                batches = on_own_stream(lane.batches(step, _next_multiple(step, refresh_every, total)), fabric.device)
+                batches = made_beside(lane.batches(step, _next_multiple(step, refresh_every, total)), beside)
             parts = list(islice(batches, settings.accumulate))
             meter.add(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
             done = step + 1

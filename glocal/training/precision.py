@@ -12,7 +12,7 @@ from torch import Tensor, nn
 Precision = Literal["fp32", "bf16", "fp16"]
 
 WORTHWHILE = 1.2  # gain below which rounding to eight bits buys too little
-_TRIES = 4
+_TRIES = 8
 
 
 def choose_precision(device: str, processes: int) -> tuple[Precision, str]:

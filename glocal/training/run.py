@@ -56,6 +56,7 @@ _FREE = {
     "train.compile",
     "train.channels_last",
     "train.keep_memory",
+    "train.recompute",
 }
 
 

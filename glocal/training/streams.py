@@ -9,17 +9,22 @@ import torch
 from glocal.views.batch import Views
 
 
-def on_own_stream(batches: Iterator[Views], device: torch.device) -> Iterator[Views]:
+def stream_beside(device: torch.device) -> torch.cuda.Stream | None:
+    """A GPU's stream for the views of a whole training: memory that was freed in a stream serves that stream only."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def made_beside(batches: Iterator[Views], beside: torch.cuda.Stream | None) -> Iterator[Views]:
     """The same views, made on a GPU while it is still at the step before.
 
     The host runs ahead of the GPU. What it asks for in the training's own stream begins when the last step ends; in a
     stream beside it, copies and the many small kernels of the views fill what the training leaves idle. On other
     devices the batches pass as they are.
     """
-    if device.type != "cuda":
+    if beside is None:
         yield from batches
         return
-    training, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    training = torch.cuda.current_stream(beside.device)
     beside.wait_stream(training)  # images that lie on the GPU were put there by it
     while True:
         with torch.cuda.stream(beside):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glocal.transfer import to_device
 from glocal.views.crops import resample
 from glocal.views.plan import Photometry, View
 
@@ -22,7 +23,7 @@ def blur_drawn(images: Tensor, parameters: Photometry, view: View, *, deviations
     if len(chosen) == 0:
         return
     sigma, order = parameters.sigma[chosen].sort(descending=True, stable=True)
-    rows = chosen[order].to(images.device, non_blocking=True)
+    rows = to_device(chosen[order], images.device)
     images[rows] = gaussian_blur(images[rows], sigma, view.blur.kernel_size_at(view.size), deviations)
 
 
@@ -44,7 +45,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int, deviations: f
         return images
     taps = torch.arange(radius + 1)
     half = (-0.5 * (taps / sigma[:, None]) ** 2).exp() * (taps <= reach[:, None])  # (B, radius + 1)
-    half = (half / (2 * half.sum(dim=1, keepdim=True) - 1)).to(images.device, images.dtype)
+    half = to_device(half / (2 * half.sum(dim=1, keepdim=True) - 1), images.device, images.dtype)
     if images.device.type != "cpu":  # matrix products are the fastest there
         kernel = torch.cat([half[:, 1:].flip(1), half], dim=1)
         down, across = (_banded(kernel, length) for length in images.shape[2:])

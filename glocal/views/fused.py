@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from glocal.transfer import to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.photometric import CONTRAST, GREY_WEIGHTS, HUE, SATURATION
 from glocal.views.plan import Photometry, View
@@ -85,8 +86,8 @@ def apply_fused(
     centre, spread = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
     whole = 1.0 if images.is_floating_point() else 255.0
     pixel, average = (colors / (whole * spread[:, None]) for colors in color_maps(parameters))
-    pixel, average = (colors.to(device, dtype, non_blocking=True) for colors in (pixel, average))
-    offset = (-centre / spread).to(device, dtype)[:, None].expand(len(images), 3, 1)
+    pixel, average = (to_device(colors, device, dtype) for colors in (pixel, average))
+    offset = to_device(-centre / spread, device, dtype)[:, None].expand(len(images), 3, 1)
     black, white = (-centre / spread).tolist(), ((1 - centre) / spread).tolist()
     contrasts = view.jitter.probability > 0 and view.jitter.contrast > 0  # nothing else asks for the mean
 
@@ -118,10 +119,11 @@ def _solarize(images: Tensor, parameters: Photometry, view: View, centre: Tensor
     chosen = parameters.solarize.nonzero()[:, 0]
     if len(chosen) == 0:
         return
-    rows = chosen.to(images.device, non_blocking=True)
+    rows = to_device(chosen, images.device)
     # 1 − x of a normalised value y = (x − c) / s is (1 − 2c) / s − y.
     threshold, mirror = (
-        (v / spread).to(images)[:, None, None] for v in (view.solarize.threshold - centre, 1 - 2 * centre)
+        to_device(v / spread, images.device, images.dtype)[:, None, None]
+        for v in (view.solarize.threshold - centre, 1 - 2 * centre)
     )
     picked = images[rows]
     images[rows] = torch.where(picked >= threshold, mirror - picked, picked)

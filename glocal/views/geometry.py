@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from glocal.errors import GlocalError
+from glocal.transfer import to_device
 
 MatchRule = Literal["spread", "nearest"]
 
@@ -80,7 +81,7 @@ def match_patches(
     box = torch.stack([a.box.expand(*shape, 4), b.box.expand(*shape, 4)])  # (2, …, 4)
     flipped = torch.stack([a.flipped.expand(shape), b.flipped.expand(shape)])
     sides = [torch.as_tensor(grid) for grid in (grid_a, grid_b)]
-    grid = torch.stack([side.expand(shape) for side in sides]).to(box.device, non_blocking=True)
+    grid = to_device(torch.stack([side.expand(shape) for side in sides]), box.device)
     if rule == "spread":
         return _spread(box, flipped, grid, min(int(side.max()) for side in sides))
     return _nearest(box, flipped, grid, int(sides[1].max()))

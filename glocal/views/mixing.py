@@ -6,6 +6,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from glocal.transfer import to_device
 from glocal.views.random import Counter, uniform
 
 
@@ -34,7 +35,7 @@ def cutmix(images: Tensor, partners: Tensor, ratio: Tensor, center: Tensor) -> t
     """
     height, width = images.shape[-2:]
     sides = torch.tensor([width, height], device=images.device)
-    ratio, center = ratio.to(images.device), center.to(images.device)
+    ratio, center = to_device(ratio, images.device), to_device(center, images.device)
     extent = (sides * (1 - ratio).clamp(min=0).sqrt()[:, None]).long()  # (B, 2)
     middle = (center * sides).long()
     low = torch.maximum(middle - extent // 2, torch.zeros_like(sides))

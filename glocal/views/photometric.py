@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from glocal.transfer import to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.plan import Photometry, View
 
@@ -62,7 +63,7 @@ def _apply(images: Tensor, parameters: Photometry, view: View) -> Tensor:
 def _on(images: Tensor, values: Tensor) -> Tensor:
     """(B,) parameters as (B, 1, 1, 1) on the images' device; floats in the images' dtype."""
     values = values.to(images.dtype) if values.is_floating_point() else values
-    return values.to(images.device, non_blocking=True)[:, None, None, None]
+    return to_device(values, images.device)[:, None, None, None]
 
 
 def greyscale(images: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def jitter(images: Tensor, parameters: Photometry) -> Tensor:
         rows = ((operation == HUE) & (parameters.hue != 0)).nonzero()[:, 0]
         if len(rows) > 0:
             shift = _on(images, parameters.hue[rows])[:, 0]
-            rows = rows.to(images.device)
+            rows = to_device(rows, images.device)
             images[rows] = shift_hue(images[rows], shift)
     return images
 

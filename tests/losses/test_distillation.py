@@ -124,11 +124,13 @@ def test_chunks_do_not_change_the_loss_and_prototypes_get_their_gradient(monkeyp
     assert gradcheck(chunked, (s[:].requires_grad_(), ours.requires_grad_()))
 
 
-def test_a_layer_brought_to_a_length_has_the_gradient_of_what_it_was_made_of() -> None:
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_layer_brought_to_a_length_has_the_gradient_of_what_it_was_made_of(trained: bool) -> None:
     generator = torch.Generator().manual_seed(2)
     pairs = pair_tokens(None, batch=3, teachers=2, tokens=[1] * 4)
     rows = [torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (6, 12, 20, 20)]
     lengths = [torch.rand(20, 1, generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
+    lengths[1][3] = 0  # divided by, it would make gradients no numbers
     teacher, student, theirs, ours = rows
     center = torch.randn(20, generator=generator, dtype=torch.float64)
 
@@ -140,8 +142,9 @@ def test_a_layer_brought_to_a_length_has_the_gradient_of_what_it_was_made_of() -
         both = {"prototypes": (theirs, ours), "lengths": (lengths[0], length)}
         return distill(teacher, student, pairs, center=center, **both, **TEMPERATURES)  # type: ignore[arg-type]
 
-    inputs = (student.requires_grad_(), ours.requires_grad_(), lengths[1].requires_grad_())
+    inputs = (student.requires_grad_(), ours.requires_grad_(), lengths[1].requires_grad_(trained))
     one, other = held(*inputs), never_held(*inputs)
+    inputs = inputs[: 2 + trained]
     assert one.item() == pytest.approx(other.item(), rel=1e-12)
     for expected, found in zip(
         torch.autograd.grad(3 * one, inputs), torch.autograd.grad(3 * other, inputs), strict=True

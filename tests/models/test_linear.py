@@ -1,6 +1,7 @@
 """Linear layers by oneDNN are torch's linear layers."""
 
 import copy
+import warnings
 
 import torch
 from torch import nn
@@ -35,10 +36,25 @@ def test_parameters_stay_where_optimisers_and_checkpoints_know_them() -> None:
 
 def test_autocast_and_few_rows_take_torch_s_own_layer() -> None:
     layer = nn.Linear(8, 8)
-    network = nn.Sequential(layer)
+    network = nn.Sequential(copy.deepcopy(layer))
     use_onednn(network)
     few, many = torch.randn(2, 8), torch.randn(64, 8)
     assert torch.equal(network(few), layer(few))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(network(many), layer(many))
         assert network(many).dtype == torch.bfloat16
+
+
+def test_hooks_and_normalised_weights_work_on() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        network = nn.Sequential(
+            nn.utils.weight_norm(nn.Linear(8, 8)), nn.utils.parametrizations.weight_norm(nn.Linear(8, 4))
+        )
+    seen: list[tuple[int, ...]] = []
+    network[0].register_forward_hook(lambda module, given, output: seen.append(tuple(output.shape)))
+    rows = torch.randn(64, 8)
+    expected = network(rows)
+    use_onednn(network)
+    torch.testing.assert_close(network(rows), expected)
+    assert seen == [(64, 8)] * 2
