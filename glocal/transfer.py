@@ -9,10 +9,9 @@ from torch import Tensor
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor on a device; a copy to a GPU goes through page-locked memory, in the order of its other work.
 
-    From ordinary memory the host would wait until the GPU has done all that it was given before, in every step. Devices
-    of other kinds are waited for: Metal reads the memory of a tensor that is gone by then.
+    From ordinary memory the host would wait until the GPU has done all that it was given before, in every step. Metal is
+    waited for: it reads the tensor's memory later, when the tensor may be gone.
     """
-    device = torch.device(device)
     if tensor.device.type == "cpu" and device.type == "cuda":
-        return tensor.pin_memory().to(device, dtype, non_blocking=True)
-    return tensor.to(device, dtype)
+        tensor = tensor.pin_memory()
+    return tensor.to(device, dtype, non_blocking=device.type != "mps")

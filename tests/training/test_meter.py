@@ -93,10 +93,10 @@ class Copied:
         return device.type, self.pinned, non_blocking
 
 
-def test_copies_to_a_gpu_are_page_locked_and_others_waited_for() -> None:
+def test_copies_to_a_gpu_are_page_locked_and_those_to_metal_waited_for() -> None:
     assert to_device(Copied(), torch.device("cuda")) == ("cuda", True, True)  # type: ignore[arg-type]
-    for other in ("mps", "xpu", "cpu"):  # without page-locked memory, the copy may come after its source is gone
-        assert to_device(Copied(), torch.device(other)) == (other, False, False)  # type: ignore[arg-type]
+    # There the copy may come after its source is gone.
+    assert to_device(Copied(), torch.device("mps")) == ("mps", False, False)  # type: ignore[arg-type]
 
 
 def batches(device: torch.device) -> Iterator[Views]:
