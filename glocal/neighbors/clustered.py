@@ -1,15 +1,16 @@
 """Exact nearest neighbours of features among themselves, looked for only in the clusters that can hold them.
 
-Brute force computes N² distances. Where the features are clustered most of them are too large to matter, and that can
-be proven from distances to the centres alone: for a query q of cluster c, a row x of cluster c′, and v, v′ their centres
+Brute force computes N² distances. Where the features are clustered most of them are too large to matter, and that
+can be proven from distances to the centres alone: for a query q of cluster c, a row x of cluster c′, and their centres
+v and v′,
 
     |q − x| ≥ |q − v′| − |x − v′|                                                (the triangle inequality)
     |q − x| ≥ (|q − v′|² − |q − v|² + |x − v|² − |x − v′|²) / 2|v − v′|          (both projected on the line v v′)
 
-With the largest |x − v′| and, for every two clusters, the least |x − v|² − |x − v′|², a cluster is left out where either
-bound is above the distance to the k-th nearest row of the clusters close by. What is left grows with the images of a
-cluster and the number of clusters nearby: linearly in the images where a cluster has 128 of them, as in CLIM. Features
-without clusters, of whose pairs more than a quarter would be left, are searched by brute force.
+With the largest |x − v′| and, for every two clusters, the least |x − v|² − |x − v′|², a cluster is left out where
+either bound is above the distance to the k-th nearest row of the clusters close by. That costs about as much as three
+passes of k-means, N·m, and the pairs that are left: images times those of the clusters around. Features without
+clusters, of whose pairs more than a quarter would be left, are searched by brute force: then N² remains.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from glocal.distributed import all_sum, own_share
 from glocal.neighbors.nearest import nearest_neighbors
 from glocal.neighbors.products import products, square_lengths
 
-_FEW = 1 << 24  # pairs that brute force has done before the bounds are known
+_WORTH = 1 << 20  # pairs of rows for each cluster from which its own bounds and search cost less than brute force
 _SHARE = 4  # a search in the clusters must look at less than 1/4 of all rows: its products are smaller and slower
 _PROBES = 16  # clusters that tell whether it will
 _CLOSE = 4  # · k rows of the clusters close by, which bound the distance to the k-th
@@ -35,8 +36,9 @@ _QUERIES = 1 << 17  # of brute force at a time: its tables of k numbers for each
 def nearest_among_clusters(
     features: Tensor, assignment: Tensor, centers: Tensor, k: int, own: slice | None = None
 ) -> Tensor:
-    """The k rows nearest to each row by Euclidean distance, itself included: `nearest_neighbors(features, features, k)`.
+    """The k rows nearest to each row by Euclidean distance, itself included.
 
+    It is `nearest_neighbors(features, features, k)[1]`, but for the order of rows whose distances fp32 cannot tell apart.
     The result is exact whatever the clusters are; they decide only where it is looked for first. On a GPU, where all
     products of 1.28 million images take less time than starting kernels for each of 10,000 clusters would, always by
     brute force.
@@ -56,13 +58,12 @@ def nearest_among_clusters(
     [[0, 1], [1, 0], [2, 3], [3, 2]]
     """
     own = slice(0, len(features)) if own is None else own
-    worth = len(features) ** 2 >= _FEW and len(centers) ** 2 <= features.numel()  # the table of pairs of clusters
-    if features.device.type != "cpu" or not worth:
+    worth = len(features) ** 2 >= _WORTH * len(centers)
+    small = len(centers) ** 2 <= features.numel()  # the table of all pairs of clusters
+    if features.device.type != "cpu" or not worth or not small:
         return brute_force(features, k, features[own])
     bounds = measure(features, assignment, centers)
-    probes = range(0, len(centers), -(-len(centers) // _PROBES))
-    tried = [len(bounds.candidates(c, rows[:_ROWS], k)) for c in probes if len(rows := bounds.members[c]) > 0]
-    if not tried or sum(tried) * _SHARE > len(tried) * len(features):
+    if bounds.share(k) * _SHARE > 1:
         return brute_force(features, k, features[own])
     return bounds.search(k, own)
 
@@ -91,7 +92,16 @@ class Bounds:
     gap: Tensor
     doubt: float
 
+    def share(self, k: int) -> float:
+        """The share of all pairs that the bounds leave, by some of the clusters."""
+        probes = range(0, len(self.members), -(-len(self.members) // _PROBES))
+        tried = [(len(rows), self.candidates(c, rows[:_ROWS], k)) for c in probes if len(rows := self.members[c]) > 0]
+        queries = sum(count for count, _ in tried)
+        left = sum(count * len(bank) for count, bank in tried)
+        return left / (queries * len(self.features)) if queries else 1.0
+
     def search(self, k: int, own: slice) -> Tensor:
+        """The k nearest of the rows of `own`, (n, k)."""
         start, stop, _ = own.indices(len(self.features))
         index = torch.empty(stop - start, k, dtype=torch.int64, device=self.features.device)
         left = []

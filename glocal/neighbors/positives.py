@@ -64,7 +64,6 @@ def select_positives(
     if rule == "kmeans":
         return _of_the_cluster(assignment, keep, seed)
     share = own_share(images)
-    queries = own[share]
     neighbors = nearest_among_clusters(features, assignment, centers, k + 1, share)
     reach = _reach(features, assignment, centers)
     chosen = [

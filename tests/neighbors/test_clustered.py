@@ -57,8 +57,8 @@ def test_points_at_one_place_are_all_looked_at() -> None:
 
 
 def test_clusters_apart_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = features(5000, 0.3, torch.float32)
-    centers, assignment, _ = kmeans(rows, 40)
+    rows = features(5000, 0.3, torch.float32, groups=20)
+    centers, assignment, _ = kmeans(rows, 20)
     expected = by_loop(rows, 21)
     monkeypatch.setattr(clustered, "brute_force", None)
     found = nearest_among_clusters(rows, assignment, centers, 21)
@@ -70,7 +70,7 @@ def test_clusters_apart_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_features_without_clusters_are_searched_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = features(5000, 30.0, torch.float32, dim=64)
-    centers, assignment, _ = kmeans(rows, 40, iterations=3)
+    centers, assignment, _ = kmeans(rows, 20, iterations=3)
     monkeypatch.setattr(clustered.Bounds, "search", None)
     assert (nearest_among_clusters(rows, assignment, centers, 11) == by_loop(rows, 11)).float().mean() > 0.999
 
