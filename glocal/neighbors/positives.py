@@ -9,8 +9,10 @@ from torch import Tensor
 
 from glocal.distributed import gather_shares, own_share
 from glocal.errors import GlocalError
-from glocal.neighbors.nearest import nearest_neighbors
+from glocal.neighbors.clustered import nearest_among_clusters
 from glocal.views.random import random_bits, uniform
+
+_ROWS = 1 << 16  # images at a time, so that memory beside the tables of the result stays small
 
 Rule = Literal["random", "knn", "kmeans", "knn_kmeans", "center"]
 
@@ -62,19 +64,36 @@ def select_positives(
     if rule == "kmeans":
         return _of_the_cluster(assignment, keep, seed)
     share = own_share(images)
-    queries = own[share]
-    neighbors = _others(nearest_neighbors(features[share], features, k + 1)[1], queries)  # (n, k), nearest first
+    neighbors = nearest_among_clusters(features, assignment, centers, k + 1, share)
+    reach = _reach(features, assignment, centers)
+    chosen = [
+        _choose(*rows, assignment, reach, rule, keep, seed)
+        for rows in zip(own[share].split(_ROWS), neighbors.split(_ROWS), strict=True)
+    ]
+    return gather_shares(torch.cat(chosen), images)
+
+
+def _reach(features: Tensor, assignment: Tensor, centers: Tensor) -> Tensor:
+    """The squared distance of every image from its cluster's centre, (N,)."""
+    parts = zip(features.split(_ROWS), assignment.split(_ROWS), strict=True)
+    return torch.cat([(rows - centers[at]).square().sum(dim=1) for rows, at in parts])
+
+
+def _choose(
+    queries: Tensor, neighbors: Tensor, assignment: Tensor, reach: Tensor, rule: Rule, keep: int, seed: int
+) -> Tensor:
+    """Of the neighbours (n, k + 1) of some images, those that the rule admits and what fills up: (n, keep)."""
+    neighbors = _others(neighbors, queries)  # (n, k), nearest first
     admitted = torch.ones_like(neighbors, dtype=torch.bool)
     if rule in ("knn_kmeans", "center"):
         admitted = assignment[neighbors] == assignment[queries][:, None]
     if rule == "center":
-        reach = (features - centers[assignment]).square().sum(dim=1)  # of every image from its own centre
         admitted &= reach[neighbors] <= reach[queries][:, None]
     # Admitted ones come first, in random order; the others after them, the nearest first.
     order = uniform(seed, "positives", queries[:, None], neighbors).to(torch.float32)
-    rank = torch.arange(k, device=own.device, dtype=torch.float32) + 1
+    rank = torch.arange(neighbors.shape[1], device=order.device, dtype=torch.float32) + 1
     chosen = torch.where(admitted, order, rank).topk(keep, dim=1, largest=False).indices
-    return gather_shares(neighbors.gather(1, chosen), images)
+    return neighbors.gather(1, chosen)
 
 
 def _others(neighbors: Tensor, queries: Tensor) -> Tensor:
