@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -166,10 +168,30 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
             from torchvision.io import ImageReadMode, decode_jpeg
 
             stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            pixels: Tensor = decode_jpeg(stored, mode=ImageReadMode.RGB)
+            with _without_libjpegs_remarks():
+                pixels: Tensor = decode_jpeg(stored, mode=ImageReadMode.RGB)
             return pixels
         except (ImportError, RuntimeError):
             return None
+
+
+@contextmanager
+def _without_libjpegs_remarks() -> Iterator[None]:
+    """libjpeg writes remarks on damaged files to the terminal past Python, once each time that the file is read.
+
+    Only a process of a loader can turn its error output off for a moment: in the main one other threads write to it.
+    """
+    if torch.utils.data.get_worker_info() is None:
+        yield
+        return
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 class ReducedImage:

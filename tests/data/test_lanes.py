@@ -286,3 +286,20 @@ def test_a_batch_larger_than_the_data_is_an_error() -> None:
         BatchOrder(length=50, batch_size=64, seed=0)
     with pytest.raises(GlocalError, match="multiple of devices x accumulate = 2 x 3"):
         BatchOrder(length=50, batch_size=16, seed=0, processes=2, parts=3)
+
+
+def test_remarks_on_damaged_files_do_not_reach_the_terminal_from_a_loader(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = large_photographs(tmp_path / "large", (1,) * 4)
+    for file in folder.iterdir():
+        content = bytearray(file.read_bytes())
+        content[-2:-2] = b"stray bytes before the end"  # libjpeg remarks on them and goes on
+        file.write_bytes(content)
+    plan, order = ViewPlan([View(size=128)]), BatchOrder(length=4, batch_size=4, seed=0)
+    for workers in (1, 0):
+        settings = DataSettings(lane="streaming", workers=workers)
+        lane = open_lane(open_source(folder), settings, plan, order, CPU, progress=False)
+        assert len(list(lane.batches(0, 1))) == 1
+        said = capfd.readouterr().err
+        assert ("Corrupt JPEG data" in said) == (workers == 0)
