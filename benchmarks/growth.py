@@ -135,7 +135,7 @@ class Growth:
 
     def memory(self) -> list[Panel]:
         small, large = (
-            [replace(MOCO, batch=batch) for batch in FEW_BATCHES],
+            [replace(MOCO, batch=batch) for batch in BATCHES],
             [replace(DINO, batch=b) for b in VIT_BATCHES],
         )
         return [
