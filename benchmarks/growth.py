@@ -134,13 +134,11 @@ class Growth:
         ]
 
     def memory(self) -> list[Panel]:
-        small, large = (
-            [replace(MOCO, batch=batch) for batch in BATCHES],
-            [replace(DINO, batch=b) for b in VIT_BATCHES],
-        )
+        small = self._memory([replace(MOCO, batch=batch) for batch in BATCHES])
+        large = self._memory([replace(DINO, batch=batch) for batch in VIT_BATCHES])
         return [
-            Panel("step of MoCo v2, ResNet-18, 2×32", BATCH, "peak memory, GB", self._memory(small), log_x=True),
-            Panel("step of DINO, ViT-Tiny/16, 2×224 + 8×96", BATCH, "peak memory, GB", self._memory(large), log_x=True),
+            Panel("step of MoCo v2, ResNet-18, 2×32", BATCH, "peak memory, GB", small, log_x=True),
+            Panel("step of DINO, ViT-Tiny/16, 2×224 + 8×96", BATCH, "peak memory, GB", large, log_x=True),
         ]
 
     def _made(self, plans: list[list[View]], x: Sequence[int]) -> list[Line]:
