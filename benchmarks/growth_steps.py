@@ -30,7 +30,7 @@ from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.training.loop import Hooks, train
 from glocal.training.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers
-from glocal.training.run import build_method
+from glocal.training.run import build_method, suit_to_machine
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 
@@ -112,9 +112,7 @@ class Ceilings:
                 layer.to(memory_format=torch.channels_last)
                 given = given.contiguous(memory_format=torch.channels_last)
             elif device.type == "cpu" and blas_is_slow():
-                parent = nn.Sequential(layer)
-                use_onednn(parent)
-                layer = parent[0]
+                use_onednn(layer)
             self.works[name] = lambda layer=layer, given=given: layer(given)
 
     @torch.no_grad()
@@ -168,9 +166,7 @@ def take_steps(point: Point, before: Callable[[], None], after: Callable[[], Non
     torch.manual_seed(0)
     method = build_method(recipe)
     optimizers = build_optimizers(method, recipe.optimizer, fused=True)
-    method = method.to(device, memory_format=torch.channels_last)
-    if device.type == "cpu" and blas_is_slow():
-        use_onednn(method)  # as `glocal pretrain` does
+    method = suit_to_machine(method.to(device), recipe.train, device)
     order = BatchOrder(point.batch * point.steps, point.batch, seed=0)
     first = EPOCH * order.steps_per_epoch
 

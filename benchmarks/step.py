@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from glocal.config import build_recipe
 from glocal.methods import method_class
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
-from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.training.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers, set_schedules
+from glocal.training.run import suit_to_machine
 from glocal.training.schedules import Clock
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
@@ -169,9 +169,7 @@ def steps_of(
         if device.type == "cpu" and keep_memory:
             keep_freed_memory()  # as `glocal pretrain` does
         method = kind(backbone, recipe.method).to(device, memory_format=layout)
-        if device.type == "cpu" and blas_is_slow():
-            use_onednn(method)  # as `glocal pretrain` does
-        backbone.recompute = recipe.train.recompute
+        method = suit_to_machine(method, recipe.train, device)
         geometry = plan.draw_geometry(torch.tensor([size, size]), 0, 0, torch.arange(batch))
         views = Views(tuple(images), tuple(geometry.view(n) for n in range(len(plan))), torch.arange(batch))
         [optimizer] = build_optimizers(method, recipe.optimizer, fused=True).values()  # as `glocal pretrain` does

@@ -17,7 +17,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 import glocal
-from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.config import AnyRecipe, TrainSettings, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.loader import Lane, natural_size, open_lane
 from glocal.data.order import BatchOrder
@@ -166,15 +166,7 @@ def pretrain(
     optimizers = build_optimizers(method, resolved.optimizer, fused=fused)
     if state is not None:
         _restore(state, method, optimizers, fabric, folder)
-    if resolved.train.channels_last:
-        method = method.to(memory_format=torch.channels_last)
-    if fabric.device.type == "cpu" and not resolved.train.compile and blas_is_slow():
-        use_onednn(method)
-    for module in method.modules():
-        if isinstance(module, Backbone):
-            module.recompute = resolved.train.recompute
-            if resolved.train.compile:
-                module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
+    method = suit_to_machine(method, resolved.train, fabric.device)
     _train(method, optimizers, lane, order, resolved, fabric, source, folder, first_step, progress)
     return Run(folder)
 
@@ -211,6 +203,20 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
             "set optimizer.warmup_epochs lower"
         )
     return recipe
+
+
+def suit_to_machine(method: Method, settings: TrainSettings, device: torch.device) -> Method:
+    """Lets a method's modules compute as fast, and keep as little, as the settings and the device allow."""
+    if settings.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    if device.type == "cpu" and not settings.compile and blas_is_slow():
+        use_onednn(method)
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.recompute = settings.recompute
+            if settings.compile:
+                module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
+    return method
 
 
 def _count_classes(recipe: AnyRecipe, source: Source) -> int:
