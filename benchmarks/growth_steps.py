@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import step as steps
 import torch
@@ -26,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.config import AnyRecipe, build_recipe
 from glocal.data.order import BatchOrder
+from glocal.models import recompute
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.training.loop import Hooks, train
 from glocal.training.memory import keep_freed_memory
@@ -205,7 +207,17 @@ def count(point: Point) -> tuple[int, int]:
         display=False,
         custom_mapping={torch.ops.aten.mkldnn_linear: _linear_flop, torch.ops.aten.addmm_: _addmm_flop},
     )
-    with counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+
+    def also_kept(forget: Callable[[Tensor], Any], remember: Callable[[Any], Tensor]) -> saved_tensors_hooks:
+        def pack(tensor: Tensor) -> Any:
+            packed = forget(tensor)
+            return keep(packed) if isinstance(packed, Tensor) else packed
+
+        return saved_tensors_hooks(pack, remember)
+
+    # Of hooks within hooks only the inner ones are asked.
+    inner = mock.patch.object(recompute, "saved_tensors_hooks", also_kept)
+    with counter, inner, saved_tensors_hooks(keep, lambda tensor: tensor):
         take_steps(replace(point, steps=1), lambda: None, lambda: None)
     return counter.get_total_flops(), bytes_of(kept.values())
 
