@@ -211,7 +211,9 @@ def count(point: Point) -> tuple[int, int]:
     def also_kept(forget: Callable[[Tensor], Any], remember: Callable[[Any], Tensor]) -> saved_tensors_hooks:
         def pack(tensor: Tensor) -> Any:
             packed = forget(tensor)
-            return keep(packed) if isinstance(packed, Tensor) else packed
+            if not isinstance(packed, recompute._Forgotten):
+                keep(tensor)
+            return packed
 
         return saved_tensors_hooks(pack, remember)
 

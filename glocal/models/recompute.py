@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -28,6 +27,25 @@ class _Forgotten:
     shape: torch.Size
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor and how often it was changed: autograd does not look after tensors that pass through hooks."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Kept:
+        # Detached, for a node that held its own output would never be freed.
+        return cls(tensor.detach(), tensor._version)
+
+    def unchanged(self) -> Tensor:
+        if self.tensor._version != self.version:
+            shape = tuple(self.tensor.shape)
+            raise RuntimeError(f"a tensor {shape} that the gradient needs was changed in place after the forward pass")
+        return self.tensor
+
+
 @contextmanager
 def recomputing(network: nn.Module) -> Iterator[None]:
     """Inside, what autograd would keep of normalisations and activations in the network's blocks is made again later.
@@ -37,30 +55,33 @@ def recomputing(network: nn.Module) -> Iterator[None]:
     """
     made: dict[int, tuple[weakref.ref[Tensor], int, Callable[[], Tensor]]] = {}  # by address
 
-    def note(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+    def note(module: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
         device = output.device.type
         rounded = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if rounded else output.dtype
+        rows, weights = _Kept.of(given[0]), [_Kept.of(weight) for weight in module.parameters()]
 
         def remake() -> Tensor:
+            for weight in weights:
+                weight.unchanged()
             with torch.no_grad(), torch.autocast(device, dtype, enabled=rounded):
-                return module.forward(*given).to(dtype)  # type: ignore[no-any-return]
+                return module.forward(rows.unchanged()).to(dtype)  # type: ignore[no-any-return]
 
         output = output.to(dtype)  # the linear layer behind it would round it, and keep that
         made[output.data_ptr()] = (weakref.ref(output), output._version, remake)
         return output
 
-    def forget(saved: Tensor) -> Tensor | _Forgotten:
+    def forget(saved: Tensor) -> _Kept | _Forgotten:
         reference, version, remake = made.get(saved.data_ptr(), (None, 0, None))
         output = reference() if reference else None
         # An address is used again once its tensor is gone; a tensor that was changed cannot be made again.
         same = output is not None and output._version == version and output.dtype == saved.dtype
         if remake is None or output is None or not same or output.numel() != saved.numel() or not saved.is_contiguous():
-            return saved
+            return _Kept.of(saved)
         return _Forgotten(remake, saved.shape)
 
-    def remember(saved: Tensor | _Forgotten) -> Tensor:
-        return saved.remake().view(saved.shape) if isinstance(saved, _Forgotten) else saved
+    def remember(saved: _Kept | _Forgotten) -> Tensor:
+        return saved.unchanged() if isinstance(saved, _Kept) else saved.remake().view(saved.shape)
 
     blocks = [block for block in network.modules() if isinstance(block, Block)]
     modules = [module for block in blocks for module in (block.norm1, block.norm2, getattr(block.mlp, "act", None))]
@@ -71,3 +92,4 @@ def recomputing(network: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        made.clear()  # the graph holds this function; through what is noted here it would hold itself

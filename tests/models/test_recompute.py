@@ -92,3 +92,28 @@ def test_evaluation_and_frozen_networks_keep_nothing_anyway() -> None:
     with torch.no_grad():
         assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, 24)
     assert not any(module._forward_hooks for module in backbone.modules())
+
+
+def test_a_graph_that_is_dropped_is_freed() -> None:
+    backbone = small_backbone()
+    backbone.recompute = True
+    seen: list[weakref.ref[Tensor]] = []
+    handle = backbone.network.blocks[0].mlp.fc1.register_forward_hook(  # type: ignore[union-attr]
+        lambda module, given, output: seen.append(weakref.ref(output.untyped_storage()))
+    )
+    features = backbone(torch.randn(6, 3, 32, 32))
+    handle.remove()
+    assert seen[0]() is not None
+    del features
+    assert seen[0]() is None  # without the garbage collector, which does not know of memory
+
+
+@pytest.mark.parametrize("name", ["network.blocks.0.norm1.weight", "network.blocks.1.mlp.fc2.weight"])
+def test_weights_that_change_before_the_backward_pass_are_noticed(name: str) -> None:
+    backbone = small_backbone()
+    backbone.recompute = True
+    loss = backbone(torch.randn(6, 3, 32, 32)).sum()
+    with torch.no_grad():
+        backbone.get_parameter(name).mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
