@@ -15,6 +15,7 @@ clusters, of whose pairs more than a quarter would be left, are searched by brut
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from glocal.distributed import all_sum, own_share
 from glocal.neighbors.nearest import nearest_neighbors
-from glocal.neighbors.products import products, square_lengths
+from glocal.neighbors.products import square_distances, square_lengths
 
 _WORTH = 1 << 20  # pairs of rows for each cluster from which its own bounds and search cost less than brute force
 _SHARE = 4  # a search in the clusters must look at less than 1/4 of all rows: its products are smaller and slower
@@ -62,8 +63,8 @@ def nearest_among_clusters(
     small = len(centers) ** 2 <= features.numel()  # the table of all pairs of clusters
     if features.device.type != "cpu" or not worth or not small:
         return brute_force(features, k, features[own])
-    bounds = measure(features, assignment, centers)
-    if bounds.share(k) * _SHARE > 1:
+    bounds = measure_bounds(features, assignment, centers)
+    if not math.isfinite(bounds.doubt) or bounds.share(k) * _SHARE > 1:
         return brute_force(features, k, features[own])
     return bounds.search(k, own)
 
@@ -144,7 +145,7 @@ class Bounds:
         return torch.cat(found)
 
 
-def measure(features: Tensor, assignment: Tensor, centers: Tensor) -> Bounds:
+def measure_bounds(features: Tensor, assignment: Tensor, centers: Tensor) -> Bounds:
     """One pass over the distances of all rows to all centres; each process takes its share of the clusters."""
     count = torch.bincount(assignment, minlength=len(centers))
     members = assignment.argsort(stable=True).split(count.tolist())
@@ -165,5 +166,4 @@ def measure(features: Tensor, assignment: Tensor, centers: Tensor) -> Bounds:
 
 def _square_distances(rows: Tensor, centers: Tensor) -> Tensor:
     """(n, D) and (m, D) → (n, m)."""
-    closeness = products(rows, centers, square_lengths(centers) / 2)
-    return closeness.mul_(-2).add_(square_lengths(rows)[:, None]).clamp_(min=0)
+    return square_distances(rows, centers, square_lengths(rows), square_lengths(centers) / 2)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from glocal.distributed import all_sum, gather_shares, own_share
 from glocal.errors import GlocalError
-from glocal.neighbors.products import largest, packed, products, square_lengths
+from glocal.neighbors.products import largest, packed, products, square_distances, square_lengths
 from glocal.views.random import permutation, uniform
 
 _CACHE_BYTES = 2 << 20  # of similarities at a time: what fits a processor's cache
@@ -90,16 +90,16 @@ def _spread_out(features: Tensor, clusters: int, seed: int) -> Tensor:
     squares = square_lengths(features)
     halves, points = squares / 2, packed(features, trials)
 
-    def square_distances(chosen: Tensor) -> Tensor:  # from some points to all, (n, N): long rows are summed faster
-        return products(features[chosen], points, halves).mul_(-2).add_(squares[chosen, None])
+    def distances(chosen: Tensor) -> Tensor:  # from some points to all, (n, N): long rows are summed faster
+        return square_distances(features[chosen], points, squares[chosen], halves)
 
     indices = [(draws[0, :1] * len(features)).long()]
-    nearest = square_distances(indices[0])[0].clamp_(min=0)
+    nearest = distances(indices[0])[0]
     for draw in draws[1:]:
         total = nearest.cumsum(dim=0, dtype=torch.float64)
         tried = torch.searchsorted(total, draw.to(total) * total[-1], right=True).clamp_(max=len(features) - 1)
-        left = square_distances(tried)
-        left = torch.minimum(left, nearest, out=left).clamp_(min=0)  # (trials, N)
+        left = distances(tried)
+        left = torch.minimum(left, nearest, out=left)  # (trials, N)
         best = left.sum(dim=1).argmin()
         indices.append(tried[best][None])
         nearest = left[best]

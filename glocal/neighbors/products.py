@@ -26,6 +26,11 @@ def _by_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
+def square_distances(left: Tensor, right: Tensor, left_squares: Tensor, half_squares: Tensor) -> Tensor:
+    """Squared distances (n, m), at least 0, of rows whose squared lengths (n,) and half of these (m,) are known."""
+    return products(left, right, half_squares).mul_(-2).add_(left_squares[:, None]).clamp_(min=0)
+
+
 def packed(right: Tensor, rows: int) -> Tensor:
     """`right` (m, D) for `products` with a few rows time and again, in the order in which oneDNN reads it; a copy.
 

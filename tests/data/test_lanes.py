@@ -11,7 +11,7 @@ from PIL import Image
 
 from glocal.config import DataSettings
 from glocal.data.images import StoredImage
-from glocal.data.loader import natural_size, open_lane
+from glocal.data.loader import _processes, natural_size, open_lane
 from glocal.data.order import BatchOrder
 from glocal.data.plain import images_of
 from glocal.data.resident import MixedSizesError, ResidentLane
@@ -203,6 +203,11 @@ def test_processes_are_as_many_as_shared_memory_has_room_for(
     for room, expected in ((12, "3 processes decode"), (5, "2 processes decode"), (1, "this process decodes")):
         monkeypatch.setattr("shutil.disk_usage", lambda path, room=room: SimpleNamespace(free=room * batch))
         assert expected in choice_of(folder, capsys)
+    plan = ViewPlan([View(size=24)])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=12 * 4 * 3 * 24**2))
+    for processes, expected in ((1, (3, 2)), (2, (3, 1)), (6, (1, 1))):  # of the training: each has room for its share
+        order = BatchOrder(length=48, batch_size=4 * processes, seed=0, processes=processes)
+        assert _processes(DataSettings(), plan, order) == expected
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     assert "1 processes decode" in choice_of(folder, capsys, workers=1)
 

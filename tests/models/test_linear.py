@@ -32,6 +32,7 @@ def test_parameters_stay_where_optimisers_and_checkpoints_know_them() -> None:
     use_onednn(network)
     assert all(one is other for one, other in zip(network.parameters(), before, strict=True))
     assert list(network.state_dict()) == names
+    assert "OneDNN" not in repr(network)  # by which features of a backbone are known again
 
 
 def test_autocast_and_few_rows_take_torch_s_own_layer() -> None:

@@ -86,12 +86,39 @@ def test_activations_are_gone_after_the_forward_pass(precision: str, onednn: boo
         assert sum(reference() is not None for reference in alive) == expected
 
 
-def test_evaluation_and_frozen_networks_keep_nothing_anyway() -> None:
+def test_a_partly_frozen_network_has_the_gradients_of_kept_activations() -> None:
+    backbone = small_backbone()
+    backbone.network.blocks[0].requires_grad_(False)  # type: ignore[union-attr]
+    backbone.network.blocks[1].norm2.requires_grad_(False)  # type: ignore[union-attr]
+    kept, made_again = (values_and_gradients(backbone, recompute, "fp32") for recompute in (False, True))
+    assert len(kept) == len(made_again)
+    assert all(torch.equal(one, other) for one, other in zip(kept, made_again, strict=True))
+
+
+def test_no_hook_is_left_behind_by_an_error() -> None:
     backbone = small_backbone()
     backbone.recompute = True
-    with torch.no_grad():
-        assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, 24)
+    handle = backbone.network.norm.register_forward_hook(lambda *_: 1 / 0)  # type: ignore[union-attr]
+    with pytest.raises(ZeroDivisionError):
+        backbone(torch.randn(2, 3, 32, 32))
+    handle.remove()
     assert not any(module._forward_hooks for module in backbone.modules())
+
+
+def test_activations_go_as_the_backward_pass_goes() -> None:
+    backbone = small_backbone()
+    backbone.recompute = True
+    inputs: list[weakref.ref[Tensor]] = []  # of GELU, which are kept
+    alive: list[int] = []
+    blocks = list(backbone.network.blocks)  # type: ignore[arg-type]
+    for block in blocks:
+        block.mlp.fc1.register_forward_hook(
+            lambda module, given, output: inputs.append(weakref.ref(output.untyped_storage()))
+        )
+    features = backbone(torch.randn(6, 3, 32, 32))
+    blocks[0].norm1.weight.register_hook(lambda _: alive.append(sum(each() is not None for each in inputs)))
+    features.sum().backward()
+    assert alive == [0]
 
 
 def test_a_graph_that_is_dropped_is_freed() -> None:

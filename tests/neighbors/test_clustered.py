@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from glocal.neighbors import clustered, kmeans
-from glocal.neighbors.clustered import measure, nearest_among_clusters
+from glocal.neighbors import clustered, kmeans, nearest_neighbors
+from glocal.neighbors.clustered import measure_bounds, nearest_among_clusters
 from glocal.neighbors.kmeans import _spread_out
 from glocal.neighbors.products import packed, products
 from glocal.views.random import uniform
@@ -45,14 +45,14 @@ def test_neighbours_are_those_of_a_plain_loop_for_any_clusters(
     monkeypatch.setattr(clustered, "_SHARE", 1)  # never by brute force
     monkeypatch.setattr(clustered, "_ROWS", 13)
     expected = by_loop(rows, k)
-    bounds = measure(rows, assignment, centers)
+    bounds = measure_bounds(rows, assignment, centers)
     assert torch.equal(bounds.search(k, slice(0, 300)), expected)
     assert torch.equal(bounds.search(k, slice(100, 170)), expected[100:170])
     assert bounds.search(k, slice(300, 300)).shape == (0, k)
 
 
 def test_points_at_one_place_are_all_looked_at() -> None:
-    bounds = measure(torch.zeros(50, 3), torch.arange(50) % 5, torch.zeros(5, 3))
+    bounds = measure_bounds(torch.zeros(50, 3), torch.arange(50) % 5, torch.zeros(5, 3))
     assert len(bounds.candidates(0, bounds.members[0], 20)) == 50
 
 
@@ -97,3 +97,11 @@ def test_greedy_kmeans_plus_plus_is_its_plain_loop() -> None:
         chosen.append(tried[best])
         nearest = left[best]
     assert torch.equal(_spread_out(rows, clusters, 5), rows[chosen])
+
+
+def test_features_that_are_no_numbers_are_left_to_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glocal.neighbors.clustered._WORTH", 1)
+    rows = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    rows[3] = torch.nan
+    found = nearest_among_clusters(rows, torch.arange(40) % 4, torch.zeros(4, 4), 3)
+    assert torch.equal(found, nearest_neighbors(rows, rows, 3)[1])

@@ -11,7 +11,7 @@ from torch import multiprocessing
 
 from glocal.distributed import gather_shares, own_share
 from glocal.neighbors import kmeans, select_positives
-from glocal.neighbors.clustered import measure
+from glocal.neighbors.clustered import measure_bounds
 
 
 def cluster() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def cluster() -> dict[str, Any]:
         rule: select_positives(features, assignment, centers, 12, rule=rule, keep=4)  # type: ignore[arg-type]
         for rule in ("center", "knn", "kmeans")
     }
-    searched = measure(features, assignment, centers).search(13, own_share(301))
+    searched = measure_bounds(features, assignment, centers).search(13, own_share(301))
     rules["searched"] = gather_shares(searched, 301)
     return {"centers": centers, "assignment": assignment, "inertia": inertia, **rules}
 
