@@ -50,7 +50,7 @@ class TrainSettings(Settings):
     clip_norm: float | None = Field(None, gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where this machine is fast at it
     channels_last: bool = True
-    keep_memory: bool = True  # on a CPU: give no freed memory back; faster, with a fifth to a third more
+    keep_memory: bool = True  # on a CPU: give no freed memory back; a fifth faster or more, for more memory
     recompute: bool = True  # vision transformers: keep fewer activations, make them again; a quarter less memory
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
