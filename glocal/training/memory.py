@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Has glibc keep what is freed instead of giving it back to the system and asking for it again.
 
     By default every tensor above 32 MB is new memory, which the system clears page by page: a third of a training step
-    of a ResNet-18 at 32 × 32 pixels. The process then holds its largest need for good, and a fifth to two fifths more than
-    it would otherwise, because the pieces do not fit into one another without gaps.
+    of a ResNet-18 at 32 × 32 pixels. The process then holds its largest need for good, and a fifth to two fifths more
+    than it would otherwise, because the pieces do not fit into one another without gaps.
 
     Returns:
         Whether the C library is glibc and took the settings.
