@@ -51,7 +51,7 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where this machine is fast at it
     channels_last: bool = True
     keep_memory: bool = True  # on a CPU: give no freed memory back; a fifth faster or more, for more memory
-    recompute: bool = True  # vision transformers: keep fewer activations, make them again; a quarter less memory
+    recompute: bool = True  # vision transformers: keep fewer activations, make them again; a third less memory an image
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
