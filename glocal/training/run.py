@@ -37,6 +37,7 @@ from glocal.training.memory import keep_freed_memory
 from glocal.training.monitors import KNNMonitor
 from glocal.training.optimizers import build_optimizers
 from glocal.training.precision import choose_precision
+from glocal.training.threads import advice_on_threads
 from glocal.views.plan import ViewPlan
 
 Resume = Literal["auto", "must", "never"]
@@ -131,6 +132,8 @@ def pretrain(
 
     folder = Path(out)
     state = _prepare_folder(folder, resolved, resume)
+    if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
+        note(advice)
     torch.manual_seed(resolved.seed)
     method = build_method(resolved)
     if resolved.train.devices > 1 and fabric.device.type == "cuda":  # torch has it for GPUs only
