@@ -31,8 +31,9 @@ CASE = MethodCase(
         "optimizer.lr": 0.12,
         "train.epochs": 12,
     },
-    # Its loss has another scale than NPID's, and like that rises when rows of the bank are no longer random.
-    falls={"method.first_epoch": 0, "method.momentum": 1.0},
+    # Its loss has another scale than NPID's, and like that rises when rows of the bank are no longer random. It falls
+    # slowly, because clusters change every epoch: two epochs are not enough to see it whatever the rounding.
+    falls={"method.first_epoch": 0, "method.momentum": 1.0, "train.epochs": 4},
 )
 
 
