@@ -107,7 +107,7 @@ def _devices() -> Iterator[Finding]:
         value = f"a training step is {gain:.1f} times as fast as in fp32"
         advice = f"train.precision=auto takes {chosen}"
         if chosen == "bf16":
-            advice += "; take train.precision=fp32 for trainings of a few epochs"
+            advice += "; compare with fp32 before you trust it: small networks lose accuracy"
         yield Finding("CPU bf16", value, "ok", advice)
     compiler = shutil.which("g++") or shutil.which("clang++")
     advice = "" if compiler else "train.compile on a CPU needs g++ or clang++"
