@@ -23,7 +23,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from glocal.data.sources import Source, Subset, open_source
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.opening import open_source
 from glocal.views.crops import render_one
 from glocal.views.fused import apply_fused
 from glocal.views.photometric import apply_photometry

@@ -45,11 +45,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import glocal
 from glocal.config import AnyRecipe, build_recipe, load_mapping
-from glocal.data.loader import open_lane
-from glocal.data.order import BatchOrder
-from glocal.data.sources import Source, Subset, open_source
+from glocal.data.lanes.choice import open_lane
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.opening import open_source
+from glocal.methods.building import build_method
 from glocal.models.backbone import build_backbone
-from glocal.training.run import build_method
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 

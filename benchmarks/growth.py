@@ -45,13 +45,13 @@ from growth_plots import Line, Panel, draw
 from growth_steps import Point
 from torch.utils.data import DataLoader, Dataset
 
-from glocal.data.order import BatchOrder
-from glocal.data.plain import as_it_is
-from glocal.data.resident import ResidentLane
-from glocal.data.skipped import SkippedImages
-from glocal.data.sources import Source
-from glocal.data.streaming import CroppedBatch, StreamingLane
-from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from glocal.data.lanes.central import as_it_is
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.lanes.resident import ResidentLane
+from glocal.data.lanes.skipped import SkippedImages
+from glocal.data.lanes.streaming import CroppedBatch, StreamingLane
+from glocal.data.sources.base import Source
+from glocal.settings import IMAGENET_MEAN, IMAGENET_STD
 from glocal.training.memory import keep_freed_memory
 from glocal.views.batch import Views
 from glocal.views.plan import Color, View, ViewPlan

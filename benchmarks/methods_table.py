@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 import glocal
-from glocal.data.sources import Source, Subset, open_source
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.opening import open_source
 
 RECIPES = {
     "MoCo v2": "moco-cifar10",

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.methods import method_class
 from glocal.models.backbone import ModelSettings, build_backbone
-from glocal.training.schedules import Clock
+from glocal.schedules import Clock
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 

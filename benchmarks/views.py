@@ -42,14 +42,15 @@ import torch
 from lightly.transforms import DINOTransform, MoCoV2Transform
 from PIL import Image
 
-from glocal.data.folder import ImageFolder
-from glocal.data.order import BatchOrder
-from glocal.data.resident import ResidentLane, read_all
-from glocal.data.shapes import Shapes
-from glocal.data.skipped import SkippedImages
-from glocal.data.sources import Source, Subset, open_source
-from glocal.data.streaming import StreamingLane
-from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.lanes.resident import ResidentLane, read_all
+from glocal.data.lanes.skipped import SkippedImages
+from glocal.data.lanes.streaming import StreamingLane
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.folder import ImageFolder
+from glocal.data.sources.opening import open_source
+from glocal.data.sources.shapes import Shapes
+from glocal.settings import IMAGENET_MEAN, IMAGENET_STD
 from glocal.training.memory import keep_freed_memory
 from glocal.views.plan import Blur, Color, Jitter, Solarize, View, ViewPlan
 

@@ -11,34 +11,16 @@ from typing import Any, Generic, Literal, TypeVar
 import yaml
 from pydantic import Field
 
+from glocal.data.settings import DataSettings
 from glocal.errors import GlocalError, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
-from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD, ModelSettings
+from glocal.models.backbone import ModelSettings
 from glocal.settings import Settings, assign, choices_of, validated
 from glocal.training.optimizers import OptimizerSettings
-from glocal.views.plan import Color, View
+from glocal.views.plan import View
 
 M = TypeVar("M", bound=MethodSettings)
-Triple = tuple[float, float, float]
-
-# pydantic's names for the sides of a number-or-schedule
-
-
-class DataSettings(Settings):
-    """Where the images come from and how they are read."""
-
-    source: str | None = None  # a folder or the name of a data set; --data overrides it
-    test: str | None = None  # labelled images for the k-NN monitor; without, a part of `source` is set aside for it
-    size: int | None = Field(None, ge=8)  # side of the views; null: from the images, at most 224
-    lane: Literal["auto", "resident", "streaming"] = "auto"
-    resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
-    workers: int | None = Field(None, ge=0)  # processes that decode images; null: from the number of cores
-    color: Color = "fused"  # colours in one pass, one clamp, the hue about grey; exact: as torchvision, half as fast
-    shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
-    broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
 
 
 class TrainSettings(Settings):

@@ -16,6 +16,10 @@ from glocal.errors import GlocalError, did_you_mean
 
 S = TypeVar("S", bound=BaseModel)
 
+# Statistics of the channels of ImageNet's training images, values in [0, 1]: what torchvision's weights expect.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 _BRANCHES = {
     "float",
     "constrained-float",

@@ -14,7 +14,7 @@ import yaml
 from rich.table import Table
 
 from glocal.console import note
-from glocal.data.sources import Source
+from glocal.data.sources.base import Source
 from glocal.errors import GlocalError
 from glocal.files import write_text
 from glocal.training.log import read_metrics, read_monitor

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glocal.data.shapes import Shapes
+from glocal.data.sources.shapes import Shapes
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 from glocal.config import build_recipe, load_mapping, recipe_names
 from glocal.errors import GlocalError
 from glocal.methods import method_names
+from glocal.schedules import Schedule
 from glocal.settings import parse_overrides
-from glocal.training.schedules import Schedule
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -12,12 +12,13 @@ import torch
 
 import glocal
 from glocal.console import note, warn
-from glocal.data.sources import Source, open_source
+from glocal.data.sources.base import Source
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
-from glocal.evaluation.bench import Bench
-from glocal.evaluation.cache import FeatureCache, default_cache
-from glocal.evaluation.features import Extractor, Features, RawPixels, Readout, extract
+from glocal.evaluation.features.bench import Bench
+from glocal.evaluation.features.cache import FeatureCache, default_cache
+from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, extract
 from glocal.evaluation.protocols import protocol, protocol_names
 from glocal.settings import Settings, assign, validated
 

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -17,69 +17,11 @@ from glocal.config import load_mapping
 from glocal.errors import GlocalError
 from glocal.evaluation import results
 from glocal.files import write_csv, write_text
+from glocal.report.comparison import ComparedRow, ComparedRun, Comparison
 
 # What a protocol chose by itself, or how its solver ended: "SGD, lr=0.1", "food101: C=0.3, stopped at 50 iterations".
 _CHOSEN = re.compile(r"[,:] (?:(?:lr|C|cost)=[^\s,()]+|stopped at \d+ iterations)")
 _DEVIATION = "_std"
-
-
-class ComparedRun(NamedTuple):
-    """A run, or a model that only was evaluated.
-
-    Attributes:
-        name: unique among those that are compared.
-        folder: that was given.
-        backbone: as the evaluation names it.
-        reproduces, published: of the run's recipe; "" where there is none.
-    """
-
-    name: str
-    folder: str
-    backbone: str
-    reproduces: str
-    published: str
-
-
-class ComparedRow(NamedTuple):
-    """One number of each run; None where a run does not have it.
-
-    Attributes:
-        images: what was measured on.
-        protocol, metric: as in the evaluations.
-        setting: without what each run chose for itself.
-        values: for each run.
-        deviations: over seeds or samples, for each run.
-        chosen: the whole setting of each run.
-    """
-
-    images: str
-    protocol: str
-    setting: str
-    metric: str
-    values: tuple[float | None, ...]
-    deviations: tuple[float | None, ...]
-    chosen: tuple[str | None, ...]
-
-    @property
-    def percent(self) -> bool:
-        """Whether it is a share of 100, of which more is better."""
-        return results.is_percent(self.metric)
-
-    @property
-    def best(self) -> tuple[int, ...]:
-        """The runs with the highest number as it is printed, where there are two to choose from."""
-        known = {place: round(value, 2) for place, value in enumerate(self.values) if value is not None}
-        if not self.percent or len(known) < 2:
-            return ()
-        return tuple(place for place, value in known.items() if value == max(known.values()))
-
-
-class Comparison(NamedTuple):
-    """Rows of numbers, a column for each run, and what a reader has to know about them."""
-
-    runs: tuple[ComparedRun, ...]
-    rows: tuple[ComparedRow, ...]
-    notes: tuple[str, ...]
 
 
 def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Comparison:
@@ -195,6 +137,7 @@ def _line_up(found: Sequence[Mapping[str, Any]]) -> Iterator[ComparedRow]:
             protocol,
             setting,
             metric,
+            percent=results.is_percent(metric),
             values=tuple(value for value, _ in values),
             deviations=tuple(value for value, _ in column(metric + _DEVIATION)),
             chosen=tuple(words for _, words in values),
@@ -266,7 +209,7 @@ def _save(comparison: Comparison, folder: Path) -> None:
     header = ("images", "protocol", "setting", "metric", "run", "value", "deviation", "chosen", "best")
     write_csv(folder / "compare.csv", header, _lines(comparison))
     write_text(folder / "compare.md", markdown(comparison))
-    from glocal.evaluation.compare_plot import draw_comparison
+    from glocal.report.compare_plot import draw_comparison
 
     draw_comparison(comparison, folder / "compare.png")
 

@@ -10,6 +10,8 @@ from glocal.methods.base import Method
 
 __all__ = ["Method", "method_class", "method_names"]
 
+_SHARED = {"base", "building"}  # files here that define no method
+
 
 def method_names() -> list[str]:
     """The names of all methods, sorted.
@@ -17,7 +19,7 @@ def method_names() -> list[str]:
     >>> "sce" in method_names()
     True
     """
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED)
 
 
 def method_class(name: str) -> type[Method]:

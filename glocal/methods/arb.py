@@ -17,7 +17,7 @@ from glocal.losses.redundancy import arb
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
-from glocal.training.schedules import Share
+from glocal.schedules import Share
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from glocal.models.backbone import Backbone
+from glocal.schedules import Clock, Schedule, value_at
 from glocal.settings import Settings
-from glocal.training.schedules import Clock, Schedule, value_at
 from glocal.views.batch import Views
 from glocal.views.plan import View
 

@@ -17,7 +17,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
-from glocal.training.schedules import Schedule, Share
+from glocal.schedules import Schedule, Share
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 

@@ -23,7 +23,7 @@ from glocal.methods.moco import MoCo, MoCoSettings
 from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans, select_positives
 from glocal.neighbors.positives import Rule
-from glocal.training.schedules import Clock, Share, Temperature
+from glocal.schedules import Clock, Share, Temperature
 from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.mixing import cutmix, draw_ratio, mixup

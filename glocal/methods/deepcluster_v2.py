@@ -23,7 +23,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.labels import PseudoLabels
 from glocal.neighbors import kmeans
-from glocal.training.schedules import Temperature
+from glocal.schedules import Temperature
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
 from glocal.views.plan import View

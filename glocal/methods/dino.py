@@ -18,7 +18,7 @@ from glocal.methods.base import Method, MethodSettings, ParameterGroup
 from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
 from glocal.models.heads import PrototypeHead
-from glocal.training.schedules import Schedule, Share, Temperature
+from glocal.schedules import Schedule, Share, Temperature
 from glocal.views.batch import Views, by_resolution, check_globals
 from glocal.views.plan import Blur, Jitter, Solarize, View
 

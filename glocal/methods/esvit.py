@@ -25,7 +25,7 @@ from glocal.methods.dino import (
 )
 from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
-from glocal.training.schedules import Share
+from glocal.schedules import Share
 from glocal.views.batch import Views, by_size, check_globals
 from glocal.views.plan import View
 

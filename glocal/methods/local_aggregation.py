@@ -18,7 +18,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.methods.npid import NPID, NPIDSettings
 from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans
-from glocal.training.schedules import Clock, Share, Temperature
+from glocal.schedules import Clock, Share, Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import View
 

@@ -23,7 +23,7 @@ from glocal.methods import method_class
 from glocal.methods.base import Method, MethodSettings, ParameterGroup
 from glocal.models.backbone import Backbone
 from glocal.models.heads import AffinityRegressor
-from glocal.training.schedules import Clock
+from glocal.schedules import Clock
 from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.plan import View

@@ -21,7 +21,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.models.queue import NegativeQueue
-from glocal.training.schedules import Share, Temperature
+from glocal.schedules import Share, Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 

@@ -20,7 +20,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
-from glocal.training.schedules import Schedule, Share, Temperature
+from glocal.schedules import Schedule, Share, Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 

@@ -21,7 +21,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.queue import NegativeQueue
-from glocal.training.schedules import Temperature
+from glocal.schedules import Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 

@@ -18,7 +18,7 @@ from glocal.losses.memory import instance_nce, instance_softmax, log_partition
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.memory import MemoryBank
-from glocal.training.schedules import Share, Temperature
+from glocal.schedules import Share, Temperature
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
 from glocal.views.plan import Jitter, View

@@ -19,7 +19,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.methods.moco import MoCo, MoCoSettings
 from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans
-from glocal.training.schedules import Clock, Share, Temperature
+from glocal.schedules import Clock, Share, Temperature
 from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.plan import View

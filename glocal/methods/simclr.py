@@ -17,7 +17,7 @@ from glocal.losses import nt_xent
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
-from glocal.training.schedules import Temperature
+from glocal.schedules import Temperature
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 

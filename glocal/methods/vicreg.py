@@ -16,7 +16,7 @@ from glocal.losses import vicreg
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
-from glocal.training.schedules import Scheduled
+from glocal.schedules import Scheduled
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 

@@ -17,10 +17,7 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
 from glocal.models.recompute import recomputing
-from glocal.settings import Settings
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
 
 _ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
 _SMALL_ALEXNET = "small_alexnet"

@@ -41,8 +41,8 @@ def load_backbone(path: str | Path) -> Backbone:
     Raises:
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the recipe in it.
     """
+    from glocal.checkpoints import load_checkpoint, load_weights, newest_checkpoint
     from glocal.config import build_recipe
-    from glocal.training.checkpoints import load_checkpoint, load_weights, newest_checkpoint
 
     text = str(path)
     if text.startswith("timm:"):
@@ -70,7 +70,7 @@ def load_backbone(path: str | Path) -> Backbone:
 
 def _untrained(folder: Path) -> Backbone:
     from glocal.config import build_recipe, load_mapping
-    from glocal.training.run import build_method
+    from glocal.methods.building import build_method
 
     recipe = build_recipe(load_mapping(folder / "recipe.yaml"))
     torch.manual_seed(recipe.seed)

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from glocal.config import AnyRecipe
-from glocal.data.loader import Lane
+from glocal.data.lanes.choice import Lane
 from glocal.training.log import read_metrics
 
 matplotlib.use("Agg")

@@ -13,10 +13,11 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from torch import Tensor
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping
-from glocal.data.images import read_image
-from glocal.data.loader import Lane, natural_size, open_lane
-from glocal.data.order import BatchOrder
-from glocal.data.sources import MemorySource, Source, Subset, open_source
+from glocal.data.lanes.choice import Lane, natural_size, open_lane
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.sources.base import MemorySource, Source, Subset
+from glocal.data.sources.decoding import read_image
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.models.backbone import build_backbone
 from glocal.report.plots import draw_views

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from glocal.config import AnyRecipe
 from glocal.console import progress_bar, warn
-from glocal.data.loader import Lane
-from glocal.data.order import BatchOrder
+from glocal.data.lanes.choice import Lane
+from glocal.data.lanes.order import BatchOrder
 from glocal.distributed import gather_shares, own_share
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
+from glocal.schedules import Clock
 from glocal.training.log import RunLog
 from glocal.training.meter import LossMeter
 from glocal.training.monitors import measure_spread
 from glocal.training.optimizers import set_schedules
-from glocal.training.schedules import Clock
 from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
 

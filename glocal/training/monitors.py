@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from glocal.data.sources import Source, Subset, open_source
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
-from glocal.evaluation.features import extract
+from glocal.evaluation.features.extraction import extract
+from glocal.evaluation.metrics.structure import effective_rank, spread
 from glocal.evaluation.protocols.knn import knn
-from glocal.evaluation.structure import effective_rank, spread
 from glocal.models.backbone import Backbone
 from glocal.views.random import permutation
 

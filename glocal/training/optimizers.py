@@ -11,8 +11,8 @@ from torch import nn
 
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
+from glocal.schedules import Clock, Schedule, Scheduled, value_at
 from glocal.settings import Settings
-from glocal.training.schedules import Clock, Schedule, Scheduled, value_at
 
 
 class OptimizerSettings(Settings):

@@ -17,20 +17,22 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 import glocal
+from glocal.checkpoints import load_weights, newest_checkpoint, save_checkpoint
 from glocal.config import AnyRecipe, TrainSettings, build_recipe, load_mapping
 from glocal.console import note
-from glocal.data.loader import Lane, natural_size, open_lane
-from glocal.data.order import BatchOrder
-from glocal.data.sources import Source, open_source
+from glocal.data.lanes.choice import Lane, natural_size, open_lane
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.sources.base import Source
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.files import write_text
 from glocal.methods import method_class
 from glocal.methods.base import Method
-from glocal.models.backbone import Backbone, build_backbone
+from glocal.methods.building import build_method
+from glocal.models.backbone import Backbone
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device, load_backbone
 from glocal.report.plots import draw_loss, draw_views
-from glocal.training.checkpoints import load_weights, newest_checkpoint, save_checkpoint
 from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
 from glocal.training.memory import keep_freed_memory
@@ -99,7 +101,7 @@ def pretrain(
     """Pretrains a backbone on unlabelled images, or continues where a stopped run stands.
 
     Args:
-        data: a folder of images or another source (`glocal.data.sources.open_source`); None takes the recipe's.
+        data: a folder of images or another source (`glocal.data.sources.opening.open_source`); None takes the recipe's.
         out: the run's folder, made if it is not there.
         recipe: the name of a recipe or a .yaml file; None takes SCE with settings that suit the images.
         overrides: settings by dotted path, `{"train.epochs": 10}`.
@@ -172,15 +174,6 @@ def pretrain(
     method = suit_to_machine(method, resolved.train, fabric.device)
     _train(method, optimizers, lane, order, resolved, fabric, source, folder, first_step, progress)
     return Run(folder)
-
-
-def build_method(recipe: AnyRecipe) -> Method:
-    """The method of a resolved recipe with its networks, initialised by torch's global generator."""
-    assert recipe.data.size is not None  # resolved
-    backbone = build_backbone(recipe.model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
-    method = method_class(recipe.method.name)(backbone, recipe.method)
-    method.seed = recipe.seed
-    return method
 
 
 def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:

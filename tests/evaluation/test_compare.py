@@ -13,7 +13,7 @@ from rich.console import Console
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
 from glocal.evaluation.compare import Comparison, compare, markdown, table
-from glocal.evaluation.features import RawPixels
+from glocal.evaluation.features.extraction import RawPixels
 
 Entries = list[tuple[str, dict[str, float | None]]]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from glocal.data.sources import MemorySource, Subset, open_source
+from glocal.data.sources.base import MemorySource, Subset
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate, extract, results
 from glocal.training.monitors import KNNMonitor, measure_spread

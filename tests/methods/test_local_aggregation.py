@@ -8,7 +8,7 @@ from glocal.config import build_recipe
 from glocal.losses.memory import local_aggregation
 from glocal.methods import Method
 from glocal.neighbors import kmeans
-from glocal.training.schedules import Clock
+from glocal.schedules import Clock
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(

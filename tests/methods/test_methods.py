@@ -7,7 +7,7 @@ from torch import Tensor
 from glocal.errors import GlocalError
 from glocal.methods import Method, method_class, method_names
 from glocal.models.momentum import MomentumTeacher
-from glocal.training.schedules import Clock, Schedule
+from glocal.schedules import Clock, Schedule
 from glocal.views.batch import Views
 from glocal.views.geometry import ViewGeometry
 from tests.methods.cases import cases, make, views

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import glocal
+from glocal.checkpoints import newest_checkpoint
 from glocal.config import build_recipe
-from glocal.data.sources import MemorySource
+from glocal.data.sources.base import MemorySource
 from glocal.errors import GlocalError
 from glocal.methods.supervised import Supervised
-from glocal.training.checkpoints import newest_checkpoint
 from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
@@ -53,7 +53,7 @@ def test_a_run_looks_labels_up_by_the_images_index_and_counts_the_classes(
 
     monkeypatch.setattr(Supervised, "loss", look)
     run = glocal.pretrain(image_folder(48), tmp_path / "run", overrides=ONE_EPOCH, progress=False)
-    source = glocal.data.sources.open_source(tmp_path / "images")
+    source = glocal.data.sources.opening.open_source(tmp_path / "images")
     assert seen == {index: source[index].label for index in range(48)}
     assert run.recipe.method.classes == 8
     state = newest_checkpoint(run.folder / "checkpoints")

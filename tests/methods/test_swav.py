@@ -6,7 +6,7 @@ from torch.nn.functional import log_softmax, normalize
 
 from glocal.errors import GlocalError
 from glocal.losses.clustering import sinkhorn
-from glocal.training.schedules import Clock
+from glocal.schedules import Clock
 from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 

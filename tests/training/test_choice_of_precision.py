@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from glocal.checkpoints import newest_checkpoint
 from glocal.training import precision, run
-from glocal.training.checkpoints import newest_checkpoint
 from glocal.training.precision import choose_precision
 from tests.training.test_runs import run as train
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import glocal
+from glocal.checkpoints import newest_checkpoint
 from glocal.errors import GlocalError
 from glocal.methods.patchwise_dino import PatchwiseDINO
 from glocal.training import loop
-from glocal.training.checkpoints import newest_checkpoint
 from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, VIT_RUN, cases
 from tests.training.test_runs import assert_equal

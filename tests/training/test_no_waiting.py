@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from glocal.schedules import Clock
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, set_schedules
-from glocal.training.schedules import Clock
 from glocal.views.batch import Views
 from tests.methods.cases import VIT, case, cases, make, views
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import glocal
+from glocal.checkpoints import checkpoint_files, load_checkpoint, newest_checkpoint, save_checkpoint
 from glocal.errors import GlocalError
 from glocal.training import loop
-from glocal.training.checkpoints import checkpoint_files, load_checkpoint, newest_checkpoint, save_checkpoint
 from glocal.training.loop import NonFiniteLossError
 
 TINY: dict[str, Any] = {
@@ -210,7 +210,7 @@ def test_a_collapsing_run_is_told_so_in_words(tmp_path: Path, capsys: pytest.Cap
 
 
 def _SameImage() -> Any:
-    from glocal.data.sources import MemorySource
+    from glocal.data.sources.base import MemorySource
 
     return MemorySource("grey", torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), None, None)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from glocal.config import DataSettings
-from glocal.data.loader import Lane, open_lane
-from glocal.data.order import BatchOrder
-from glocal.data.shapes import Shapes
+from glocal.data.lanes.choice import Lane, open_lane
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.settings import DataSettings
+from glocal.data.sources.shapes import Shapes
 from glocal.views.plan import Jitter, View, ViewPlan
 
 VIEW = View(size=24, resolutions=(12,), jitter=Jitter(probability=0.8), grey=0.2)

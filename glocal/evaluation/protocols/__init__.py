@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from glocal.errors import GlocalError, did_you_mean
-from glocal.evaluation.bench import Protocol
+from glocal.evaluation.features.bench import Protocol
 
 
 def protocol_names() -> list[str]:

@@ -16,16 +16,16 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from glocal.data.folder import ImageFolder
-from glocal.data.sources import open_source
-from glocal.data.whole import Fit
+from glocal.data.lanes.whole import Fit
+from glocal.data.sources.folder import ImageFolder
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.gem import gem_readout
-from glocal.evaluation.probes import compute_device
-from glocal.evaluation.ranking import listed, micro_average_precision, rank
-from glocal.evaluation.whitening import comparable, learn_whitening
-from glocal.evaluation.whole import View, readable_rows, view_for, whole_features
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features.gem import gem_readout
+from glocal.evaluation.features.scales import View, readable_rows, view_for, whole_features
+from glocal.evaluation.features.whitening import comparable, learn_whitening
+from glocal.evaluation.metrics.accuracy import compute_device
+from glocal.evaluation.metrics.ranking import listed, micro_average_precision, rank
 from glocal.settings import Settings
 
 _USUAL = View(Fit(320, square=True))

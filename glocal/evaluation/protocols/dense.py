@@ -10,13 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from glocal.console import progress_bar
-from glocal.data.masked import DATA, UNKNOWN, Masked, MaskedFiles, open_masked
-from glocal.data.plain import images_of
-from glocal.data.skipped import tell_unreadable
+from glocal.data.annotated.masks import DATA, UNKNOWN, Masked, MaskedFiles, open_masked
+from glocal.data.lanes.central import images_of
+from glocal.data.lanes.skipped import tell_unreadable
 from glocal.errors import BrokenImageError, GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.cache import Kept
-from glocal.evaluation.dense import (
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features.cache import Kept
+from glocal.evaluation.features.scales import patch_side
+from glocal.evaluation.metrics.segmentation import (
     Upsampling,
     confusion,
     intersection_over_union,
@@ -26,9 +27,8 @@ from glocal.evaluation.dense import (
     upsampled,
     vote,
 )
-from glocal.evaluation.mask_pictures import class_name, draw_segmentation
-from glocal.evaluation.whole import patch_side
 from glocal.files import write_csv
+from glocal.report.mask_pictures import class_name, draw_segmentation
 from glocal.settings import Settings
 from glocal.views.random import permutation, uniform
 

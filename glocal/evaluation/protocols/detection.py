@@ -16,16 +16,16 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, PositiveInt
 
-from glocal.data.detection import DATA, Task, open_detection
-from glocal.data.detection_batches import ExampleReader, repeat_factors
-from glocal.data.outlines import mask_tools
-from glocal.data.plain import default_workers
-from glocal.data.skipped import tell_unreadable
+from glocal.data.annotated.box_batches import ExampleReader, repeat_factors
+from glocal.data.annotated.boxes import DATA, Task, open_detection
+from glocal.data.annotated.outlines import mask_tools
+from glocal.data.lanes.central import default_workers
+from glocal.data.lanes.skipped import tell_unreadable
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.detection_scores import Scores, coco_scores, voc_scores, write_per_class
-from glocal.evaluation.detection_training import Keeper, Plan, detect, finetune
-from glocal.evaluation.detectors import DETECTORS, Norm, torchvision_resnet
+from glocal.evaluation.detection.detectors import DETECTORS, Norm, torchvision_resnet
+from glocal.evaluation.detection.training import Keeper, Plan, detect, finetune
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.metrics.detection import Scores, coco_scores, voc_scores, write_per_class
 from glocal.models.backbone import Backbone
 from glocal.settings import Settings
 

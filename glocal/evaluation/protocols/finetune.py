@@ -17,11 +17,18 @@ from pydantic import Field
 from torch import Tensor
 
 from glocal.console import note, progress_bar
-from glocal.data.skipped import tell_unreadable
-from glocal.data.sources import Source
+from glocal.data.lanes.skipped import tell_unreadable
+from glocal.data.sources.base import Source
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.finetuning import Accuracy, TuningSettings, draw_balanced, fine_tune, measure_accuracy, readable
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.probes.finetuning import (
+    Accuracy,
+    TuningSettings,
+    draw_balanced,
+    fine_tune,
+    measure_accuracy,
+    readable,
+)
 from glocal.models.backbone import Backbone
 
 _LISTS = "https://github.com/google-research/simclr/tree/master/imagenet_subsets"

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.neighbors import nearest_neighbors
 from glocal.settings import Settings
 

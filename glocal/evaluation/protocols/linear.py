@@ -27,14 +27,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from glocal.data.order import BatchOrder
-from glocal.data.sources import Source, Subset
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.sources.base import Source, Subset
 from glocal.errors import GlocalError
-from glocal.evaluation.augmented import Batch, padded_crops, resized_crops
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.features import POOLED, Extractor, Readout
-from glocal.evaluation.linear_probe import LinearSettings, Probe
-from glocal.evaluation.probes import accuracies
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features.extraction import POOLED, Extractor, Readout
+from glocal.evaluation.metrics.accuracy import accuracies
+from glocal.evaluation.probes.augmented import Batch, padded_crops, resized_crops
+from glocal.evaluation.probes.linear import LinearSettings, Probe
 from glocal.models.backbone import Backbone
 
 _SMALL_SIDE = 96  # images up to here are small ones to SCE: CIFAR, Tiny ImageNet, STL10

@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor
 
 from glocal.console import note, progress_bar
-from glocal.data.held_out import hold_out
+from glocal.data.annotated.held_out import hold_out
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.probes import Metric, accuracies, compute_device, moments
-from glocal.evaluation.regression import choose_penalty, fit_logistic
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.metrics.accuracy import Metric, accuracies, compute_device, moments
+from glocal.evaluation.probes.logistic import choose_penalty, fit_logistic
 from glocal.settings import Settings
 
 _WEAKEST, _STRONGEST = -6, 5  # powers of ten of the penalty's weight λ = 1 / C

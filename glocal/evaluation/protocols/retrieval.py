@@ -16,16 +16,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.console import progress_bar
-from glocal.data.queries import DATA, find_query_lists
-from glocal.data.sources import Source, open_source
-from glocal.data.whole import Fit
+from glocal.data.annotated.queries import DATA, find_query_lists
+from glocal.data.lanes.whole import Fit
+from glocal.data.sources.base import Source
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.features import POOLED
-from glocal.evaluation.probes import compute_device
-from glocal.evaluation.ranking import Relevance, listed, rank, same_class
-from glocal.evaluation.whitening import Whitening, comparable, learn_whitening
-from glocal.evaluation.whole import View, readable_rows, view_for, whole_features
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features.extraction import POOLED
+from glocal.evaluation.features.scales import View, readable_rows, view_for, whole_features
+from glocal.evaluation.features.whitening import Whitening, comparable, learn_whitening
+from glocal.evaluation.metrics.accuracy import compute_device
+from glocal.evaluation.metrics.ranking import Relevance, listed, rank, same_class
 from glocal.settings import Settings
 
 _USUAL = View(Fit(1024), (1.0, 2**-0.5, 0.5))

@@ -10,14 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from glocal.console import note, progress_bar
-from glocal.data.plain import images_of
-from glocal.data.sources import Source, Subset
+from glocal.data.lanes.central import images_of
+from glocal.data.sources.base import Source, Subset
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.cache import Kept
-from glocal.evaluation.features import Features
-from glocal.evaluation.maps import MOST_CLASSES, Map, choose_for_map, draw_map, project
-from glocal.evaluation.structure import alignment, class_similarity, effective_rank, spread, uniformity
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features.cache import Kept
+from glocal.evaluation.features.extraction import Features
+from glocal.evaluation.metrics.structure import alignment, class_similarity, effective_rank, spread, uniformity
+from glocal.report.maps import MOST_CLASSES, Map, choose_for_map, draw_map, project
 from glocal.settings import Settings
 from glocal.views.crops import render_batch
 from glocal.views.geometry import ViewGeometry

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from glocal.data.skipped import tell_unreadable
-from glocal.data.voc import VOC07, read_presence
+from glocal.data.annotated.voc import VOC07, read_presence
+from glocal.data.lanes.skipped import tell_unreadable
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.linear_svm import (
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.probes.svm import (
     Fitted,
     SVMSettings,
     Task,

@@ -3,7 +3,7 @@
 For each data set the penalty is chosen on its validation images and the classifier is fitted again with them
 (`glocal.evaluation.protocols.logistic`; papers there). Images are resized to the backbone's size at their shorter side,
 bicubic, and cut to their central square, without a margin. Sizes of splits, metrics and sources of the data sets:
-`glocal.data.benchmarks`.
+`glocal.data.annotated.transfer_sets`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from glocal.data.benchmarks import BENCHMARKS, BenchmarkName, open_benchmarks
+from glocal.data.annotated.transfer_sets import BENCHMARKS, BenchmarkName, open_benchmarks
 from glocal.errors import GlocalError
-from glocal.evaluation.bench import Bench, Measurement, Protocol
-from glocal.evaluation.features import Readout
-from glocal.evaluation.probes import compute_device
+from glocal.evaluation.features.bench import Bench, Measurement, Protocol
+from glocal.evaluation.features.extraction import Readout
+from glocal.evaluation.metrics.accuracy import compute_device
 from glocal.evaluation.protocols.logistic import LogisticSettings, logistic_regression, tell_unfinished
 from glocal.settings import Settings
 

@@ -1,0 +1,114 @@
+"""What a source of images is, one in memory, and a part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from glocal.data.sources.decoding import StoredImage
+
+
+class Sample(NamedTuple):
+    """One image: (3, H, W) uint8 RGB, its class number if there are classes, and its name in the source."""
+
+    image: Tensor
+    label: int | None
+    key: str
+
+
+PartnerRule = Callable[[int, Tensor], Tensor]
+"""(epoch, (B,) indices) → (B,) indices of the images that come along with them."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A sequence of images.
+
+    A source whose images lie in memory also has `images() -> Tensor`, (N, 3, H, W) uint8; one whose images are files
+    of their own has `files() -> list[str]`, their absolute paths, and may have `open(index) -> StoredImage`.
+
+    Attributes:
+        name: the string that `open_source` opens it by.
+        classes: names of the classes; None for unlabelled images.
+        labels: (N,) int64, known without reading an image; None for unlabelled images.
+        keys: a unique name for each image.
+    """
+
+    name: str
+    classes: list[str] | None
+    labels: Tensor | None
+    keys: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads an image; raises BrokenImageError where that fails."""
+        ...
+
+
+class MemorySource:
+    """A source over images in memory.
+
+    Args:
+        name: what it is called.
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64, or None.
+        classes: names of the classes, or None.
+    """
+
+    def __init__(self, name: str, images: Tensor, labels: Tensor | None, classes: list[str] | None) -> None:
+        self.name = name
+        self._images = images
+        self.labels = labels
+        self.classes = classes
+        self.keys: Sequence[str] = [f"{name}/{number}" for number in range(len(images))]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        label = None if self.labels is None else int(self.labels[index])
+        return Sample(self._images[index], label, self.keys[index])
+
+    def images(self) -> Tensor:
+        """All images, (N, 3, H, W) uint8."""
+        return self._images
+
+
+class Subset:
+    """Some images of a source, in the given order.
+
+    Args:
+        source: the whole.
+        indices: (M,) int64 positions in it.
+    """
+
+    def __init__(self, source: Source, indices: Tensor) -> None:
+        self.source = source
+        self.indices = indices
+        self.name = f"{source.name}[{len(indices)}]"
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[indices]
+        self.keys: Sequence[str] = [source.keys[index] for index in indices.tolist()]
+        if hasattr(source, "images"):
+            self.images = partial(_images_at, source.images, indices)  # not a closure: it has to pickle
+        if hasattr(source, "open"):
+            self.open = partial(_open_at, source.open, indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[int(self.indices[index])]
+
+
+def _images_at(images: Callable[[], Tensor], indices: Tensor) -> Tensor:
+    return images()[indices]
+
+
+def _open_at(opened: Callable[[int], StoredImage], indices: Tensor, index: int) -> StoredImage:
+    return opened(int(indices[index]))

@@ -1,0 +1,36 @@
+"""Telling whether two sources hold the same images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from torch import Tensor
+
+from glocal.data.sources.base import Source, Subset
+
+
+def fingerprint(source: Source) -> str | None:
+    """A hash of a source's images: of their bytes where they lie in memory, of path, size and time of change of files.
+
+    None where neither can be known.
+    """
+    if isinstance(source, Subset):
+        whole = fingerprint(source.source)
+        return None if whole is None else _digest([whole.encode(), source.indices.numpy().tobytes()])
+    if hasattr(source, "images"):
+        images: Tensor = source.images()
+        return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
+    if hasattr(source, "files"):
+        found = ((path, os.stat(path)) for path in source.files())
+        return _digest(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode() for path, status in found)
+    return None
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()

@@ -1,0 +1,166 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glocal.data.sources.base import Sample
+from glocal.data.sources.decoding import StoredImage, image_size, open_image, read_image
+from glocal.errors import BrokenImageError, GlocalError
+
+_OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
+
+
+def image_extensions() -> frozenset[str]:
+    """The endings, with their dot and in lower case, of the files that Pillow opens as images."""
+    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return frozenset(readable - {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
+
+
+class ImageFiles:
+    """Image files that a list names.
+
+    Args:
+        folder: the folder that the keys are relative to.
+        keys: paths of the images in it.
+        labels: (N,) int64, or None.
+        classes: names of the classes, or None.
+        name: what it is called; the folder by default.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keys: Sequence[str],
+        labels: Tensor | None = None,
+        classes: list[str] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.keys = keys
+        self.labels = labels
+        self.classes = classes
+        self.name = name or str(folder)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        key = self.keys[index]
+        label = None if self.labels is None else int(self.labels[index])
+        return Sample(read_image(self.folder / key, key), label, key)
+
+    def open(self, index: int) -> StoredImage:
+        """An image before it is decoded; raises BrokenImageError where even its header cannot be read."""
+        key = self.keys[index]
+        return open_image(self.folder / key, key)
+
+    def files(self) -> list[str]:
+        """The images' absolute paths."""
+        return [os.path.abspath(self.folder / key) for key in self.keys]
+
+    def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """Heights and widths from the headers of some images, unreadable ones left out."""
+        sizes = []
+        for index in indices:
+            try:
+                sizes.append(image_size(self.folder / self.keys[index]))
+            except BrokenImageError:
+                continue
+        return sizes
+
+
+class ImageFolder(ImageFiles):
+    """All images in a folder and the folders in it, at any depth.
+
+    Their order is that of their paths, the same on every machine. Hidden files and folders are passed over. Links are
+    followed, but no folder is entered twice, and one that lies inside goes by its own path, not by a link to it.
+    Where every image lies below a folder of the first level and there are at least two of these, they are the
+    classes.
+
+    Args:
+        folder: the path.
+
+    Raises:
+        GlocalError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        if not os.path.isdir(folder):  # unlike Path.is_dir, raises nothing
+            raise GlocalError(_no_folder(Path(folder)))
+        extensions = image_extensions()
+        found = sorted(_files(Path(folder)))
+        keys = [key for key in found if os.path.splitext(key)[1].lower() in extensions]
+        if not keys:
+            raise GlocalError(
+                f"{Path(folder)}: there is no image among its {len(found)} files; "
+                "files ending in .jpg, .png, .webp, .tif, .bmp, .gif and what else Pillow opens count"
+            )
+        classes, labels = None, None
+        tops = [key.partition("/")[0] if "/" in key else None for key in keys]
+        names = sorted({top for top in tops if top is not None})
+        if None not in tops and len(names) > 1:
+            number = {name: place for place, name in enumerate(names)}
+            classes, labels = names, torch.tensor([number[top] for top in tops if top is not None])
+        super().__init__(folder, keys, labels, classes)
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of all files, relative to the folder and with forward slashes; each real folder is entered once."""
+    found: list[str] = []
+    entered: set[tuple[int, int]] = set()
+    waiting = [("", str(folder))]
+    links: list[tuple[str, str]] = []  # entered last, so that real folders go before links to them
+    while waiting or links:
+        prefix, path = waiting.pop() if waiting else links.pop(0)
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            raise GlocalError(f"{path}: cannot be read: {error.strerror}") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            place = (f"{prefix}{entry.name}/", entry.path)
+            if entry.is_symlink():  # os.path takes a dangling or circular link for nothing; entry.is_dir() raises
+                if os.path.isdir(entry.path):
+                    links.append(place)
+                elif os.path.isfile(entry.path):
+                    found.append(prefix + entry.name)
+            elif entry.is_dir():
+                waiting.append(place)
+            elif entry.is_file():
+                found.append(prefix + entry.name)
+    return found
+
+
+def _no_folder(folder: Path) -> str:
+    if os.path.exists(folder):
+        return f"{folder} is a file; give the folder that holds the images"
+    while not os.path.isdir(folder.parent):  # name the first part of the path that is wrong
+        if os.path.exists(folder.parent):
+            return f"{folder.parent} is a file; give the folder that holds the images"
+        folder = folder.parent
+    choices = {name: name for name in _OTHER_SOURCES} | _folders_beside(folder)
+    near = difflib.get_close_matches(folder.name, choices, n=1)
+    hint = f"did you mean {choices[near[0]]}?" if near else "data sets: " + ", ".join(_OTHER_SOURCES)
+    return f"there is no folder {folder}; {hint}"
+
+
+def _folders_beside(folder: Path) -> dict[str, str]:
+    try:
+        places = {name: str(folder.parent / name) for name in os.listdir(folder.parent)}
+    except OSError:
+        return {}
+    return {name: place for name, place in places.items() if os.path.isdir(place)}

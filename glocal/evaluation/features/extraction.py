@@ -1,0 +1,150 @@
+"""Features of a whole source, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from glocal.console import progress_bar
+from glocal.data.lanes.central import images_of
+from glocal.data.sources.base import Source
+from glocal.errors import BrokenImageError, GlocalError
+from glocal.views.crops import Interpolation
+
+
+class Extractor(Protocol):
+    """What evaluation needs of a backbone; `glocal.models.backbone.Backbone` is one.
+
+    One that also has `fingerprint() -> str`, which changes whenever its features do, has its features kept on the disk.
+    """
+
+    dim: int
+    size: int
+    label: str
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, size, size) uint8 → (B, dim) float32."""
+        ...
+
+
+class RawPixels:
+    """The pixels themselves as features: what a learned backbone has to beat.
+
+    Args:
+        size: side in pixels to which images are resized.
+    """
+
+    def __init__(self, size: int = 32) -> None:
+        self.size = size
+        self.dim = 3 * size * size
+        self.label = "raw pixels"
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 → (B, 3·S²) float32 in [0, 1]."""
+        return images.flatten(1).float() / 255
+
+    def fingerprint(self) -> str:
+        """Names the size, on which alone the features depend."""
+        return f"pixels at {self.size}"
+
+
+class Readout(NamedTuple):
+    """Which features of a backbone.
+
+    Attributes:
+        name: names the features in the cache: another name for any other computation.
+        compute: backbone and images (B, 3, S, S) uint8 → (B, …) float32.
+        share, interpolation: of the images (`glocal.data.lanes.central.images_of`).
+    """
+
+    name: str
+    compute: Callable[[Extractor, Tensor], Tensor]
+    share: float | None = None
+    interpolation: Interpolation = "bilinear"
+
+
+POOLED = Readout("pooled", lambda backbone, images: backbone.features(images))
+"""What the backbone gives for an image: its pooled features, or the CLS token."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the readable images of a source.
+
+    Attributes:
+        features: (N, …) float32 on the CPU.
+        index: (N,) int64, the images' positions in the source.
+        labels: (N,) int64; None for an unlabelled source.
+        classes: names of the classes; None for an unlabelled source.
+        skipped: images that could not be read.
+    """
+
+    features: Tensor
+    index: Tensor
+    labels: Tensor | None
+    classes: list[str] | None
+    skipped: list[BrokenImageError]
+
+
+def extract(
+    backbone: Extractor,
+    source: Source,
+    readout: Readout = POOLED,
+    *,
+    batch_size: int = 256,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Features:
+    """Computes the features of all images of a source.
+
+    Args:
+        backbone: gives the features.
+        source: the images; their central squares are taken (`glocal.data.lanes.central.images_of`).
+        readout: which features.
+        batch_size: images at a time.
+        workers: processes that decode images; None chooses.
+        progress: show a progress bar.
+
+    Raises:
+        GlocalError: no image in the source can be read, or the features are no finite numbers.
+    """
+    skipped: list[BrokenImageError] = []
+    found: Tensor | None = None  # one tensor from the start: joined in the end, features would be held twice
+    places: list[Tensor] = []
+    rows = 0
+    with progress_bar("images", visible=progress) as bar:
+        task = bar.add_task(f"features of {source.name}", total=len(source))
+        for index, images in images_of(
+            source,
+            backbone.size,
+            batch_size=batch_size,
+            workers=workers,
+            skipped=skipped,
+            share=readout.share,
+            interpolation=readout.interpolation,
+        ):
+            features = readout.compute(backbone, images)
+            if not features.isfinite().all():
+                raise GlocalError(
+                    f"{backbone.label} gives features that are infinite or no numbers for images of {source.name}; has "
+                    "its training diverged?"
+                )
+            if found is None:
+                found = torch.empty(len(source), *features.shape[1:], dtype=features.dtype)
+            found[rows : rows + len(index)] = features
+            rows += len(index)
+            places.append(index)
+            bar.update(task, advance=len(index))
+    if found is None:
+        raise GlocalError(f"{source.name}: none of its {len(source)} images can be read")
+    return with_labels(source, found[:rows], torch.cat(places), skipped)
+
+
+def with_labels(source: Source, features: Tensor, index: Tensor, skipped: list[BrokenImageError]) -> Features:
+    """Features beside the labels that the source has for their images."""
+    labels = None if source.labels is None else source.labels[index]
+    return Features(features, index, labels, source.classes, skipped)
