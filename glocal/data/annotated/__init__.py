@@ -1,0 +1,1 @@
+"""Images with answers, for evaluation: boxes, masks, queries and the sets of transfer learning."""

@@ -1,0 +1,1 @@
+"""How images become batches of views: from memory (resident) or from files (streaming)."""

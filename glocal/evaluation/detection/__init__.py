@@ -1,0 +1,1 @@
+"""Detectors with a backbone in them, and their training."""

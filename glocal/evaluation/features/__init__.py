@@ -1,0 +1,1 @@
+"""What a backbone says of images: extracted once, kept by content, pooled, whitened."""

@@ -1,0 +1,1 @@
+"""What is trained on features, or on a whole backbone with labels."""
