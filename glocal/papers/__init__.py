@@ -10,10 +10,14 @@
         title, place                 # what it shows; where it stands
         metrics:                     # the columns: how each is printed, and how this package measures it
           linear: {title: linear top-1 (%), protocol: linear, settings: {linear.style: sce}, result: top1}
+          knn: {title: k-NN (%), protocol: knn, setting: "k=1", result: top1}  # which of a protocol's measurements
+          mine: {title: …, protocol: null, why: why this package does not measure it}
         notes: []                    # contradictions in print, errors of reading
         rows:
           - {label: …, values: {linear: 90.34}, recipe: sce-cifar10, settings: {method.temperature: 0.2}, notes: []}
           - {label: …, values: {linear: 90.34}, cannot_run: which system or data is missing}
+
+A row may change how it is measured: `evaluation: {linear: {settings: {linear.style: moco}}}`.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ class Metric(Settings):
 
     title: str  # as it is printed, with its unit in brackets: linear top-1 (%)
     protocol: str | None  # null: the package does not measure it, and `why` says so
-    settings: dict[str, Any] = {}  # of the protocol, by dotted path, as --set takes them: {linear.style: sce}
+    settings: dict[str, Any] = Field(
+        default_factory=dict
+    )  # of the protocol, by dotted path, as --set takes them: {linear.style: sce}
     result: str | None = None  # the metric among those that the protocol reports: top1
     setting: str = "*"  # which of the protocol's measurements, as a glob: "k=1", "1 % of labels*", "*: boxes"
     why: str = ""  # there is no protocol
@@ -52,7 +58,7 @@ class Metric(Settings):
 class Evaluation(Settings):
     """What differs from its column in how one row is measured."""
 
-    settings: dict[str, Any] = {}  # on top of the metric's
+    settings: dict[str, Any] = Field(default_factory=dict)  # on top of the metric's
     setting: str | None = None  # instead of the metric's
 
 
@@ -62,10 +68,10 @@ class PaperRow(Settings):
     label: str
     values: dict[str, float | None]  # by metric; null: printed as a dash
     recipe: str | None = None  # in the package
-    settings: dict[str, Any] = {}  # on top of the recipe, by dotted path
-    evaluation: dict[str, Evaluation] = {}  # by metric
+    settings: dict[str, Any] = Field(default_factory=dict)  # on top of the recipe, by dotted path
+    evaluation: dict[str, Evaluation] = Field(default_factory=dict)  # by metric
     cannot_run: str = ""  # which system or data is missing
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -82,9 +88,9 @@ class PaperTable(Settings):
     id: str
     title: str
     place: str
-    metrics: dict[str, Metric] = {}
-    notes: list[str] = []
-    rows: list[PaperRow] = []
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    rows: list[PaperRow] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -208,9 +214,8 @@ def find_table(place: str) -> tuple[Paper, PaperTable]:
     paper = load_paper(name)
     found = next((table for table in paper.tables if table.id == id_), None)
     if found is None:
-        raise GlocalError(
-            f"{paper.paper} has no table {id_!r}; {did_you_mean(place, [f'{name}/{table.id}' for table in paper.tables])}"
-        )
+        mend = did_you_mean(place, [f"{name}/{table.id}" for table in paper.tables])
+        raise GlocalError(f"{name} has no table {id_!r}; {mend}")
     return paper, found
 
 
