@@ -285,6 +285,39 @@ def recipes(
 
 
 @app.command()
+def tables(
+    place: Annotated[
+        str | None, typer.Argument(help="A paper (sce) or a table (sce/2); default: all tables are listed.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Argument(help="A folder of runs to show beside the printed numbers; default: runs.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With a table: a .csv or .json file to write it to.")] = None,
+) -> None:
+    """List the tables of the four papers, or show one with what runs measured beside the numbers in print."""
+    from glocal.papers import find_table, load_paper, paper_names
+
+    if place is None or "/" not in place:
+        from glocal.papers.shown import overview
+
+        if runs is not None or out is not None:
+            raise GlocalError("name a table to show runs beside it or to write it, for example glocal tables sce/2")
+        papers = [load_paper(name) for name in ([place] if place else paper_names())]
+        _show(overview(papers), "glocal tables PAPER/ID shows a table, with the runs in RUNS that are its rows")
+        return
+    paper, table = find_table(place)
+    from glocal.papers.measured import find_runs, measured
+    from glocal.papers.shown import remarks, save, table_of
+
+    folder = runs or (Path("runs") if Path("runs").is_dir() else None)
+    rows = measured(table, find_runs(folder) if folder else [])
+    _show(table_of(paper, table, rows), *remarks(table, rows))
+    if out is not None:
+        save(out, paper, table, rows)
+        _show(f"written to {out}")
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, devices and what is usable here, with advice."""
     from glocal.doctor import examine, table

@@ -16,6 +16,7 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import ModelSettings
+from glocal.papers import find_row
 from glocal.settings import Settings, assign, choices_of, validated
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import View
@@ -57,7 +58,8 @@ class Recipe(Settings, Generic[M]):
 
     name: str = "custom"
     reproduces: str = ""  # paper, table, row
-    published: str = ""  # the number in print, with its protocol
+    row: str = ""  # its place in the papers' tables (`glocal tables`): sce/2/tau=0.2 target=0.10 CIFAR10
+    published: str = ""  # the number in print, with its protocol; where there is a row, that row's
     seed: int = Field(0, ge=0)
     data: DataSettings = DataSettings()
     views: list[View] | None = None  # null: the method's own, for `data.size`
@@ -92,7 +94,7 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         recipe: the name of a recipe in the package, or a path that ends in .yaml.
 
     Raises:
-        GlocalError: no such recipe or file, or no valid YAML mapping in it.
+        GlocalError: no such recipe or file, no valid YAML mapping in it, or its `row` is in no paper's table.
     """
     name = str(recipe)
     if name.endswith((".yaml", ".yml")):
@@ -111,6 +113,8 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
     if not isinstance(mapping, dict):
         raise GlocalError(f"recipe {name}: must be a mapping of sections (data, model, method, …)")
     mapping.setdefault("name", Path(name).stem)
+    if mapping.get("row") and "published" not in mapping:  # the recipe.yaml of a run says what it was
+        mapping["published"] = find_row(str(mapping["row"])).text
     return mapping
 
 

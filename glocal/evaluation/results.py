@@ -43,10 +43,11 @@ def rows(result: Mapping[str, Any]) -> Iterator[Row]:
         settings = json.dumps(found["settings"], ensure_ascii=False)
         for entry in found["results"]:
             for metric, value in entry["metrics"].items():
-                yield Row(_images(found), found["protocol"], entry["setting"], metric, value, settings)
+                yield Row(images_of(found), found["protocol"], entry["setting"], metric, value, settings)
 
 
-def _images(found: Mapping[str, Any]) -> str:
+def images_of(found: Mapping[str, Any]) -> str:
+    """What one protocol was measured on, in words."""
     return f"{found['train']['name']} → {found['test']['name']}" if "train" in found else found["data"]
 
 
@@ -116,7 +117,7 @@ def _others(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
 
 def _identity(found: Mapping[str, Any]) -> tuple[str, str, str]:
     words = {key: value for key, value in found["settings"].items() if isinstance(value, str)}
-    return found["protocol"], _images(found), json.dumps(words, sort_keys=True)
+    return found["protocol"], images_of(found), json.dumps(words, sort_keys=True)
 
 
 def load(folder: Path) -> dict[str, Any]:

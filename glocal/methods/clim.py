@@ -31,10 +31,11 @@ from glocal.views.plan import View
 from glocal.views.random import uniform
 
 _IMAGES_PER_CLUSTER = 128
+_SMALL_CROPS = (0.05, 0.14)  # shares of the area, section 4.4
 
 
 class CLIMSettings(MethodSettings):
-    """Defaults are those of section 4.1; MoCo's part as in MoCo v2."""
+    """Defaults are those of appendix A; MoCo's part as in MoCo v2."""
 
     name: Literal["clim"] = "clim"
     hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
@@ -44,7 +45,7 @@ class CLIMSettings(MethodSettings):
     momentum: Share = 0.999
     temperature: Temperature = 0.2
     shuffle_groups: int = Field(1, ge=1)
-    rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6
+    rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6 (there knn has neighbors=10)
     refresh_epochs: int = Field(5, ge=1)  # epochs between two selections of positives
     first_epoch: int = Field(0, ge=0)  # before it, every image is its own positive
     clusters: int | None = Field(None, ge=1)  # null: one for 128 images, which is 10,000 for ImageNet as in the paper
@@ -104,7 +105,7 @@ class CLIM(Method):
             view.model_copy(update={"name": "positive", "count": 2, "of": "partner"}),
         ]
         if settings.multi_crop:
-            small = view.model_copy(update={"size": round(size * 96 / 224), "scale": (0.05, 0.2), "count": 2})
+            small = view.model_copy(update={"size": round(size * 96 / 224), "scale": _SMALL_CROPS, "count": 2})
             plan += [
                 small.model_copy(update={"name": "small anchor"}),
                 small.model_copy(update={"name": "small positive", "of": "partner"}),

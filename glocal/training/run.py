@@ -47,6 +47,9 @@ Resume = Literal["auto", "must", "never"]
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # Settings that may differ when a run is continued: they decide where and how fast it runs, not what comes out.
 _FREE = {
+    "reproduces",
+    "row",
+    "published",
     "data.workers",
     "data.lane",
     "data.resident_megabytes",
