@@ -47,7 +47,7 @@ class LoGoSettings(MethodSettings):
     smallest_local: float = Field(0.05, gt=0, lt=1)
     local_size: int | None = Field(None, ge=8)  # null: 96 beside 224, and all of it for images up to 64 pixels
     affinity: AffinityForm = (
-        "softplus"  # how the regressor learns; mine: by the bound that eq. 4 relaxes, over all pairs
+        "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
     )
     regressor_dim: int = Field(256, ge=1)
     noise: float = Field(0.3, ge=0)  # standard deviation on the positives, over √D
