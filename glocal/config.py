@@ -8,14 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import yaml
 from pydantic import Field
 
 from glocal.errors import GlocalError, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import IMAGENET_MEAN, IMAGENET_STD, ModelSettings
-from glocal.settings import Settings, assign, choices_of, validated
+from glocal.settings import Settings, assign, choices_of, read_yaml, validated, write_yaml
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import Color, View
 
@@ -87,7 +86,7 @@ class Recipe(Settings, Generic[M]):
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load_mapping` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 AnyRecipe = Recipe[Any]
@@ -110,7 +109,7 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         recipe: the name of a recipe in the package, or a path that ends in .yaml.
 
     Raises:
-        GlocalError: no such recipe or file, or no valid YAML mapping in it.
+        GlocalError: no such recipe or file, or no valid YAML mapping in it, or one in which a key stands twice.
     """
     name = str(recipe)
     if name.endswith((".yaml", ".yml")):
@@ -122,10 +121,7 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         text = resources.files("glocal.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     else:
         raise GlocalError(f"there is no recipe {name!r}; {did_you_mean(name, recipe_names())}")
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise GlocalError(f"recipe {name}: no valid YAML: {' '.join(str(error).split())}") from error
+    mapping = read_yaml(text, f"recipe {name}")
     if not isinstance(mapping, dict):
         raise GlocalError(f"recipe {name}: must be a mapping of sections (data, model, method, …)")
     mapping.setdefault("name", Path(name).stem)

@@ -46,9 +46,7 @@ class LoGoSettings(MethodSettings):
     local_ratio: float = Field(0.4, gt=0, le=1)  # r_l: local crops take [smallest_local, r_l]
     smallest_local: float = Field(0.05, gt=0, lt=1)
     local_size: int | None = Field(None, ge=8)  # null: 96 beside 224, and all of it for images up to 64 pixels
-    affinity: AffinityForm = (
-        "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
-    )
+    affinity: AffinityForm = "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
     regressor_dim: int = Field(256, ge=1)
     noise: float = Field(0.3, ge=0)  # standard deviation on the positives, over √D
     dissimilarity_clip: float = Field(0.015, ge=0)  # of the last similarity gradient's norm
