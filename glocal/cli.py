@@ -111,26 +111,38 @@ def sweep(
 
 @app.command()
 def views(
-    data: Annotated[str, typer.Option(help="A folder of images, another source, or one image file.")],
+    data: Annotated[str | None, typer.Option(help="A folder of images, another source, or one image file.")] = None,
     out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("views.png"),
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file: whose views.")] = None,
     settings: Sets = None,
     match: Annotated[bool, typer.Option("--match", help="Join the matched patches of two views.")] = False,
     pair: Annotated[str, typer.Option(help="With --match: the two views, counted from 0.")] = "0,1",
-    index: Annotated[int, typer.Option(min=0, help="With --match: which image of the source.")] = 0,
+    affinity: Annotated[
+        str | None, typer.Option(help="A LoGo run: draw how alike it finds one crop and 40 of its own or --data's.")
+    ] = None,
+    index: Annotated[int, typer.Option(min=0, help="With --match or --affinity: which image of the source.")] = 0,
 ) -> None:
-    """Draw the views that a recipe makes of images, or two of them with their matched patches joined."""
+    """Draw the views that a recipe makes of images, matched patches, or the affinity that a LoGo run has learned."""
+    from glocal.report.affinity import draw_affinity
     from glocal.report.preview import preview
     from glocal.settings import parse_overrides
 
     overrides = parse_overrides(settings or [])
+    if affinity is not None:
+        if match or recipe is not None:
+            raise GlocalError(f"--affinity {affinity}: takes the run's own recipe; leave --match and --recipe out")
+        found = draw_affinity(affinity, out, data=data, overrides=overrides, index=index)
+        _show(f"{out}: a crop of {found.images[0]} beside others of it and of {', '.join(found.images[1:])}")
+        return
+    if data is None:
+        raise GlocalError("no images: give a folder, another source or one image file (--data)")
     if match:
         numbers = pair.split(",")
         if len(numbers) != 2 or not all(number.strip().isdigit() for number in numbers):
             raise GlocalError(f"--pair {pair}: write the numbers of two views, for example 0,2")
         chosen = (int(numbers[0]), int(numbers[1]))
-        found = preview(data, out, recipe=recipe, overrides=overrides, match=chosen, index=index)
-        _show(f"{out}: {found} matched patches")
+        matched = preview(data, out, recipe=recipe, overrides=overrides, match=chosen, index=index)
+        _show(f"{out}: {matched} matched patches")
     else:
         preview(data, out, recipe=recipe, overrides=overrides)
         _show(str(out))

@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import yaml
 from pydantic import Field
 
 from glocal.data.settings import DataSettings
@@ -17,7 +16,7 @@ from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import ModelSettings
 from glocal.papers import find_row
-from glocal.settings import Settings, assign, choices_of, validated
+from glocal.settings import Settings, assign, choices_of, read_yaml, validated, write_yaml
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import View
 
@@ -71,7 +70,7 @@ class Recipe(Settings, Generic[M]):
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load_mapping` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 AnyRecipe = Recipe[Any]
@@ -94,7 +93,8 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         recipe: the name of a recipe in the package, or a path that ends in .yaml.
 
     Raises:
-        GlocalError: no such recipe or file, no valid YAML mapping in it, or its `row` is in no paper's table.
+        GlocalError: no such recipe or file, no valid YAML mapping in it, a key that stands twice, or a `row` that is in
+            no paper's table.
     """
     name = str(recipe)
     if name.endswith((".yaml", ".yml")):
@@ -106,10 +106,7 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         text = resources.files("glocal.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     else:
         raise GlocalError(f"there is no recipe {name!r}; {did_you_mean(name, recipe_names())}")
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise GlocalError(f"recipe {name}: no valid YAML: {' '.join(str(error).split())}") from error
+    mapping = read_yaml(text, f"recipe {name}")
     if not isinstance(mapping, dict):
         raise GlocalError(f"recipe {name}: must be a mapping of sections (data, model, method, …)")
     mapping.setdefault("name", Path(name).stem)

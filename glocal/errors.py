@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class GlocalError(ValueError):
@@ -27,14 +27,91 @@ class BrokenImageError(GlocalError):
         return type(self), (self.key, self.reason)
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
+# What a setting is called elsewhere (in papers, in other packages) and here.
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "learn_rate": "lr",
+    "base_lr": "lr",
+    "eta": "lr",
+    "min_lr": "final_lr",
+    "end_lr": "final_lr",
+    "bs": "batch_size",
+    "minibatch": "batch_size",
+    "images_per_batch": "batch_size",
+    "epoch_count": "epochs",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "l2": "weight_decay",
+    "scheduler": "schedule",
+    "grad_clip": "clip_norm",
+    "gradient_clip": "clip_norm",
+    "max_norm": "clip_norm",
+    "num_workers": "workers",
+    "gradient_accumulation": "accumulate",
+    "amp": "precision",
+    "image_size": "size",
+    "img_size": "size",
+    "resolution": "size",
+    "tau": "temperature",
+    "tau_m": "target_temperature",
+    "teacher_temperature": "target_temperature",
+    "lambda": "coefficient",
+    "ema": "momentum",
+    "arch": "name",
+    "backbone": "name",
+    "architecture": "name",
+}
+
+
+def did_you_mean(name: str, choices: Iterable[str], *, elsewhere: Iterable[str] = ()) -> str:
     """The end of an error message: the nearest valid choice, or all choices when none is near.
+
+    Args:
+        name: what was written. Of dotted paths that begin alike only the rest is compared.
+        choices: what could be written in its place.
+        elsewhere: paths of other sections, named where one of them ends in just this name.
 
     >>> did_you_mean("epoch", ["epochs", "batch_size"])
     'did you mean epochs?'
+    >>> did_you_mean("optimizer.learning_rate", ["optimizer.lr", "optimizer.name"])
+    'did you mean optimizer.lr?'
+    >>> did_you_mean("train.lr", ["train.epochs"], elsewhere=["optimizer.lr"])
+    'did you mean optimizer.lr?'
     >>> did_you_mean("zzz", ["epochs", "batch_size"])
     'choose from batch_size, epochs'
     """
     choices = sorted(choices)
-    near = difflib.get_close_matches(name, choices, n=1)
-    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(choices)}"
+    section = name[: name.rfind(".") + 1]
+    if not all(choice.startswith(section) for choice in choices):
+        section = ""
+    own = {choice.removeprefix(section): choice for choice in choices}
+    others = {path.rpartition(".")[2]: path for path in reversed(list(elsewhere))}  # the first of a name stays
+    last, word = name.removeprefix(section), name.rpartition(".")[2]
+    near = _called(last, own) or _called(word, others) or _spelled(last, own) or _begun(last, own)
+    return f"did you mean {near}?" if near else f"choose from {', '.join(choices)}"
+
+
+def _called(name: str, choices: Mapping[str, str]) -> str | None:
+    """The choice of the same letters, or of the same meaning."""
+    plain = _letters(name)
+    meant = {_letters(synonym): choice for synonym, choice in _SYNONYMS.items()}.get(plain)
+    same = [choice for choice in choices if _letters(choice) == plain]
+    return choices[same[0]] if same else choices.get(meant or "")
+
+
+def _spelled(name: str, choices: Mapping[str, str]) -> str | None:
+    near = difflib.get_close_matches(name, list(choices), n=1)
+    return choices[near[0]] if near else None
+
+
+def _begun(name: str, choices: Mapping[str, str]) -> str | None:
+    """The shortest choice that begins with the name, or has it as one of its words."""
+    longer = [c for c in choices if len(name) > 1 and (c.startswith(name) or name in c.split("_"))]
+    return choices[min(longer, key=lambda choice: (not choice.startswith(name), len(choice)))] if longer else None
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")

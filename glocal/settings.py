@@ -27,6 +27,91 @@ _BRANCHES = {
 }
 
 
+# Numbers by YAML 1.2's core schema (section 10.3.2), with underscores between digits as in Python. YAML 1.1, which
+# PyYAML follows, takes 1e-1 for text, 010 for 8 and 1:30 for 90.
+_INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+")
+_DECIMAL = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_TIMES = "tag:yaml.org,2002:timestamp"  # no setting is a date; 1.2 has none either
+
+
+class _RepeatedKeyError(yaml.YAMLError):
+    """A key stands twice in a mapping, of which YAML's loaders silently keep the last."""
+
+
+def _resolvers(before: Mapping[str, list[tuple[str, Any]]]) -> dict[str, list[tuple[str, Any]]]:
+    """What tells text from numbers, by the first character, with YAML 1.2's numbers in place of 1.1's."""
+    found = {first: [rule for rule in rules if rule[0] not in (*_NUMBERS, _TIMES)] for first, rules in before.items()}
+    for tag, number in zip(_NUMBERS, (_INTEGER, _DECIMAL), strict=True):
+        for first in "-+.0123456789":
+            found.setdefault(first, []).append((tag, re.compile(rf"(?:{number.pattern})\Z")))
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    raise _RepeatedKeyError(
+                        f"{key.value} is written twice, in lines {lines[key.value]} and {line}; keep one of them"
+                    )
+                lines[key.value] = line
+        return node
+
+
+def _integer(_: _Loader, node: yaml.ScalarNode) -> int:
+    digits = node.value.lower()
+    return int(digits, 0) if digits[:2] in ("0o", "0x") else int(digits)
+
+
+def _decimal(_: _Loader, node: yaml.ScalarNode) -> float:
+    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+for _tag, _construct in zip(_NUMBERS, (_integer, _decimal), strict=True):
+    _Loader.add_constructor(_tag, _construct)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes that `_Loader` would take for a number."""
+
+    yaml_implicit_resolvers = _resolvers(yaml.SafeDumper.yaml_implicit_resolvers)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Plain values out of YAML: numbers as in YAML 1.2 (1e-1 is one), and no key twice.
+
+    Args:
+        text: YAML.
+        where: begins the message of an error.
+
+    Raises:
+        GlocalError: no valid YAML, or a key stands twice in a mapping.
+
+    >>> read_yaml("{drop_path_rate: 1e-1, name: 1e, epochs: 010}", "example")
+    {'drop_path_rate': 0.1, 'name': '1e', 'epochs': 10}
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except _RepeatedKeyError as error:
+        raise GlocalError(f"{where}: {error}") from None
+    except yaml.YAMLError as error:
+        raise GlocalError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from error
+
+
+def write_yaml(value: Mapping[str, Any]) -> str:
+    """YAML that `read_yaml` reads back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100)
+
+
 class Settings(BaseModel):
     """A section of a recipe: immutable, no unknown keys, no silent conversion of types that do not fit."""
 
@@ -44,10 +129,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise GlocalError(f"--set {setting}: write it as section.key=value, for example train.epochs=10")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise GlocalError(f"--set {setting}: {value!r} is no valid YAML value") from error
+        overrides[key.strip()] = read_yaml(value, f"--set {setting}")
     return overrides
 
 
@@ -123,12 +205,17 @@ def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
         parent = ".".join(str(part) for part in location[:-1])
         known = _keys_at(schema, location[:-1])
         choices = [f"{parent}.{key}" if parent else key for key in known]
-        return f"{path} is not a setting; {did_you_mean(path, choices)}"
+        return f"{path} is not a setting; {did_you_mean(path, choices, elsewhere=_paths(schema))}"
     if error["type"] == "missing":
         return f"{path} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message.replace("Input should be", "must be", 1).replace("a valid tuple", "a list, as [0.1, 0.2]")
     return f"{path} {message}, not {error['input']!r}" if message.startswith("must be") else f"{path}: {message}"
+
+
+def _paths(schema: type[BaseModel]) -> list[str]:
+    """The settings in the sections of a schema by their dotted paths."""
+    return [f"{name}.{key}" for name in schema.model_fields for key in _keys_at(schema, [name])]
 
 
 def _keys_at(schema: Any, location: Sequence[Any]) -> list[str]:

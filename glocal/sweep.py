@@ -10,13 +10,13 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from glocal.console import note
 from glocal.data.sources.base import Source
 from glocal.errors import GlocalError
 from glocal.files import write_text
+from glocal.settings import read_yaml
 from glocal.training.log import read_metrics, read_monitor
 from glocal.training.run import pretrain
 
@@ -42,12 +42,12 @@ def parse_grid(settings: Iterable[str]) -> dict[str, list[Any]]:
         if key.strip() in grid:
             raise GlocalError(f"--grid {setting}: {key.strip()} has values already; give all of them at once")
         try:
-            parts = _split(values)
-            grid[key.strip()] = [yaml.safe_load(part) for part in _fill(parts)]
-        except (yaml.YAMLError, InvalidOperation) as error:
+            parts = _fill(_split(values))
+        except InvalidOperation as error:
             raise GlocalError(
                 f"--grid {setting}: {' '.join(str(error).split())[:80]}; give values or a row of numbers"
             ) from error
+        grid[key.strip()] = [read_yaml(part, f"--grid {setting}") for part in parts]
     return grid
 
 

@@ -29,6 +29,9 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
             "did you mean train.epochs?",
         ),
         (["pretrain", "--data", "shapes", "--out", "X", "--resume", "always"], "--resume always"),
+        (["views", "--out", "X"], "no images: give a folder, another source or one image file (--data)"),
+        (["views", "--affinity", "nowhere"], "--affinity nowhere: there is no such folder; give that of a LoGo run"),
+        (["views", "--affinity", "nowhere", "--match"], "leave --match and --recipe out"),
         (["pretrain", "--data", "shapes", "--out", "X", "--set", "train.device=tpu"], "train.device must be"),
         (
             ["evaluate", "nowhere", "--train", "shapes", "--test", "shapes:test"],

@@ -8,17 +8,15 @@ from glocal.config import build_recipe, load_mapping, recipe_names
 from glocal.errors import GlocalError
 from glocal.methods import method_names
 from glocal.schedules import Schedule
-from glocal.settings import parse_overrides
+from glocal.settings import parse_overrides, read_yaml, write_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_and_survives_the_round_trip(name: str) -> None:
-    import yaml
-
     recipe = build_recipe(load_mapping(name))
     assert recipe.reproduces
     assert recipe.views
-    assert build_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert build_recipe(read_yaml(recipe.to_yaml(), "recipe")) == recipe
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -68,6 +66,21 @@ def test_sce_cifar10_has_the_papers_settings() -> None:
         ({"method.temperature": -1}, "method.temperature must be greater than 0, not -1"),
         ({"method.momentum": {"start": 0.9, "end": 1, "shape": 1}}, "method.momentum"),
         ({"views.1.jitter.hue": 0.7}, "views.1.jitter.hue must be less than or equal to 0.5, not 0.7"),
+        ({"optimizer.learning_rate": 0.1}, r"optimizer.learning_rate is not a setting; did you mean optimizer.lr\?"),
+        ({"optimizer.learningrate": 0.1}, r"did you mean optimizer.lr\?"),
+        ({"optimizer.LR": 0.1}, r"did you mean optimizer.lr\?"),
+        ({"optimizer.wd": 0.1}, r"did you mean optimizer.weight_decay\?"),
+        ({"optimizer.decay": 0.1}, r"did you mean optimizer.weight_decay\?"),
+        ({"train.batch": 8}, r"did you mean train.batch_size\?"),
+        ({"train.batchsize": 8}, r"did you mean train.batch_size\?"),
+        ({"method.temp": 0.1}, r"did you mean method.temperature\?"),
+        ({"method.tau": 0.1}, r"did you mean method.temperature\?"),
+        ({"train.lr": 0.1}, r"did you mean optimizer.lr\?"),
+        ({"lr": 0.1}, r"lr is not a setting; did you mean optimizer.lr\?"),
+        ({"epochs": 3}, r"did you mean train.epochs\?"),
+        ({"data.batch_size": 3}, r"did you mean train.batch_size\?"),
+        ({"model.temperature": 3}, r"did you mean method.temperature\?"),
+        ({"train.zzz": 3}, r"choose from train.accumulate, train.batch_size"),
         ({"views.0.gray": 1}, "views.0.gray is not a setting; did you mean views.0.grey?"),
         ({"views.0.scale": [0.5, 0.2]}, r"views.0: scale must be a range within \(0, 1\], not \[0.5, 0.2\]"),
         ({"views.7.grey": 1}, "'7' is no position in a list of 2"),
@@ -96,6 +109,77 @@ def test_overrides_are_yaml_and_reach_lists() -> None:
 def test_malformed_overrides_are_refused(setting: str) -> None:
     with pytest.raises(GlocalError, match="--set"):
         parse_overrides([setting])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-1", 0.1),
+        ("1E5", 1e5),
+        ("1.e+2", 100.0),
+        (".5e1", 5.0),
+        ("-2e-3", -0.002),
+        ("+.5", 0.5),
+        ("0.06", 0.06),
+        ("10", 10),
+        ("010", 10),  # YAML 1.1: 8
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("1_000", 1000),
+        (".inf", float("inf")),
+        ("true", True),
+        ("null", None),
+        ("1:30", "1:30"),  # YAML 1.1: 90
+        ("2026-01-02", "2026-01-02"),  # YAML 1.1: a date
+        ("1e", "1e"),
+        ("e1", "e1"),
+        ("1.2.3", "1.2.3"),
+        ("'1e-1'", "1e-1"),
+    ],
+)
+def test_numbers_are_those_of_yaml_1_2(text: str, value: object, tmp_path: Path) -> None:
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(f"model: {{options: {{rate: {text}}}}}\n")
+    for found in (parse_overrides([f"a={text}"])["a"], load_mapping(recipe)["model"]["options"]["rate"]):
+        assert found == value
+        assert type(found) is type(value)
+    again = read_yaml(write_yaml({"value": value, "name": text}), "test")
+    assert again == {"value": value, "name": text}  # text that looks like a number comes back as text
+
+
+def test_free_form_options_get_numbers_and_keep_them(tmp_path: Path) -> None:
+    recipe = build_recipe({}, parse_overrides(["model.options={drop_path_rate: 1e-1}"]), data_size=32)
+    assert recipe.model.options == {"drop_path_rate": 0.1}
+    (tmp_path / "own.yaml").write_text(recipe.to_yaml())
+    assert build_recipe(load_mapping(tmp_path / "own.yaml")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epochs: 3}\ndata: {}\ntrain:\n  batch_size: 8\n", "train is written twice, in lines 1 and 3"),
+        ("train:\n  epochs: 3\n  epochs: 4\n", "epochs is written twice, in lines 2 and 3"),
+        ("views: [{size: 8, size: 9}]\n", "size is written twice, in lines 1 and 1"),
+        ('train: {}\n"train": {}\n', "train is written twice"),
+    ],
+)
+def test_a_section_or_key_that_is_written_twice_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(GlocalError, match=message) as caught:
+        load_mapping(tmp_path / "own.yaml")
+    assert "own.yaml" in str(caught.value)
+    with pytest.raises(GlocalError, match="size is written twice"):
+        parse_overrides(["views=[{size: 8, size: 9}]"])
+
+
+def test_merged_sections_may_say_a_key_again() -> None:
+    found = read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n", "test")
+    assert found["b"] == {"x": 3, "y": 2}
+
+
+def test_yaml_makes_no_objects() -> None:
+    with pytest.raises(GlocalError, match="no valid YAML"):
+        parse_overrides(["a=!!python/object/apply:os.getcwd []"])
 
 
 def test_missing_and_malformed_recipes_are_refused(tmp_path: Path) -> None:

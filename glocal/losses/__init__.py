@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors. Each returns a scalar mean over the batch in the dtype of its inputs."""
 
-from glocal.losses.affinity import affinity_objective, local_dissimilarity
+from glocal.losses.affinity import affinity_objective, local_dissimilarity, mine
 from glocal.losses.clustering import sinkhorn, swapped_prediction
 from glocal.losses.contrastive import batch_info_nce, cutmix_info_nce, info_nce, nt_xent
 from glocal.losses.cosine import negative_cosine
@@ -8,13 +8,14 @@ from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
 from glocal.losses.prototypes import proto_nce
 from glocal.losses.redundancy import arb, barlow_twins, vicreg
-from glocal.losses.soft import relational, sce
+from glocal.losses.soft import ceil, relational, sce
 
 __all__ = [
     "affinity_objective",
     "arb",
     "barlow_twins",
     "batch_info_nce",
+    "ceil",
     "cutmix_info_nce",
     "dino",
     "info_nce",
@@ -22,6 +23,7 @@ __all__ = [
     "instance_softmax",
     "local_aggregation",
     "local_dissimilarity",
+    "mine",
     "negative_cosine",
     "nt_xent",
     "patchwise",

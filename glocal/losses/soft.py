@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from glocal.errors import GlocalError
 from glocal.losses.precision import full_precision
@@ -22,7 +23,8 @@ def sce(
     """Similarity Contrastive Estimation: cross-entropy between w = λ·one-hot + (1 − λ)·s and the prediction p.
 
     p is the softmax of the query's similarities at temperature τ, s that of the key's at temperature τₘ.
-    Denize et al., "Similarity Contrastive Estimation for Self-Supervised Soft Contrastive Learning", WACV 2023.
+    Denize et al., "Similarity Contrastive Estimation for Self-Supervised Soft Contrastive Learning", WACV 2023. Over
+    the batch it is λ · InfoNCE + (1 − λ) · (`relational` + `ceil`), Proposition 1.
 
     With `negatives`, Algorithm 1 of the supplement: both distributions run over the positive and the negatives, and the
     positive's logit in s is 0, as printed there. Without, the equations of the supplement's section B: both run
@@ -97,11 +99,47 @@ def relational(
     return (normaliser - (target * logits).sum(dim=1)).mean()
 
 
+@full_precision
+def ceil(query: Tensor, key: Tensor, negatives: Tensor | None = None, *, temperature: float) -> Tensor:
+    """L_Ceil of SCE's Proposition 1: it keeps the positive's share of the prediction from the other images.
+
+    −log of the prediction's mass on other images. Denize et al. (see `sce`), supplement, section B. With every
+    distribution over the keys of the batch, `sce` is λ · InfoNCE + (1 − λ) · (`relational` + `ceil`). With a queue that
+    sum leaves out what Algorithm 1's zero logit gives to the positive: there w's first entry is more than λ.
+
+    Args:
+        query: (B, D) unit vectors of the online network.
+        key: (B, D) unit vectors of the momentum network, detached by the caller.
+        negatives: (K, D) unit vectors (the queue), or None for the other keys of the batch (B ≥ 2).
+        temperature: of the prediction.
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    Raises:
+        GlocalError: no negatives and a batch of one.
+    """
+    if negatives is None:
+        _check_others(key)
+        logits = query @ key.T / temperature  # (B, B)
+        positive = logits.diagonal()
+        others = _without_self(logits).logsumexp(dim=1)
+    else:
+        positive = (query * key).sum(dim=1) / temperature  # (B,)
+        others = (query @ negatives.T / temperature).logsumexp(dim=1)
+    # −log(Σ others / (exp positive + Σ others)), without the difference of two nearly equal logarithms.
+    return softplus(positive - others).mean()
+
+
 def _similarity_to_others(key: Tensor, temperature: float) -> Tensor:
     """Softmax of each key's similarity to the other keys of the batch: (B, B) with a zero diagonal."""
+    _check_others(key)
+    return torch.softmax(_without_self(key @ key.T / temperature), dim=1)
+
+
+def _check_others(key: Tensor) -> None:
     if len(key) < 2:
         raise GlocalError("a loss over the batch needs at least 2 images in it, or negatives from a queue")
-    return torch.softmax(_without_self(key @ key.T / temperature), dim=1)
 
 
 def _without_self(logits: Tensor) -> Tensor:

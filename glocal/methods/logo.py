@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import normalize
 
+from glocal.distributed import all_gather, process_rank
 from glocal.errors import did_you_mean
 from glocal.losses import affinity_objective, local_dissimilarity
 from glocal.losses.affinity import AffinityForm
@@ -45,7 +46,7 @@ class LoGoSettings(MethodSettings):
     local_ratio: float = Field(0.4, gt=0, le=1)  # r_l: local crops take [smallest_local, r_l]
     smallest_local: float = Field(0.05, gt=0, lt=1)
     local_size: int | None = Field(None, ge=8)  # null: 96 beside 224, and all of it for images up to 64 pixels
-    affinity: AffinityForm = "softplus"
+    affinity: AffinityForm = "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
     regressor_dim: int = Field(256, ge=1)
     noise: float = Field(0.3, ge=0)  # standard deviation on the positives, over √D
     dissimilarity_clip: float = Field(0.015, ge=0)  # of the last similarity gradient's norm
@@ -136,7 +137,7 @@ class LoGo(Method):
             self.base.before_step(clock)
 
     def affinity(self, views: Views) -> Tensor:
-        """The regressor's objective on detached representations of two local crops (supplement, eq. 4)."""
+        """The regressor's objective on detached representations of two local crops (supplement, eq. 4 or eq. 2)."""
         locals_ = self._represent_locals(views)
         self._locals.append(locals_)
         first, second = (normalize(representation.detach().float(), dim=1) for representation in locals_)  # (B, D)
@@ -152,11 +153,20 @@ class LoGo(Method):
         objective = first.new_zeros(())
         for one, other in ((first, second), (second, first)):
             positive = self.regressor(one + noise_a, other + noise_b)
-            # A crop of another image: the batch reversed, which would pair the middle one of an odd batch with itself.
-            another = other.flip(0) if len(other) % 2 == 0 else other.roll(1, 0)
-            negative = self.regressor(one, another)
+            negative = self.regressor(*self._of_two_images(one, other))
             objective = objective + affinity_objective(positive, negative, form=self.settings.affinity) / 2
         return objective
+
+    def _of_two_images(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Crops of different images, row by row: one pair for each image, for `mine` all pairs of the batch, O(B²)."""
+        if self.settings.affinity != "mine":
+            # The batch reversed, which would pair the middle one of an odd batch with itself.
+            return one, other.flip(0) if len(other) % 2 == 0 else other.roll(1, 0)
+        others = all_gather(other)  # (P·B, D)
+        row = torch.arange(len(one), device=one.device).repeat_interleave(len(others) - 1)
+        column = torch.arange(len(others) - 1, device=one.device).repeat(len(one))
+        column = column + (column >= process_rank() * len(one) + row)  # its own image is passed over
+        return one[row], others[column]  # (B·(P·B − 1), D)
 
     def dissimilarity(self, views: Views) -> Tensor:
         """The affinity of two local crops under the regressor as it stands, which gets no gradient."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, normalize, softplus
 
 from glocal.losses.affinity import AffinityForm
 
@@ -39,24 +39,26 @@ class AffinityRegressor(nn.Module):
     """LoGo's f_d: how alike two local crops are, learned from their representations.
 
     Zhang et al., "Leverage Your Local and Global Representations", CVPR 2022, section 3.2 and supplement: an MLP with
-    two hidden layers on the concatenation. `softplus` has a scalar output; `cosine` compares an output of the
-    representation's width with the second representation.
+    two hidden layers on the concatenation. `softplus` has a scalar output, `mine` its softplus, as its f is positive
+    (section 5); `cosine` compares an output of the representation's width with the second representation.
 
     Args:
         dim: width of a representation.
         hidden: width of the hidden layers.
-        form: `softplus` or `cosine`.
+        form: `softplus`, `cosine` or `mine`.
     """
 
     def __init__(self, dim: int, *, hidden: int = 256, form: AffinityForm = "softplus") -> None:
         super().__init__()
         self.form = form
-        self.layers = mlp([2 * dim, hidden, hidden, 1 if form == "softplus" else dim], norm=True)
+        self.layers = mlp([2 * dim, hidden, hidden, dim if form == "cosine" else 1], norm=True)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """f_d of each pair: (B, D), (B, D) → (B,)."""
         output = self.layers(torch.cat([first, second], dim=1)).float()
-        return output[:, 0] if self.form == "softplus" else cosine_similarity(second.float(), output, dim=1)
+        if self.form == "cosine":
+            return cosine_similarity(second.float(), output, dim=1)
+        return softplus(output[:, 0]) if self.form == "mine" else output[:, 0]
 
 
 class PrototypeHead(nn.Module):

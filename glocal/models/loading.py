@@ -6,10 +6,10 @@ from pathlib import Path
 
 import timm
 import torch
-import yaml
 
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import Backbone, build_backbone
+from glocal.settings import read_yaml
 
 # Families that take images of any size where asked to: they resize their codes of positions.
 _ANY_SIZE = ("timm.models.vision_transformer", "timm.models.deit")
@@ -57,7 +57,7 @@ def load_backbone(path: str | Path) -> Backbone:
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
-    recipe = build_recipe(yaml.safe_load(state["recipe"]))
+    recipe = build_recipe(read_yaml(state["recipe"], text))
     assert recipe.data.size is not None  # a resolved recipe has it
     untrained = recipe.model.model_copy(update={"pretrained": False})
     backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)

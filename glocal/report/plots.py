@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from glocal.config import AnyRecipe
 from glocal.data.lanes.choice import Lane
-from glocal.training.log import read_metrics
+from glocal.training.log import monitor_series, read_metrics
 
 matplotlib.use("Agg")
 
@@ -20,14 +20,16 @@ _MOST_VIEWS = 10
 
 
 def draw_loss(folder: Path) -> None:
-    """Draws the loss and the learning rate over the epochs to loss.png in the run's folder."""
+    """Draws the loss, the learning rate and, where it was measured, the k-NN accuracy over the epochs to loss.png."""
     metrics = read_metrics(folder)
     if not metrics:
         return
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
+    knn = monitor_series(folder, "knn")
+    figure = Figure(figsize=(7, 6 if knn else 4), layout="constrained")
+    axes, *below = figure.subplots(2 if knn else 1, sharex=True, squeeze=False, height_ratios=[2, 1] if knn else None)[
+        :, 0
+    ]
     lines = axes.plot(metrics["epoch"], metrics["loss"], color="#1f5fa8", label="loss")
-    axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
     other = axes.twinx()
@@ -35,6 +37,13 @@ def draw_loss(folder: Path) -> None:
     other.set_ylabel("learning rate")
     axes.legend(handles=lines, loc="upper right")
     axes.set_title(folder.name)
+    for accuracy in below:
+        # Steps are whole batches, so that an epoch has as many everywhere.
+        epochs = [step * metrics["epoch"][-1] / metrics["step"][-1] for step, _ in knn]
+        accuracy.plot(epochs, [value for _, value in knn], color="#2f7d4f", marker="o", markersize=3)
+        accuracy.set_ylabel("k-NN top-1, %")
+        accuracy.grid(alpha=0.3)
+    (below or [axes])[-1].set_xlabel("epoch")
     figure.savefig(folder / "loss.png", dpi=110)
 
 

@@ -59,17 +59,14 @@ def preview(
         mapping["method"] = {"name": "patchwise_dino"}
     resolved = build_recipe(mapping, overrides, data_size=natural_size(source))
     out = Path(out)
-    if out.suffix.lower() != ".png":
-        raise GlocalError(f"--out {out}: the picture is a .png file")
-    if not out.parent.is_dir():
-        raise GlocalError(f"there is no folder {out.parent} for {out.name}")
+    check_picture(out)
     if match is None:
-        draw_views(_lane(source, resolved, min(_SHEET, len(source))), resolved, out)
+        draw_views(open_views(source, resolved, min(_SHEET, len(source))), resolved, out)
         return 0
     if not 0 <= index < len(source):
         raise GlocalError(f"--index {index}: {source.name} has the images 0 to {len(source) - 1}")
     chosen = Subset(source, torch.tensor([index]))
-    lane = _lane(chosen, resolved, 1)
+    lane = open_views(chosen, resolved, 1)
     if not all(0 <= view < len(lane.plan) for view in match) or match[0] == match[1]:
         raise GlocalError(f"--pair {match[0]},{match[1]}: choose two of the views 0 to {len(lane.plan) - 1}")
     views = next(lane.batches(0, 1))
@@ -87,7 +84,16 @@ def _one_image(path: Path) -> Source:
     return MemorySource(str(path), image[None], None, None)
 
 
-def _lane(source: Source, recipe: AnyRecipe, images: int) -> Lane:
+def check_picture(path: Path) -> None:
+    """Raises GlocalError where no picture can be written to `path`: no .png file, or no such folder."""
+    if path.suffix.lower() != ".png":
+        raise GlocalError(f"--out {path}: the picture is a .png file")
+    if not path.parent.is_dir():
+        raise GlocalError(f"there is no folder {path.parent} for {path.name}")
+
+
+def open_views(source: Source, recipe: AnyRecipe, images: int) -> Lane:
+    """A lane whose batches hold the recipe's views of `images` images, on the CPU."""
     settings = recipe.data.model_copy(update={"workers": 0, "lane": "streaming"})
     plan = ViewPlan(recipe.views or [], shared_geometry=recipe.data.shared_geometry)
     order = BatchOrder(len(source), images, recipe.seed)

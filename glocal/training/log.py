@@ -65,14 +65,19 @@ def _drop_after(path: Path, step: int) -> None:
     write_text(path, "\n".join([header, *kept, ""]))
 
 
-def read_monitor(folder: Path, name: str) -> float | None:
-    """The last measurement of that name in monitor.csv, or None."""
+def monitor_series(folder: Path, name: str) -> list[tuple[int, float]]:
+    """Step and value of every measurement of that name in monitor.csv; empty where there is none."""
     path = folder / "monitor.csv"
     if not path.exists():
-        return None
+        return []
     with path.open(newline="", encoding="utf-8") as file:
-        values = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]
-    return values[-1] if values else None
+        return [(int(row["step"]), float(row["value"])) for row in csv.DictReader(file) if row["name"] == name]
+
+
+def read_monitor(folder: Path, name: str) -> float | None:
+    """The last measurement of that name in monitor.csv, or None."""
+    series = monitor_series(folder, name)
+    return series[-1][1] if series else None
 
 
 def read_metrics(folder: Path) -> dict[str, list[float]]:

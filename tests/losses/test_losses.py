@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.errors import GlocalError
-from glocal.losses import batch_info_nce, info_nce, negative_cosine, nt_xent, relational, sce
+from glocal.losses import batch_info_nce, ceil, info_nce, negative_cosine, nt_xent, relational, sce
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "loss_sce.json").read_text())["sce"]
 
@@ -73,6 +73,34 @@ def test_proposition_1_sce_is_info_nce_plus_relational_plus_ceiling(coefficient:
     assert found.item() == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("coefficient", [0.0, 0.2, 0.75, 1.0])
+def test_proposition_1_holds_for_the_package_s_three_losses(coefficient: float) -> None:
+    query, key = unit(6, 8), unit(6, 8, seed=1)
+    itself = torch.arange(6)
+    softened = relational(query, key, temperature=0.1, target_temperature=0.05) + ceil(query, key, temperature=0.1)
+    expected = coefficient * batch_info_nce(query, key, itself, temperature=0.1) + (1 - coefficient) * softened
+    found = sce(query, key, temperature=0.1, target_temperature=0.05, coefficient=coefficient)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("with_queue", [True, False])
+def test_ceil_equals_a_plain_loop(with_queue: bool) -> None:
+    query, key, queue = unit(4, 6), unit(4, 6, seed=1), unit(9, 6, seed=2)
+    expected = 0.0
+    for i in range(4):
+        others = queue if with_queue else torch.cat([key[:i], key[i + 1 :]])
+        mass = sum(math.exp(float(query[i] @ other) / 0.1) for other in others)
+        expected -= math.log(mass / (mass + math.exp(float(query[i] @ key[i]) / 0.1))) / 4
+    found = ceil(query, key, queue if with_queue else None, temperature=0.1)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_ceil_stays_exact_where_the_other_images_have_no_mass_left() -> None:
+    query = torch.eye(3)
+    found = ceil(query, query, temperature=0.005)  # 200 − log 2: exp(200) overflows in fp32
+    assert found.item() == pytest.approx(200 - math.log(2), rel=1e-6)
+
+
 def test_sce_with_coefficient_one_is_info_nce() -> None:
     query, key, queue = unit(5, 7), unit(5, 7, seed=1), unit(11, 7, seed=2)
     soft = sce(query, key, queue, temperature=0.2, target_temperature=0.05, coefficient=1.0)
@@ -91,6 +119,8 @@ LOSSES = {
     "sce batch": lambda q, k, n: sce(q, k, temperature=0.5, target_temperature=0.3, coefficient=0.4),
     "relational queue": lambda q, k, n: relational(q, k, n, temperature=0.5, target_temperature=0.3),
     "relational batch": lambda q, k, n: relational(q, k, temperature=0.5, target_temperature=0.3),
+    "ceil queue": lambda q, k, n: ceil(q, k, n, temperature=0.5),
+    "ceil batch": lambda q, k, n: ceil(q, k, temperature=0.5),
     "negative_cosine": lambda q, k, n: negative_cosine(q, k),
 }
 
@@ -115,7 +145,7 @@ def test_losses_keep_the_dtype_and_their_arguments_also_under_autocast(name: str
     assert all(torch.equal(a, b) for a, b in zip(before, inputs, strict=True))
 
 
-@pytest.mark.parametrize("name", ["sce batch", "relational batch"])
+@pytest.mark.parametrize("name", ["sce batch", "relational batch", "ceil batch"])
 def test_a_batch_of_one_without_negatives_is_refused(name: str) -> None:
     with pytest.raises(GlocalError, match="at least 2 images"):
         LOSSES[name](unit(1, 4), unit(1, 4), None)

@@ -11,7 +11,7 @@ from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather, all_gather_with_gradient, process_rank
-from glocal.losses import barlow_twins, batch_info_nce, nt_xent, vicreg
+from glocal.losses import barlow_twins, batch_info_nce, mine, nt_xent, vicreg
 from glocal.losses.clustering import sinkhorn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -28,7 +28,18 @@ def against_keys(first: Tensor, second: Tensor) -> Tensor:
     return batch_info_nce(normalize(first, dim=1), keys, own, temperature=0.2)
 
 
+def of_all_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """MINE under a fixed bilinear f: this process' rows against those of other images in all processes."""
+    everything = all_gather_with_gradient(second)
+    own = process_rank() * len(first) + torch.arange(len(first))
+    others = torch.ones(len(first), len(everything), dtype=torch.bool)
+    others[torch.arange(len(first)), own] = False
+    scores = first @ everything.T / 4
+    return mine(scores[~others], scores[others])
+
+
 LOSSES: dict[str, Loss] = {
+    "mine": of_all_pairs,
     "nt_xent": lambda first, second: nt_xent(normalize(first, dim=1), normalize(second, dim=1), temperature=0.2),
     "barlow_twins": gathered(lambda first, second: barlow_twins(first, second, coefficient=0.1)),
     "vicreg": gathered(vicreg),

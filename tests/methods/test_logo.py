@@ -129,7 +129,7 @@ def test_the_regressor_learns_to_tell_crops_of_one_image_from_those_of_two() -> 
     assert loss.item() < 1.0  # 2 log 2 = 1.39 is guessing
 
 
-@pytest.mark.parametrize("form", ["softplus", "cosine"])
+@pytest.mark.parametrize("form", ["softplus", "cosine", "mine"])
 @pytest.mark.parametrize("base", [MOCO, SIMSIAM, {"name": "sce", "queue_size": 32}])
 def test_it_works_on_every_method_with_queries_and_keys(base: dict[str, object], form: str) -> None:
     method = make("logo", base=base, affinity=form)
@@ -172,6 +172,47 @@ def test_an_odd_batch_pairs_no_image_with_itself(monkeypatch: pytest.MonkeyPatch
     _, (one, negative), *_ = pairs
     assert torch.equal(one, locals_[0])
     assert (negative != locals_[1]).any(dim=1).all()
+
+
+def test_mine_compares_every_pair_of_different_images_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make("logo", base=MOCO, affinity="mine", noise=0.0)
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    real = method.regressor.forward
+    monkeypatch.setattr(method.regressor, "forward", lambda a, b: pairs.append((a, b)) or real(a, b))
+    loss = method(views(method, batch=5), "affinity")
+    first, second = (normalize(z.detach().float(), dim=1) for z in method._locals[0])
+    terms = []
+    for one, other, (a, b) in ((first, second, pairs[1]), (second, first, pairs[3])):
+        wanted = [(i, j) for i in range(5) for j in range(5) if i != j]
+        assert torch.equal(a, torch.stack([one[i] for i, _ in wanted]))
+        assert torch.equal(b, torch.stack([other[j] for _, j in wanted]))
+        joint, product = real(one, other), real(a, b)
+        assert (product >= 0).all()  # f maps to the positive numbers
+        terms.append(product.double().exp().mean().log() - joint.double().mean())
+    assert loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-4)
+
+
+def test_mine_compares_with_the_images_of_all_processes_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make("logo", base=MOCO, affinity="mine")
+    rows = torch.arange(6.0)[:, None]
+    monkeypatch.setattr("glocal.methods.logo.all_gather", lambda _: rows)
+    monkeypatch.setattr("glocal.methods.logo.process_rank", lambda: 1)  # of three with two images each
+    one, others = method._of_two_images(rows[2:4], rows[2:4])
+    assert one.flatten().tolist() == [2.0] * 5 + [3.0] * 5
+    assert others.flatten().tolist() == [0.0, 1.0, 3.0, 4.0, 5.0, 0.0, 1.0, 2.0, 4.0, 5.0]
+
+
+def test_mine_s_regressor_learns_to_tell_crops_of_one_image_from_those_of_two() -> None:
+    method = make("logo", base=MOCO, affinity="mine", noise=0.0)
+    optimizer = torch.optim.Adam(method.regressor.parameters(), lr=0.01)
+    batch = views(method, batch=16)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = method(batch, "affinity")
+        method._locals.clear()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < -0.5  # 0 is guessing
 
 
 def test_ratios_and_sizes_are_options_of_the_recipe() -> None:
