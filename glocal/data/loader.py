@@ -14,7 +14,7 @@ from glocal.console import note
 from glocal.data.order import BatchOrder
 from glocal.data.plain import default_workers
 from glocal.data.resident import MixedSizesError, ResidentLane, read_all
-from glocal.data.resized import Resized
+from glocal.data.resized import resized
 from glocal.data.skipped import SkippedImages
 from glocal.data.sources import Source
 from glocal.data.streaming import StreamingLane
@@ -71,8 +71,7 @@ def open_lane(
     Raises:
         GlocalError: too many unreadable images, or a resident lane for images of several sizes.
     """
-    if settings.resize is not None:
-        source = Resized(source, settings.resize)
+    source = resized(source, settings.resize)
     skipped = SkippedImages(len(source), settings.broken_limit, skipped_file)
     reason = _against_memory(source, settings, device) if settings.lane == "auto" else ""
     lane: Lane | None = None

@@ -38,3 +38,8 @@ class Resized:
         sample = self.source[index]
         height, width = sample.image.shape[1:]
         return sample._replace(image=render_one(sample.image, (0, 0, width, height), False, self.side))
+
+
+def resized(source: Source, side: int | None) -> Source:
+    """The source with its images brought to `data.resize` pixels; as it is where that is null."""
+    return source if side is None else Resized(source, side)

@@ -16,6 +16,7 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.images import read_image
 from glocal.data.loader import Lane, natural_size, open_lane
 from glocal.data.order import BatchOrder
+from glocal.data.resized import resized
 from glocal.data.sources import MemorySource, Source, Subset, open_source
 from glocal.errors import GlocalError
 from glocal.models.backbone import build_backbone
@@ -77,7 +78,7 @@ def preview(
     grids = [backbone.grid(views.images[view].shape[-1]) for view in match]
     rule: MatchRule = getattr(resolved.method, "matching", "spread")
     matches = match_patches(views.geometry[match[0]], views.geometry[match[1]], *grids, rule=rule)
-    _draw_match(chosen[0].image, views, match, grids, matches, resolved, lane, out)
+    _draw_match(resized(chosen, resolved.data.resize)[0].image, views, match, grids, matches, resolved, lane, out)
     return int(matches.valid.sum())
 
 

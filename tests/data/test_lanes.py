@@ -45,7 +45,7 @@ def open_both(
 
 def test_images_may_first_become_squares_of_one_size(image_folder: Callable[..., Path]) -> None:
     """As patch-wise DINO's authors do before they crop: torchvision's Resize((side, side))."""
-    source = open_source(image_folder(20))
+    source = open_source(image_folder(20, sizes=((32, 32), (80, 40))))
     order = BatchOrder(length=20, batch_size=8, seed=3)
     plan = ViewPlan([View(size=24, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)])  # the whole square
     for kind in ("resident", "streaming"):
