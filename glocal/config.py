@@ -29,7 +29,7 @@ class TrainSettings(Settings):
     epochs: int = Field(200, ge=1)
     batch_size: int = Field(256, ge=2)  # images in an optimiser step, over all processes and accumulated parts
     accumulate: int = Field(1, ge=1)  # parts in which a process computes its share of the batch
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, gt=0)  # gradients are cut to it, together or each alone (optimizer.clip)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where this machine is fast at it
     channels_last: bool = True
     keep_memory: bool = True  # on a CPU: give no freed memory back; a fifth faster or more, for more memory

@@ -46,6 +46,30 @@ class Schedule(Settings):
         return self.start + (self.end - self.start) * done
 
 
+class Steps(Settings):
+    """A value that is multiplied by `factor` at each of the `milestones`, after a linear warm-up from 0 to `start`.
+
+    Milestones are epochs, counted from the start of the training, as in `torch.optim.lr_scheduler.MultiStepLR`.
+    """
+
+    start: float
+    milestones: tuple[float, ...]
+    factor: float = 0.1
+    warmup_epochs: float = 0.0
+
+    def at(self, clock: Clock) -> float:
+        """The value for the step that `clock` shows.
+
+        >>> Steps(start=1.0, milestones=(120, 160)).at(Clock(step=1300, steps_per_epoch=10, total_steps=2000))
+        0.1
+        """
+        warmup = self.warmup_epochs * clock.steps_per_epoch
+        if clock.step < warmup:
+            return self.start * clock.step / warmup
+        passed = sum(clock.step >= epoch * clock.steps_per_epoch for epoch in self.milestones)
+        return self.start * self.factor**passed
+
+
 Scheduled = float | Schedule
 """A setting that is constant (a number) or changes (a schedule)."""
 

@@ -54,6 +54,83 @@ def test_sce_cifar10_has_the_papers_settings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "network", "epochs"),
+    [
+        ("patchwise-dino-cifar10", "vit_tiny", 200),
+        ("patchwise-dino-imagenet100", "vit_small", 200),
+        ("patchwise-dino-imagenet", "vit_base", 50),
+    ],
+)
+def test_patchwise_dino_has_the_papers_settings(name: str, network: str, epochs: int) -> None:
+    """Sections 4.1.2 and 4.2; the resizing and the clipping are those of the authors' code."""
+    recipe = build_recipe(load_mapping(name))
+    assert (recipe.model.name, recipe.train.epochs) == (network, epochs)
+    assert recipe.model.options == {"patch_size": 16, "drop_path_rate": 0.1}
+    assert 10 <= recipe.train.batch_size <= 40
+    assert recipe.data.resize == 256
+    assert (recipe.optimizer.name, recipe.optimizer.warmup_epochs) == ("adamw", 10)
+    assert recipe.optimizer.weight_decay == Schedule(start=0.04, end=0.4)
+    assert recipe.method.temperature == 0.1
+    assert recipe.method.teacher_temperature == Schedule(start=0.04, end=0.07, kind="linear", epochs=30)
+
+
+@pytest.mark.parametrize(
+    "name", ["dino-imagenet", "esvit-imagenet", *(name for name in recipe_names() if name.startswith("patchwise-dino"))]
+)
+def test_the_dino_family_clips_each_gradient_at_3(name: str) -> None:
+    recipe = build_recipe(load_mapping(name))
+    assert (recipe.train.clip_norm, recipe.optimizer.clip) == (3.0, "parameter")
+
+
+@pytest.mark.parametrize(
+    ("name", "global_scale", "local_scale", "local_size"),
+    [
+        ("logo-moco-cifar10", (0.4, 1.0), (0.08, 0.6), 32),
+        ("logo-simsiam-cifar10", (0.4, 1.0), (0.08, 0.6), 32),
+        ("logo-moco-stl10", (0.4, 1.0), (0.08, 0.4), 64),
+        ("logo-simsiam-stl10", (0.4, 1.0), (0.08, 0.4), 64),
+        ("logo-moco-imagenet100-resnet34", (0.4, 1.0), (0.05, 0.4), 96),
+        ("logo-moco-imagenet100-resnet50", (0.4, 1.0), (0.05, 0.4), 96),
+        ("logo-simsiam-imagenet100", (0.4, 1.0), (0.05, 0.4), 96),
+    ],
+)
+def test_logo_has_the_crops_of_its_supplement(
+    name: str, global_scale: tuple[float, float], local_scale: tuple[float, float], local_size: int
+) -> None:
+    first, second = build_recipe(load_mapping(name)).views or []
+    assert (first.scale, second.scale, second.size) == (global_scale, local_scale, local_size)
+    assert (first.count, second.count) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in recipe_names() if name.startswith("logo-") and "imagenet100" in name]
+)
+def test_four_crops_are_those_of_equation_1(name: str) -> None:
+    recipe = build_recipe(load_mapping(name), {"method.variant": "multi_crop"})
+    assert [view.scale for view in recipe.views or []] == [(0.3, 1.0), (0.05, 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "milestones"),
+    [
+        ("moco-v1-imagenet", (120, 160)),
+        ("npid-imagenet", (120, 160)),
+        ("npid-cifar10", (120, 160)),
+        ("local-aggregation-imagenet", (160, 190)),
+        ("supervised-imagenet", (30, 60)),
+    ],
+)
+def test_rates_that_fell_in_steps_do_so(name: str, milestones: tuple[float, ...]) -> None:
+    optimizer = build_recipe(load_mapping(name)).optimizer
+    assert (optimizer.schedule, optimizer.milestones, optimizer.factor) == ("step", milestones, 0.1)
+
+
+def test_swav_as_logos_baseline_has_four_crops() -> None:
+    views = build_recipe(load_mapping("swav-imagenet100")).views or []
+    assert [(view.count, view.size) for view in views] == [(2, 224), (2, 96)]
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"train.epoch": 3}, "train.epoch is not a setting; did you mean train.epochs?"),

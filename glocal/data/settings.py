@@ -18,6 +18,7 @@ class DataSettings(Settings):
     source: str | None = None  # a folder or the name of a data set; --data overrides it
     test: str | None = None  # labelled images for the k-NN monitor; without, a part of `source` is set aside for it
     size: int | None = Field(None, ge=8)  # side of the views; null: from the images, at most 224
+    resize: int | None = Field(None, ge=8)  # first makes squares of this side of the images (patch-wise DINO's authors)
     lane: Literal["auto", "resident", "streaming"] = "auto"
     resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
     workers: int | None = Field(None, ge=0)  # processes that decode images; null: from the number of cores

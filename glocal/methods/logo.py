@@ -8,7 +8,7 @@ on any method with queries and keys: MoCo and SimSiam in the paper.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -31,20 +31,26 @@ from glocal.views.plan import View
 from glocal.views.random import normal
 
 _GLOBALS = 2
+_Share = Annotated[float, Field(gt=0, le=1)]
+Scale = tuple[_Share, _Share]
 
 
 class LoGoSettings(MethodSettings):
-    """Defaults are those of the authors' code for MoCo; ratios as in section 4.1.
+    """Defaults are those of the authors' code for MoCo; ratios as in section 4.1 (supplement, section 1).
 
-    `base` is the section of the method that LoGo works on, e.g. `{name: moco, temperature: 0.07}`.
+    `base` is the section of the method that LoGo works on, e.g. `{name: moco, temperature: 0.07}`. Global crops take
+    [r_g, 1] of the area and local ones [smallest_local, r_l]; `global_scale` and `local_scale` put any other range in
+    their place: with [0.08, τ_g] and [0.08, 1] the two change roles (supplement, Table 9).
     """
 
     name: Literal["logo"] = "logo"
     base: SerializeAsAny[MethodSettings] = Field(default_factory=lambda: method_class("moco").Settings(name="moco"))
     variant: Literal["logo", "no_dissimilarity", "multi_crop"] = "logo"  # w/o L2L; every crop to every other (eq. 1)
-    global_ratio: float = Field(0.4, gt=0, lt=1)  # r_g: global crops take [r_g, 1] of the area
-    local_ratio: float = Field(0.4, gt=0, le=1)  # r_l: local crops take [smallest_local, r_l]
+    global_ratio: float | None = Field(None, gt=0, lt=1)  # r_g, τ_g; null: 0.4, for multi_crop 0.3
+    local_ratio: float | None = Field(None, gt=0, le=1)  # r_l, τ_l; null: 0.4, for multi_crop 0.3
     smallest_local: float = Field(0.05, gt=0, lt=1)
+    global_scale: Scale | None = None  # shares of the area; null: [global_ratio, 1]
+    local_scale: Scale | None = None  # null: [smallest_local, local_ratio]
     local_size: int | None = Field(None, ge=8)  # null: 96 beside 224, and all of it for images up to 64 pixels
     affinity: AffinityForm = "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
     regressor_dim: int = Field(256, ge=1)
@@ -76,9 +82,28 @@ class LoGoSettings(MethodSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.smallest_local > self.local_ratio:
-            raise ValueError(f"smallest_local={self.smallest_local} is above local_ratio={self.local_ratio}")
+        for name, scale in (("global_scale", self.global_scale), ("local_scale", self.local_scale)):
+            if scale is not None and scale[0] > scale[1]:
+                raise ValueError(f"{name} must ascend, not {list(scale)}")
+        smallest, largest = self.local_area
+        if smallest > largest:
+            raise ValueError(f"smallest_local={smallest} is above local_ratio={largest}")
         return self
+
+    @property
+    def global_area(self) -> Scale:
+        """The shares of an image's area that global crops take."""
+        return self.global_scale or (self.global_ratio or self._ratio, 1.0)
+
+    @property
+    def local_area(self) -> Scale:
+        """The shares that local crops take."""
+        return self.local_scale or (self.smallest_local, self.local_ratio or self._ratio)
+
+    @property
+    def _ratio(self) -> float:
+        """The paper's own; SwAV-style multi-crop gets the best of DINO's ablation (supplement, section 2)."""
+        return 0.3 if self.variant == "multi_crop" else 0.4
 
 
 class LoGo(Method):
@@ -126,8 +151,8 @@ class LoGo(Method):
         photometry = method_class(settings.base.name).view_plan(size, settings.base)[-1]
         local_size = settings.local_size or (size if size <= 64 else round(size * 96 / 224))
         crops = [
-            {"name": "global", "size": size, "scale": (settings.global_ratio, 1.0)},
-            {"name": "local", "size": local_size, "scale": (settings.smallest_local, settings.local_ratio)},
+            {"name": "global", "size": size, "scale": settings.global_area},
+            {"name": "local", "size": local_size, "scale": settings.local_area},
         ]
         return [photometry.model_copy(update={**crop, "count": 2}) for crop in crops]
 
@@ -178,7 +203,11 @@ class LoGo(Method):
         return local_dissimilarity(affinity, form=self.settings.affinity)
 
     def similarity(self, views: Views) -> Tensor:
-        """Global to global and local to global, averaged over all pairs; for `multi_crop` every crop to every other."""
+        """Global to global and local to global, averaged over all pairs.
+
+        For `multi_crop` every crop to every other, the mean of supplement, eq. 1: each crop has the M − 1 other crops
+        of its image as positives.
+        """
         images = views.several(_GLOBALS + 2, "two global and two local views")
         representations = [self.base.represent(view) for view in images]
         queries = [self.base.query(representation) for representation in representations]

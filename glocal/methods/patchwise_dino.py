@@ -1,8 +1,8 @@
 """Patch-wise DINO: matched patches are distilled beside the CLS tokens.
 
-Javidani, Sadeghi and Araabi, "Patch-Wise Self-Supervised Visual Representation Learning: A Fine-Grained Approach", 2023
-(arXiv 2310.18651). DINO, and in the same way each patch of a student view follows the teacher's patch that shows the
-same part of the image (section 3.2, patch matching; section 3.4, losses).
+Javidani, Sadeghi and Araabi, "Local-Global Self-Supervised Visual Representation Learning", 2023 (arXiv 2310.18651).
+DINO, and in the same way each patch of a student view follows the teacher's patch that shows the same part of the image
+(section 3.3, patch matching; section 3.4, losses).
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ from glocal.views.plan import View
 
 
 class PatchwiseDINOSettings(DINOSettings):
-    """DINO's settings and those of the patches."""
+    """DINO's settings and those of the patches.
+
+    `matching`: `spread` is the rule of the paper's figure 2 and of its authors' code, `printed` that of the words of
+    section 3.3, `nearest` the package's own (`glocal.views.geometry.match_patches`).
+    """
 
     name: Literal["patchwise_dino"] = "patchwise_dino"  # type: ignore[assignment]
     matching: MatchRule = "spread"

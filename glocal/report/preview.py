@@ -18,6 +18,7 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import MemorySource, Source, Subset
 from glocal.data.sources.decoding import read_image
 from glocal.data.sources.opening import open_source
+from glocal.data.sources.resized import resized
 from glocal.errors import GlocalError
 from glocal.models.backbone import build_backbone
 from glocal.report.plots import draw_views
@@ -75,7 +76,7 @@ def preview(
     grids = [backbone.grid(views.images[view].shape[-1]) for view in match]
     rule: MatchRule = getattr(resolved.method, "matching", "spread")
     matches = match_patches(views.geometry[match[0]], views.geometry[match[1]], *grids, rule=rule)
-    _draw_match(chosen[0].image, views, match, grids, matches, resolved, lane, out)
+    _draw_match(resized(chosen, resolved.data.resize)[0].image, views, match, grids, matches, resolved, lane, out)
     return int(matches.valid.sum())
 
 

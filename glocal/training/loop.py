@@ -26,7 +26,7 @@ from glocal.schedules import Clock
 from glocal.training.log import RunLog
 from glocal.training.meter import LossMeter
 from glocal.training.monitors import measure_spread
-from glocal.training.optimizers import set_schedules
+from glocal.training.optimizers import clip_each, set_schedules
 from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
 
@@ -248,13 +248,17 @@ def _optimise(
                 loss = module(_in_layout(views, recipe.train.channels_last), phase)
                 fabric.backward(loss / len(parts))
             losses.append(loss.detach())
-        if recipe.train.clip_norm is not None:
+        limit = recipe.train.clip_norm
+        if limit is not None and recipe.optimizer.clip == "norm":
             # A gradient that overflowed in fp16 is the scaler's business; in fp32 the loss tells.
-            fabric.clip_gradients(module, optimizer, max_norm=recipe.train.clip_norm, error_if_nonfinite=False)
+            fabric.clip_gradients(module, optimizer, max_norm=limit, error_if_nonfinite=False)
         else:
             fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        method.before_update(phase, [parameter.grad for parameter in parameters if parameter.grad is not None])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if limit is not None and recipe.optimizer.clip == "parameter":
+            clip_each(gradients, limit)
+        method.before_update(phase, gradients)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         means.append(torch.stack(losses).mean())

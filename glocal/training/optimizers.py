@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from timm.optim import Lars
-from torch import nn
+from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
-from glocal.schedules import Clock, Schedule, Scheduled, value_at
+from glocal.schedules import Clock, Schedule, Scheduled, Steps, value_at
 from glocal.settings import Settings
 
 
@@ -21,14 +22,27 @@ class OptimizerSettings(Settings):
     name: Literal["sgd", "adamw", "lars"] = "sgd"
     lr: float = Field(0.06, ge=0)  # for `lr_batch_size` images in a batch, scaled linearly for others
     lr_batch_size: int | None = Field(256, ge=1)  # null: lr is taken as it stands
-    schedule: Literal["cosine", "constant"] = "cosine"
-    final_lr: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    final_lr: float = Field(0.0, ge=0)  # of cosine
+    milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()  # of step: the epochs at which lr is multiplied
+    factor: float = Field(0.1, gt=0, lt=1)  # of step: by this
     warmup_epochs: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)  # SGD and LARS
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     weight_decay: Scheduled = 5e-4
     decay_norm_and_bias: bool = True  # false: no weight decay for biases and normalisation, no adaptation by LARS
     norm_and_bias_lr: float | None = Field(None, ge=0)  # of biases and normalisation (Barlow Twins); null: lr
+    clip: Literal["norm", "parameter"] = (
+        "norm"  # what train.clip_norm bounds: all gradients' norm, or each one's (DINO)
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule=step needs optimizer.milestones, for example [120, 160]")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must ascend, not {list(self.milestones)}")
+        return self
 
     def peak_lr(self, batch_size: int) -> float:
         """The learning rate at the end of the warm-up.
@@ -38,9 +52,11 @@ class OptimizerSettings(Settings):
         """
         return self.lr if self.lr_batch_size is None else self.lr * batch_size / self.lr_batch_size
 
-    def lr_schedule(self, batch_size: int) -> Schedule:
+    def lr_schedule(self, batch_size: int) -> Schedule | Steps:
         """The learning rate over the training for a global batch of `batch_size` images."""
         peak = self.peak_lr(batch_size)
+        if self.schedule == "step":
+            return Steps(start=peak, milestones=self.milestones, factor=self.factor, warmup_epochs=self.warmup_epochs)
         end = peak if self.schedule == "constant" else self.final_lr
         return Schedule(start=peak, end=end, warmup_epochs=self.warmup_epochs)
 
@@ -100,3 +116,17 @@ def set_schedules(optimizer: torch.optim.Optimizer, settings: OptimizerSettings,
         rate = schedule.start if group["constant_lr"] else schedule.at(clock)
         group["lr"] = rate * own_rate if group["plain"] else rate
         group["weight_decay"] = 0.0 if group["plain"] and not settings.decay_norm_and_bias else decay
+
+
+@torch.no_grad()
+def clip_each(gradients: Iterable[Tensor], limit: float) -> None:
+    """Cuts each gradient, in place, to a norm of at most `limit`, whatever the others are.
+
+    As `clip_gradients` of DINO's authors (`utils.py`). One whose norm is infinite or no number becomes no number, for
+    the scaler of fp16 or the check of the loss to find.
+    """
+    gradients = list(gradients)
+    if not gradients:
+        return
+    factors = [(limit / (norm + 1e-6)).clamp_(max=1) for norm in torch._foreach_norm(gradients)]
+    torch._foreach_mul_(gradients, factors)

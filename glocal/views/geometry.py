@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from glocal.errors import GlocalError
 from glocal.transfer import to_device
 
-MatchRule = Literal["spread", "nearest"]
+MatchRule = Literal["spread", "printed", "nearest"]
 
 
 @dataclass
@@ -55,14 +55,22 @@ def match_patches(
 ) -> PatchMatches:
     """Matches the patches of two views of the same images, each pair of views on its own, in tensor operations.
 
-    `spread` is the rule of the patch-matching seed of Javidani, Sadeghi and Araabi, "Patch-Wise Self-Supervised Visual
-    Representation Learning", 2023, section 3.2: the overlap of the two crops is a block of rows and columns of patches
-    in each, rounded half to even and cut off at the grid's edge; of each axis the shorter list keeps all its entries
-    and the longer one floor(linspace(0, longer − 1, shorter)). The authors' code needs the same crops for the whole
-    batch; this function does not.
+    The first two rules are those of Javidani, Sadeghi and Araabi, "Local-Global Self-Supervised Visual Representation
+    Learning", 2023, section 3.3. In both, the overlap of the two crops is a block of rows and columns of patches in
+    each; of each axis the shorter list keeps all its entries and the longer one as many. They differ in which patches
+    belong to the block, and which of the longer list are kept:
 
-    `nearest` takes, for each patch of b whose centre lies inside a, the patch of a whose centre is nearest to it in
-    the source image: M is grid_b².
+    `spread` is the rule of the paper's figure 2 and of the authors' code. The block's start and length are rounded
+    half to even and cut off at the grid's edge; the longer list keeps floor(linspace(0, longer − 1, shorter)): of four
+    rows for three the first, second and fourth. The authors' code needs the same crops for the whole batch; this
+    function does not.
+
+    `printed` is the rule in the words of the section, which contradict the figure: a patch belongs to the block if
+    more than half of its width and of its height lies in it; the longer list keeps every n-th entry from the first on,
+    n = floor(longer / shorter): of four rows for three the first, second and third.
+
+    `nearest` is the package's own. It takes, for each patch of b whose centre lies inside a, the patch of a whose
+    centre is nearest to it in the source image: M is grid_b².
 
     Args:
         a, b: box (…, 4) and flipped (…) of the two views; the leading shapes broadcast.
@@ -70,24 +78,25 @@ def match_patches(
         rule: how patches are matched.
 
     Returns:
-        Matches in row-major order of the overlap, as seen in the source image for `spread`, of b for `nearest`.
+        Matches in row-major order: of the overlap, as seen in the source image, for the first two rules, of b for
+        `nearest`.
 
     Raises:
         GlocalError: an unknown rule.
     """
-    if rule not in ("spread", "nearest"):
-        raise GlocalError(f"rule={rule!r}: choose spread or nearest")
+    if rule not in get_args(MatchRule):
+        raise GlocalError(f"rule={rule!r}: choose spread, printed or nearest")
     shape = torch.broadcast_shapes(a.flipped.shape, b.flipped.shape)
     box = torch.stack([a.box.expand(*shape, 4), b.box.expand(*shape, 4)])  # (2, …, 4)
     flipped = torch.stack([a.flipped.expand(shape), b.flipped.expand(shape)])
     sides = [torch.as_tensor(grid) for grid in (grid_a, grid_b)]
     grid = to_device(torch.stack([side.expand(shape) for side in sides]), box.device)
-    if rule == "spread":
-        return _spread(box, flipped, grid, min(int(side.max()) for side in sides))
+    if rule != "nearest":
+        return _blocks(box, flipped, grid, min(int(side.max()) for side in sides), rule)
     return _nearest(box, flipped, grid, int(sides[1].max()))
 
 
-def _spread(box: Tensor, flipped: Tensor, grid: Tensor, most: int) -> PatchMatches:
+def _blocks(box: Tensor, flipped: Tensor, grid: Tensor, most: int, rule: MatchRule) -> PatchMatches:
     # Pairs of views come last, P of them: the sums over rows and columns are then long vector operations.
     shape = flipped.shape[1:]
     box = box.reshape(2, -1, 4).permute(2, 0, 1).contiguous()  # (4, 2, P)
@@ -95,9 +104,14 @@ def _spread(box: Tensor, flipped: Tensor, grid: Tensor, most: int) -> PatchMatch
     corner, extent = box[:2], box[2:] - box[:2]  # (2, 2, P): x and y, a and b
     start = corner.amax(dim=1, keepdim=True)
     overlap = box[2:].amin(dim=1, keepdim=True) - start  # (2, 1, P)
-    # Products before quotients: what is half a patch must be half exactly, for it is rounded to even.
-    first = (grid * (start - corner) / extent).round_()
-    length = torch.minimum((grid * overlap / extent).round_(), grid - first).clamp_(min=0)  # (2, 2, P)
+    # Products before quotients: what is half a patch must be half exactly.
+    if rule == "spread":
+        first = (grid * (start - corner) / extent).round_()
+        length = torch.minimum((grid * overlap / extent).round_(), grid - first).clamp_(min=0)  # (2, 2, P)
+    else:
+        first = ((2 * grid * (start - corner) + extent) / (2 * extent)).floor_()
+        end = ((2 * grid * (start - corner + overlap) - extent) / (2 * extent)).ceil_()
+        length = (end - first).clamp_(min=0) * (2 * grid * overlap > extent)  # a sliver of one patch is no half of it
     first = torch.minimum(first, grid - 1).clamp_(min=0)
     overlapping = (overlap > 0).all(dim=0)  # (1, P)
     shorter = torch.minimum(length[:, 0], length[:, 1]) * overlapping  # (2, P)
@@ -105,10 +119,13 @@ def _spread(box: Tensor, flipped: Tensor, grid: Tensor, most: int) -> PatchMatch
     # A patch's index is base + factor · step, summed over the axes: columns run backwards where the view is mirrored.
     base = torch.stack([torch.where(flipped, grid - 1 - first[0], first[0]), first[1] * grid])
     factor = torch.stack([torch.where(flipped, -1.0, 1.0).to(grid), grid])
-    # floor(linspace(0, length − 1, shorter)); half a place more keeps whole numbers clear of rounding.
     place = torch.arange(most, dtype=box.dtype, device=box.device)[:, None, None, None]
     last = (length - 1).clamp_(min=0)
-    steps = (place * last).add_(0.5).div_((shorter[:, None] - 1).clamp_(min=1)).floor_()  # (m, 2, 2, P)
+    if rule == "spread":
+        # floor(linspace(0, length − 1, shorter)); half a place more keeps whole numbers clear of rounding.
+        steps = (place * last).add_(0.5).div_((shorter[:, None] - 1).clamp_(min=1)).floor_()  # (m, 2, 2, P)
+    else:
+        steps = place * (length / shorter[:, None].clamp(min=1)).floor_()
     line = torch.minimum(steps, last).mul_(factor).add_(base).int()
     index = (line[:, None, 1] + line[None, :, 0]).flatten(0, 1).long()  # (m·m, 2, P)
     kept = place[:, 0] < shorter  # (m, 2, P)

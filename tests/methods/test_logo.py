@@ -76,6 +76,25 @@ def test_multi_crop_pulls_every_crop_to_every_other() -> None:
     assert method.similarity(batch).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
 
 
+def test_multi_crop_on_moco_is_equation_1() -> None:
+    """Supplement, eq. 1, crop by crop: the other M − 1 crops of the image are positives, the queue are negatives."""
+    method, fresh = (make("logo", base=MOCO, variant="multi_crop") for _ in range(2))
+    batch, temperature = views(method), 0.1
+    queries = [fresh.base.represent(image) for image in batch.images]
+    keys = [normalize(fresh.base.teacher.chain(image), dim=1) for image in batch.images]
+    negatives = fresh.base.queue.keys
+    total, crops = 0.0, 0
+    for image in range(len(queries[0])):
+        for i, query in enumerate(queries):
+            crops += 1
+            positives = [keys[k][image] for k in range(4) if k != i]
+            for positive in positives:
+                own = (query[image] @ positive / temperature).exp()
+                others = (negatives @ query[image] / temperature).exp().sum()
+                total -= (own / (own + others)).log().item() / (4 - 1)
+    assert method.similarity(batch).item() == pytest.approx(total / crops, rel=1e-5)
+
+
 def test_the_queue_gets_both_globals_keys_and_no_locals() -> None:
     method = make("logo", base=MOCO)
     for phase in method.phases:
@@ -223,3 +242,27 @@ def test_ratios_and_sizes_are_options_of_the_recipe() -> None:
         ("global", 224, (0.3, 1.0), 2),
         ("local", 96, (0.05, 0.6), 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "global_scale", "local_scale"),
+    [
+        ({}, (0.4, 1.0), (0.05, 0.4)),
+        ({"variant": "no_dissimilarity"}, (0.4, 1.0), (0.05, 0.4)),
+        ({"variant": "multi_crop"}, (0.3, 1.0), (0.05, 0.3)),  # supplement, section 2
+        ({"variant": "multi_crop", "local_ratio": 0.2}, (0.3, 1.0), (0.05, 0.2)),
+        ({"global_scale": [0.08, 0.5], "local_scale": [0.08, 1.0]}, (0.08, 0.5), (0.08, 1.0)),  # Table 9
+        ({"global_scale": [0.08, 0.5], "local_ratio": 0.6}, (0.08, 0.5), (0.05, 0.6)),
+    ],
+)
+def test_crops_are_those_of_the_supplement(
+    settings: dict[str, object], global_scale: tuple[float, float], local_scale: tuple[float, float]
+) -> None:
+    overrides = {"method.name": "logo", **{f"method.{key}": value for key, value in settings.items()}}
+    recipe = build_recipe({}, overrides, data_size=224)
+    assert [view.scale for view in recipe.views or []] == [global_scale, local_scale]
+
+
+def test_a_range_of_crops_that_falls_is_named() -> None:
+    with pytest.raises(GlocalError, match=r"global_scale must ascend, not \[0.5, 0.2\]"):
+        build_recipe({}, {"method.name": "logo", "method.global_scale": [0.5, 0.2]})

@@ -16,6 +16,7 @@ import torch
 import glocal
 from glocal.checkpoints import checkpoint_files, load_checkpoint, newest_checkpoint, save_checkpoint
 from glocal.errors import GlocalError
+from glocal.methods.building import build_method
 from glocal.training import loop
 from glocal.training.loop import NonFiniteLossError
 
@@ -168,6 +169,21 @@ def test_gradient_accumulation_equals_the_whole_batch_where_nothing_depends_on_i
 def test_bf16_and_clipping_train(tmp_path: Path) -> None:
     finished = run(tmp_path / "a", train__precision="bf16", train__clip_norm=0.5, train__epochs=1)
     assert finished.metrics["step"][-1] == 6
+
+
+@pytest.mark.parametrize("clip", ["norm", "parameter"])
+def test_clipping_bounds_all_gradients_together_or_each_alone(tmp_path: Path, clip: str) -> None:
+    plain = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 0.0}
+    settings = {f"optimizer__{key}": value for key, value in {**plain, "lr": 0.1, "lr_batch_size": None}.items()}
+    finished = run(tmp_path / "a", train__clip_norm=1e-3, train__epochs=1, optimizer__clip=clip, **settings)
+    torch.manual_seed(finished.recipe.seed)
+    started, ended = build_method(finished.recipe), final_state(tmp_path / "a")["method"]
+    moved = torch.tensor(
+        [(ended[name] - before).norm().item() for name, before in started.named_parameters() if before.requires_grad]
+    )
+    most = 6 * 0.1 * 1e-3 * 1.001  # steps, rate, limit
+    assert moved.max().item() <= most
+    assert (moved.norm().item() <= most) == (clip == "norm")
 
 
 def test_the_streaming_lane_trains_on_a_folder(tmp_path: Path, image_folder: Callable[..., Path]) -> None:

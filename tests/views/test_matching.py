@@ -1,7 +1,9 @@
 """Which patches of two views show the same part of the image."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,9 +110,84 @@ def test_nearest_knows_what_lies_on_a_border(dtype: torch.dtype) -> None:
             assert valid[patch] == (12 * left <= x < 12 * right and 12 * top <= y < 12 * bottom)
 
 
-def test_the_same_view_matches_itself_under_both_rules() -> None:
+def _covered(box: list[float], overlap: tuple[float, float, float, float], grid: int) -> tuple[list[int], list[int]]:
+    """The rows and columns of a crop of which more than half lies in the overlap, as seen in the source image."""
+    kept: list[list[int]] = []
+    for low, high, first, last in ((1, 3, overlap[1], overlap[3]), (0, 2, overlap[0], overlap[2])):
+        side = Fraction(box[high]) - Fraction(box[low])
+        kept.append([])
+        for patch in range(grid):
+            start, end = (Fraction(box[low]) + side * edge / grid for edge in (patch, patch + 1))
+            inside = min(end, Fraction(last)) - max(start, Fraction(first))
+            if inside > (end - start) / 2:
+                kept[-1].append(patch)
+    return kept[0], kept[1]
+
+
+def _printed(case: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Section 3.3 in its own words, patch by patch and in fractions."""
+    boxes = case["box_a"], case["box_b"]
+    overlap = tuple(choose(boxes[0][n], boxes[1][n]) for n, choose in enumerate((max, max, min, min)))
+    if overlap[0] >= overlap[2] or overlap[1] >= overlap[3]:
+        return [], []
+    rows, columns = zip(*(_covered(case[f"box_{side}"], overlap, case[f"grid_{side}"]) for side in "ab"), strict=True)
+    for lists in (rows, columns):
+        longer, shorter = sorted(lists, key=len, reverse=True)
+        if shorter:
+            longer[:] = longer[:: len(longer) // len(shorter)][: len(shorter)]
+        else:
+            longer.clear()
+    found: list[list[int]] = []
+    for number, side in enumerate("ab"):
+        grid = case[f"grid_{side}"]
+        across = [grid - 1 - column if case[f"flip_{side}"] else column for column in columns[number]]
+        found.append([row * grid + column for row in rows[number] for column in across])
+    return found[0], found[1]
+
+
+def _drawn_cases() -> list[dict[str, Any]]:
+    plan = ViewPlan([View(count=2, size=32, scale=(0.02, 1.0))])
+    drawn = plan.draw_geometry(torch.tensor([60, 80]), 0, 0, torch.arange(200))
+    return [
+        {
+            **{f"box_{side}": drawn.box[n, view].tolist() for view, side in enumerate("ab")},
+            **{f"flip_{side}": bool(drawn.flipped[n, view]) for view, side in enumerate("ab")},
+            "grid_a": 14,
+            "grid_b": 6,
+        }
+        for n in range(200)
+    ]
+
+
+@pytest.mark.parametrize("cases", [GOLDEN, _drawn_cases()], ids=["golden", "drawn"])
+def test_printed_is_the_rule_in_the_words_of_the_paper(cases: list[dict[str, Any]]) -> None:
+    a, b = (
+        ViewGeometry(
+            torch.tensor([case[f"box_{side}"] for case in cases], dtype=torch.float64),
+            torch.tensor([case[f"flip_{side}"] for case in cases]),
+        )
+        for side in "ab"
+    )
+    grid_a, grid_b = (torch.tensor([case[f"grid_{side}"] for case in cases]) for side in "ab")
+    matches = match_patches(a, b, grid_a, grid_b, rule="printed")
+    for number, case in enumerate(cases):
+        assert pairs(matches, number) == _printed(case)
+
+
+def test_the_papers_figure_shows_spread_and_not_its_words() -> None:
+    """Figure 2: of four rows for three the first, second and fourth; of six columns for four also the sixth."""
+    whole = ViewGeometry(torch.tensor([[0.0, 0.0, 120.0, 120.0]]), torch.tensor([False]))
+    rows, columns = [0, 1, 3], [0, 1, 3, 5]
+    for rule, wanted in (("spread", True), ("printed", False)):
+        for longer, shorter, kept in ((4, 3, rows), (6, 4, columns)):
+            matches = match_patches(whole, whole, longer, shorter, rule=rule)
+            found = matches.index_a[0][matches.valid[0]][:shorter].tolist()
+            assert (found == kept) == wanted
+
+
+def test_the_same_view_matches_itself_under_every_rule() -> None:
     view = ViewGeometry(torch.tensor([[10.0, 20.0, 110.0, 90.0]]), torch.tensor([True]))
-    for rule in ("spread", "nearest"):
+    for rule in ("spread", "printed", "nearest"):
         matches = match_patches(view, view, 5, 5, rule=rule)
         assert matches.valid.all()
         assert torch.equal(matches.index_a, matches.index_b)
@@ -120,11 +197,11 @@ def test_the_same_view_matches_itself_under_both_rules() -> None:
 def test_views_that_do_not_overlap_match_nothing() -> None:
     a = ViewGeometry(torch.tensor([[0.0, 0.0, 50.0, 50.0]]), torch.tensor([False]))
     b = ViewGeometry(torch.tensor([[50.0, 0.0, 90.0, 50.0]]), torch.tensor([False]))
-    for rule in ("spread", "nearest"):
+    for rule in ("spread", "printed", "nearest"):
         assert not match_patches(a, b, 7, 3, rule=rule).valid.any()
 
 
 def test_an_unknown_rule_is_named() -> None:
     view = geometry("a")
-    with pytest.raises(GlocalError, match="rule='neares': choose spread or nearest"):
+    with pytest.raises(GlocalError, match="rule='neares': choose spread, printed or nearest"):
         match_patches(view, view, 7, 7, rule="neares")  # type: ignore[arg-type]

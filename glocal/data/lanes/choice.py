@@ -17,6 +17,7 @@ from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.streaming import StreamingLane
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
+from glocal.data.sources.resized import resized
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.plan import ViewPlan
 
@@ -70,6 +71,7 @@ def open_lane(
     Raises:
         GlocalError: too many unreadable images, or a resident lane for images of several sizes.
     """
+    source = resized(source, settings.resize)
     skipped = SkippedImages(len(source), settings.broken_limit, skipped_file)
     reason = _against_memory(source, settings, device) if settings.lane == "auto" else ""
     lane: Lane | None = None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import resize
 
 from glocal.data.lanes.central import images_of
 from glocal.data.lanes.choice import _processes, natural_size, open_lane
@@ -40,6 +41,22 @@ def open_both(
     assert isinstance(lanes[0], ResidentLane)
     assert isinstance(lanes[1], StreamingLane)
     return lanes[0], lanes[1]
+
+
+def test_images_may_first_become_squares_of_one_size(image_folder: Callable[..., Path]) -> None:
+    """As patch-wise DINO's authors do before they crop: torchvision's Resize((side, side))."""
+    source = open_source(image_folder(20, sizes=((32, 32), (80, 40))))
+    order = BatchOrder(length=20, batch_size=8, seed=3)
+    plan = ViewPlan([View(size=24, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)])  # the whole square
+    for kind in ("resident", "streaming"):
+        settings = DataSettings(lane=kind, resize=48, workers=0, mean=(0, 0, 0), std=(1, 1, 1))
+        lane = open_lane(source, settings, plan, order, CPU, progress=False)
+        batch = next(iter(lane.batches(0, 1)))
+        assert batch.geometry[0].box.tolist() == [[0.0, 0.0, 48.0, 48.0]] * 8
+        for row, index in enumerate(batch.index.tolist()):
+            squeezed = resize(source[index].image, [48, 48], antialias=True)
+            expected = resize(squeezed, [24, 24], antialias=True).float() / 255
+            assert (batch.images[0][row] - expected).abs().max() < 2 / 255
 
 
 @pytest.mark.parametrize("color", ["exact", "fused"])
