@@ -95,16 +95,33 @@ def sweep(
     data: Annotated[str | None, typer.Option(help="As for pretrain.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file.")] = None,
     settings: Sets = None,
+    train: Annotated[
+        str | None, typer.Option(help="Labelled images that k-NN and the linear probe learn from; default: of --data.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Labelled images to measure on; default: data.test, or a fifth held out.")
+    ] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", help="How it is measured, e.g. linear.style=sce; repeatable.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Pretrain with every combination of some settings, and write one table of loss and k-NN accuracy."""
+    """Pretrain with every combination of some settings, and write one table of loss, k-NN and linear accuracy."""
     from glocal import sweep as sweeping
     from glocal.settings import parse_overrides
 
     overrides = parse_overrides(settings or [])
     out = out or Path("sweeps") / (Path(recipe).stem if recipe else "default")
     rows = sweeping.sweep(
-        data, out, grid=sweeping.parse_grid(grid), recipe=recipe, overrides=overrides, progress=not quiet
+        data,
+        out,
+        grid=sweeping.parse_grid(grid),
+        recipe=recipe,
+        overrides=overrides,
+        train=train,
+        test=test,
+        probe=parse_overrides(probe or []),
+        progress=not quiet,
     )
     _show(sweeping.table(rows), f"written to {out}/sweep.csv and {out}/sweep.md; the runs are in {out}/runs")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -12,15 +13,24 @@ from typing import Any
 
 from rich.table import Table
 
+from glocal.checkpoints import checkpoint_files
 from glocal.console import note
-from glocal.data.sources.base import Source
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.labelled import labelled_part
+from glocal.data.sources.opening import open_source
+from glocal.distributed import process_rank
 from glocal.errors import GlocalError
+from glocal.evaluation import Bench, IncompleteError, RawPixels, evaluate
+from glocal.evaluation.protocols import protocol
 from glocal.files import write_text
-from glocal.settings import read_yaml
-from glocal.training.log import read_metrics, read_monitor
-from glocal.training.run import pretrain
+from glocal.settings import assign, read_yaml, validated
+from glocal.training.log import read_metrics
+from glocal.training.run import Run, pretrain
+from glocal.views.random import permutation
 
 _ELLIPSES = ("…", "...")
+_PROBES = ("knn", "linear")
+_FEWEST = 20  # labelled images of which a fifth can be measured on
 
 
 def parse_grid(settings: Iterable[str]) -> dict[str, list[Any]]:
@@ -95,27 +105,39 @@ def sweep(
     grid: Mapping[str, Sequence[Any]],
     recipe: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    train: str | Path | Source | None = None,
+    test: str | Path | Source | None = None,
+    probe: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Pretrains with every combination of the grid's values and tabulates loss and k-NN accuracy.
+    """Pretrains with every combination of the grid's values and tabulates loss, k-NN and linear accuracy.
 
     Each run has its folder in `out`; the same call goes on where it was stopped. The table is written after every run,
     to sweep.csv and sweep.md. A run that fails is in the table with its error, and the sweep goes on.
+
+    Accuracies are those of the protocols `knn` (weighted votes of `monitor.knn_k` neighbours) and `linear`, which learn
+    from the labelled ones among the images and are measured on `data.test`, or on a fifth that is held out.
 
     Args:
         data, recipe, overrides: as for `pretrain`.
         out: the sweep's folder.
         grid: values by dotted path.
+        train: labelled images that the protocols learn from, where those of `data` shall not be it.
+        test: labelled images to measure on, where those of `data.test` shall not be it.
+        probe: settings of the two protocols by path, `{"linear.style": "sce"}`.
         progress: show progress.
 
     Returns:
-        A row for each combination: the settings, "loss", "knn" (percent; None without labels), "run", "error".
+        A row for each combination: the settings, "loss", "knn" and "linear" (percent; None without labels), "run",
+        "error".
 
     Raises:
-        GlocalError: an empty grid, or no run got through.
+        GlocalError: an empty grid, images or settings that cannot be measured with, or no run got through.
     """
     if not grid:
         raise GlocalError("a sweep needs a grid, for example --grid method.temperature=0.1,0.2")
+    probe = dict(probe or {})
+    _check_probe(probe, train, test)
     out = Path(out)
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     rows: list[dict[str, Any]] = []
@@ -123,11 +145,12 @@ def sweep(
         named = ", ".join(f"{key}={value}" for key, value in settings.items())
         note(f"run {number} of {len(combinations)}: {named}")
         folder = out / "runs" / _folder_name(settings)
-        row: dict[str, Any] = {**settings, "loss": None, "knn": None, "run": str(folder), "error": ""}
+        row: dict[str, Any] = {**settings, "loss": None, **dict.fromkeys(_PROBES), "run": str(folder), "error": ""}
         try:
-            pretrain(data, folder, recipe=recipe, overrides={**(overrides or {}), **settings}, progress=progress)
+            run = pretrain(data, folder, recipe=recipe, overrides={**(overrides or {}), **settings}, progress=progress)
             row["loss"] = read_metrics(folder)["loss"][-1]
-            row["knn"] = read_monitor(folder, "knn")
+            if process_rank() == 0:
+                row.update(_measure(run, data, train, test, probe, progress))
         except Exception as error:
             if number == 1 and not (folder / "recipe.yaml").exists():
                 raise  # wrong settings or data: it would be the same for all
@@ -140,6 +163,86 @@ def sweep(
     return rows
 
 
+def _check_probe(probe: Mapping[str, Any], train: str | Path | Source | None, test: str | Path | Source | None) -> None:
+    """Wrong settings and images are told before anything is trained."""
+    raw: dict[str, Any] = {}
+    for path, value in probe.items():
+        name = path.partition(".")[0]
+        if name not in _PROBES or "." not in path:
+            raise GlocalError(f"--probe {path}: a sweep measures by {' and '.join(_PROBES)}; write linear.style=sce")
+        assign(raw, path, value)
+    for name, its in raw.items():
+        validated(protocol(name).settings, its, f"protocol {name}")
+    for source in (train, test):
+        if source is not None and labelled_part(open_source(source)) is None:
+            raise GlocalError(f"{open_source(source).name} has no labels to learn from or to measure on")
+    if train is not None and test is not None:
+        parts = [labelled_part(open_source(source)) for source in (train, test)]
+        Bench(RawPixels(), train=parts[0], test=parts[1]).sources()
+
+
+def _measure(
+    run: Run,
+    data: str | Path | Source | None,
+    train: str | Path | Source | None,
+    test: str | Path | Source | None,
+    probe: Mapping[str, Any],
+    progress: bool,
+) -> dict[str, float]:
+    """Accuracies of a run's backbone; what was measured of its newest checkpoint is read from the run's folder."""
+    images = _images(run, data if train is None else train, test)
+    if images is None:
+        return {}
+    learn, queries = images
+    settings = {"knn.k": [min(run.recipe.monitor.knn_k, len(learn))], "knn.votes": ["weighted"], **probe}
+    about = {
+        "checkpoint": checkpoint_files(run.folder / "checkpoints")[0].name,
+        "images": [[source.name, len(source)] for source in images],
+        "settings": settings,
+    }
+    written = run.folder / "sweep.json"
+    about = json.loads(json.dumps(about, default=str))
+    if written.exists():
+        before = json.loads(written.read_text(encoding="utf-8"))
+        if before["about"] == about:
+            return dict(before["accuracies"])
+    try:
+        found = evaluate(
+            run.folder,
+            train=learn,
+            test=queries,
+            protocols=_PROBES,
+            settings=settings,
+            out=run.folder / "evaluation",
+            device=run.recipe.train.device,
+            workers=run.recipe.data.workers,
+            progress=progress,
+        )
+    except IncompleteError as error:  # a warning has told it, and the other one's number is worth having
+        found = error.result
+    accuracies = {name: one["results"][0]["metrics"]["top1"] for name, one in found["protocols"].items()}
+    if len(accuracies) == len(_PROBES):
+        write_text(written, json.dumps({"about": about, "accuracies": accuracies}, indent=2) + "\n")
+    return accuracies
+
+
+def _images(
+    run: Run, train: str | Path | Source | None, test: str | Path | Source | None
+) -> tuple[Source, Source] | None:
+    """What the protocols learn from and are measured on; None where there are no labels, or too few."""
+    learn = labelled_part(open_source(run.recipe.data.source if train is None else train))  # type: ignore[arg-type]
+    test = run.recipe.data.test if test is None else test
+    if learn is None:
+        return None
+    if test is not None:
+        return learn, open_source(test)
+    if len(learn) < _FEWEST:
+        return None
+    order = permutation(len(learn), run.recipe.seed, "sweep")
+    part = len(learn) // 5
+    return Subset(learn, order[part:].sort().values), Subset(learn, order[:part].sort().values)
+
+
 def _folder_name(settings: Mapping[str, Any]) -> str:
     names = (f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
     return "".join(c if c.isalnum() or c in "=.,-_" else "_" for c in ",".join(names))[:200]
@@ -148,7 +251,7 @@ def _folder_name(settings: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     """The row without its folder, rounded."""
     shown = {key: value for key, value in row.items() if key != "run"}
-    rounded = {"loss": ".4f", "knn": ".2f"}
+    rounded = {"loss": ".4f", "knn": ".2f", "linear": ".2f"}
     return [
         "" if value is None else format(value, rounded[key]) if key in rounded else str(value)
         for key, value in shown.items()
@@ -168,12 +271,13 @@ def _write(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A table for the terminal; the best k-NN accuracy (or, without labels, no row) is marked."""
+    """A table for the terminal; the best linear accuracy, or without any the best k-NN accuracy, is marked."""
     shown = Table(title="sweep", title_justify="left")
     for key in rows[0]:
         if key != "run":
-            shown.add_column(key, justify="right" if key in ("loss", "knn") else "left")
-    best = max((row["knn"] for row in rows if row["knn"] is not None), default=None)
+            shown.add_column(key, justify="right" if key in ("loss", *_PROBES) else "left")
+    by = "linear" if any(row["linear"] is not None for row in rows) else "knn"
+    best = max((row[by] for row in rows if row[by] is not None), default=None)
     for row in rows:
-        shown.add_row(*_cells(row), style="bold" if best is not None and row["knn"] == best else None)
+        shown.add_row(*_cells(row), style="bold" if best is not None and row[by] == best else None)
     return shown

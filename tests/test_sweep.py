@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from glocal.data.sources.base import MemorySource
+from glocal.data.sources.labelled import labelled_part
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
+from glocal.evaluation import evaluate
 from glocal.report.preview import preview
 from glocal.sweep import parse_grid, sweep
 from tests.training.test_runs import TINY
@@ -41,7 +46,8 @@ def test_a_sweep_makes_one_table_and_goes_on_where_it_stopped(tmp_path: Path) ->
         (0.2, 0.05),
         (0.2, 0.1),
     ]
-    assert all(row["loss"] > 0 and 0 <= row["knn"] <= 100 and not row["error"] for row in rows)
+    assert all(row["loss"] > 0 and not row["error"] for row in rows)
+    assert all(0 <= row[probe] <= 100 for row in rows for probe in ("knn", "linear"))
     written = list(csv.DictReader((tmp_path / "s" / "sweep.csv").open()))
     assert [float(row["knn"]) for row in written] == [row["knn"] for row in rows]
     assert (tmp_path / "s" / "sweep.md").read_text().count("\n") == 6
@@ -49,6 +55,60 @@ def test_a_sweep_makes_one_table_and_goes_on_where_it_stopped(tmp_path: Path) ->
     again = sweep("shapes:train:128", tmp_path / "s", grid=GRID, overrides=settings, progress=False)
     assert again == rows
     assert checkpoints == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*.pt")}
+
+
+def partly_labelled(count: int, labelled: int) -> MemorySource:
+    """Shapes of which the first ones have labels, as STL10's training images are given."""
+    whole = open_source(f"shapes:train:{count}")
+    assert whole.labels is not None
+    labels = torch.where(torch.arange(count) < labelled, whole.labels, -1)
+    return MemorySource("partly", whole.images(), labels, whole.classes)  # type: ignore[attr-defined]
+
+
+def test_a_sweep_over_images_of_which_some_have_labels_measures_on_these(tmp_path: Path) -> None:
+    data, test = partly_labelled(160, 80), open_source("shapes:test:64")
+    settings: dict[str, Any] = {**TINY, "train.epochs": 1}
+    grid = {"method.temperature": [0.1]}
+    probe = {"linear.epochs": 3, "linear.learning_rates": [0.1], "knn.temperature": 0.2}
+    arguments: dict[str, Any] = {"grid": grid, "overrides": settings, "test": test, "progress": False}
+    [row] = sweep(data, tmp_path / "s", probe=probe, **arguments)
+    found = evaluate(
+        row["run"],
+        train=labelled_part(data),
+        test=test,
+        protocols=["knn", "linear"],
+        settings={"knn.k": [20], "knn.votes": ["weighted"], **probe},
+        progress=False,
+    )
+    assert found["protocols"]["knn"]["train"]["images"] == 80
+    for name in ("knn", "linear"):
+        assert row[name] == found["protocols"][name]["results"][0]["metrics"]["top1"]
+    assert (Path(row["run"]) / "evaluation" / "evaluation.json").exists()
+    written = Path(row["run"]) / "sweep.json"
+    before = written.stat().st_mtime_ns
+    assert sweep(data, tmp_path / "s", probe=probe, **arguments) == [row]
+    assert written.stat().st_mtime_ns == before  # nothing is measured twice
+    sweep(data, tmp_path / "s", probe={**probe, "linear.epochs": 4}, **arguments)
+    assert written.stat().st_mtime_ns > before
+    [without] = sweep(partly_labelled(160, 0), tmp_path / "t", **{**arguments, "test": None})
+    assert (without["knn"], without["linear"], without["error"]) == (None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"probe": {"linear.stile": "sce"}}, "protocol linear: stile is not a setting; did you mean style"),
+        ({"probe": {"svm.shots": 1}}, "--probe svm.shots: a sweep measures by knn and linear"),
+        ({"train": MemorySource("bare", torch.zeros(4, 3, 8, 8).byte(), None, None)}, "bare has no labels"),
+        ({"train": "shapes:train:32", "test": "digits:test"}, "class '0' is not among the training classes"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_the_first_run(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(GlocalError, match=message):
+        sweep("shapes:train:64", tmp_path / "s", grid=GRID, overrides=TINY, progress=False, **settings)
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_run_that_fails_is_in_the_table_and_a_wrong_setting_ends_the_sweep(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 import glocal
 from glocal.console import note, warn
 from glocal.data.sources.base import Source
+from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
@@ -59,7 +60,8 @@ def evaluate(
     Args:
         backbone: a backbone, a run's folder, a checkpoint, `timm:NAME`, or what these have to beat: `untrained:RUN`
             (the run's backbone before its first step) and `pixels` (32×32 raw pixels).
-        train: labelled images that the protocols learn from: a source or its name.
+        train: labelled images that the protocols learn from: a source or its name; of one that is labelled in part
+            (STL10), that part. The same holds of `test` and `val`.
         test: labelled images that they are measured on; its classes must be among those of `train`.
         val: labelled images on which settings are chosen; without, a part of `train` is held out for it.
         protocols: names (`glocal protocols` lists them), or `all`: every usual one that has what it needs. By default
@@ -104,9 +106,9 @@ def evaluate(
     folder = None if out is None else Path(out)
     bench = Bench(
         backbone=backbone,
-        train=None if train is None else open_source(train),
-        val=None if val is None else open_source(val),
-        test=None if test is None else open_source(test),
+        train=None if train is None else _open_labelled(train),
+        val=None if val is None else _open_labelled(val),
+        test=None if test is None else _open_labelled(test),
         device=where,
         workers=workers,
         progress=progress,
@@ -151,6 +153,16 @@ def evaluate(
         name, first = next(iter(failed.items()))
         raise IncompleteError(f"{name}: {_said(first)}", result) from first
     return result
+
+
+def _open_labelled(name: str | Path | Source) -> Source:
+    """The source's images that have labels; the source as it is where none has, for the error that follows."""
+    source = open_source(name)
+    part = labelled_part(source)
+    if part is None or part is source:
+        return source
+    note(f"{source.name}: {len(part):,} of its {len(source):,} images have labels; the others are left out")
+    return part
 
 
 class IncompleteError(GlocalError):

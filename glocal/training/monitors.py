@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from glocal.config import AnyRecipe
+from glocal.console import note
 from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
+from glocal.evaluation.features.bench import classes_by_name
 from glocal.evaluation.features.extraction import extract
 from glocal.evaluation.metrics.structure import effective_rank, spread
 from glocal.evaluation.protocols.knn import knn
@@ -17,6 +21,7 @@ from glocal.views.random import permutation
 
 _LOW_SPREAD = 0.1
 _LOW_RANK = 2.0
+_FEWEST = 20  # labelled images of which a fifth says anything
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,27 @@ def measure_spread(embedding: Tensor) -> Spread:
     return Spread(spread(embedding), effective_rank(embedding), embedding.shape[1])
 
 
+def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
+    """What a recipe has measured of a run's images, on those with labels; None where it is too few or not wanted.
+
+    Raises:
+        GlocalError: the images of `data.test` have no labels, or a class that training lacks.
+    """
+    train = labelled_part(source) if recipe.monitor.knn_epochs else None
+    if train is None or len(train) < _FEWEST:
+        return None
+    settings = recipe.monitor
+    monitor = KNNMonitor(train, recipe.data.test, images=settings.knn_images, k=settings.knn_k, seed=recipe.seed)
+    some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
+    note(f"k-NN accuracy is measured every {settings.knn_epochs} epochs on {monitor.where}{some}")
+    return monitor
+
+
 class KNNMonitor:
     """k-NN accuracy of the backbone on labelled images, without touching its training.
 
-    With a test source, the bank are training images and the queries those of the test source; without, a fifth
-    of the chosen training images are the queries.
+    With a test source, the bank are training images and the queries those of the test source, whose classes go by name;
+    without, a fifth of the chosen training images are the queries.
 
     Args:
         train: labelled images.
@@ -68,26 +89,36 @@ class KNNMonitor:
         images: at most this many images in the bank.
         k: neighbours that vote.
         seed: chooses the images.
+
+    Raises:
+        GlocalError: the test source has no labels, or a class that training lacks.
     """
 
     def __init__(self, train: Source, test: str | None, *, images: int, k: int, seed: int) -> None:
         chosen = permutation(len(train), seed, "knn monitor")
+        self._numbers: Tensor | None = None  # of the test source's classes among those of training, (C,) int64
         if test is None:
             part = max(1, min(len(train) // 5, images // 4))
             self.bank = Subset(train, chosen[part : part + images])
             self.queries: Source = Subset(train, chosen[:part])
             self.where = "a part of the training images"
         else:
-            self.queries = open_source(test)
+            queries = labelled_part(open_source(test))
+            if queries is None or queries.classes is None:
+                raise GlocalError(
+                    f"data.test={test} has no labels, on which k-NN accuracy could be measured; give labelled images, "
+                    "or monitor.knn_epochs=0"
+                )
+            self.queries = queries
             self.bank = Subset(train, chosen[:images])
             self.where = test
-            if self.queries.classes != train.classes:
-                raise GlocalError(f"data.test={test} does not have the classes of {train.name}")
+            self._numbers = classes_by_name(train.classes or (), queries.classes, f"data.test={test}")
         self.k = min(k, len(self.bank))
 
     def measure(self, backbone: Backbone) -> float:
         """Top-1 accuracy in percent."""
         bank, queries = (extract(backbone, source, progress=False) for source in (self.bank, self.queries))
         assert bank.labels is not None and queries.labels is not None  # noqa: PT018 (the run checked it)
-        accuracy = knn(bank.features, bank.labels, queries.features, queries.labels, k=self.k)
+        truth = queries.labels if self._numbers is None else self._numbers[queries.labels]
+        accuracy = knn(bank.features, bank.labels, queries.features, truth, k=self.k)
         return accuracy[self.k]

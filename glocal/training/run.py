@@ -36,7 +36,7 @@ from glocal.report.plots import draw_loss, draw_views
 from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
 from glocal.training.memory import keep_freed_memory
-from glocal.training.monitors import KNNMonitor
+from glocal.training.monitors import knn_monitor
 from glocal.training.optimizers import build_optimizers
 from glocal.training.precision import choose_precision
 from glocal.training.threads import advice_on_threads
@@ -334,16 +334,7 @@ def _train(
     evaluated = operator.attrgetter(method.evaluated)(method)
     main = fabric.global_rank == 0
     log = RunLog(folder, first_step) if main else None
-    monitor = None
-    if main and recipe.monitor.knn_epochs and source.labels is not None and len(source) >= 20:
-        monitor = KNNMonitor(
-            source,
-            recipe.data.test,
-            images=recipe.monitor.knn_images,
-            k=recipe.monitor.knn_k,
-            seed=recipe.seed,
-        )
-        note(f"k-NN accuracy is measured every {recipe.monitor.knn_epochs} epochs on {monitor.where}")
+    monitor = knn_monitor(source, recipe) if main else None
 
     def save(step: int) -> str:
         name = f"checkpoints/step-{step:09d}.pt"

@@ -199,7 +199,7 @@ def test_real_evaluations_are_compared(tmp_path: Path) -> None:
             progress=False,
         )
     found = compare([tmp_path / "8", tmp_path / "16"], tmp_path / "out")
-    assert len(found.rows) == 6 + 7
+    assert len(found.rows) == 12 + 7
     assert all(None not in row.values for row in found.rows)
     assert found.notes == ()
     assert "raw pixels" in found.runs[0].backbone

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
+from glocal.config import build_recipe
 from glocal.data.sources.base import MemorySource, Subset
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate, extract, results
-from glocal.training.monitors import KNNMonitor, measure_spread
+from glocal.training.monitors import KNNMonitor, knn_monitor, measure_spread
 
 
 class MeanColour:
@@ -49,7 +51,7 @@ def test_classes_are_matched_by_name_not_by_number() -> None:
 
 def test_a_test_class_that_training_lacks_is_named() -> None:
     train, test = colours(30, ["red", "green", "blue"], [0, 1, 2]), colours(9, ["red", "gren"], [0, 1])
-    with pytest.raises(GlocalError, match="colours: class 'gren' is not among the training .*; did you mean green"):
+    with pytest.raises(GlocalError, match="colours: class 'gren' is not among .*; did you mean green"):
         evaluate(MeanColour(), train=train, test=test, progress=False)
 
 
@@ -105,6 +107,64 @@ def test_the_monitor_separates_queries_from_the_bank() -> None:
     assert len(bank) == 30
     assert not set(bank.keys) & set(queries.keys)
     assert monitor.measure(MeanColour()) == 100.0  # type: ignore[arg-type]
+
+
+def monitored(train: MemorySource, test: Path | None, **monitor: int) -> KNNMonitor:
+    recipe = build_recipe({"name": "x"}, {"data.test": None if test is None else str(test)}, data_size=32)
+    recipe = recipe.model_copy(update={"monitor": recipe.monitor.model_copy(update=monitor)})
+    found = knn_monitor(train, recipe)
+    assert found is not None
+    return found
+
+
+def saved(source: MemorySource, folder: Path) -> Path:
+    """The images as files in folders of their classes."""
+    assert source.classes is not None
+    for sample in source:  # type: ignore[attr-defined]
+        place = folder / source.classes[sample.label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(place / f"{sample.key.split('/')[1]}.png")
+    return folder
+
+
+def test_the_monitor_maps_classes_by_name_as_evaluate_does(tmp_path: Path) -> None:
+    train = colours(60, ["red", "green", "blue"], [0, 1, 2])
+    test = saved(colours(12, ["blue", "red"], [2, 0]), tmp_path / "test")  # blue is 0 here and 2 in training
+    monitor = monitored(train, test, knn_k=5)
+    assert monitor.measure(MeanColour()) == 100.0  # type: ignore[arg-type]
+    found = evaluate(MeanColour(), train=train, test=test, protocols="knn", k=[5], progress=False)
+    assert found["protocols"]["knn"]["results"][0]["metrics"]["top1"] == 100.0
+    wrong = saved(colours(6, ["gren", "red"], [1, 0]), tmp_path / "wrong")
+    with pytest.raises(
+        GlocalError, match="data.test=.*: class 'gren' is not among the training .*; did you mean green"
+    ):
+        monitored(train, wrong)
+    with pytest.raises(GlocalError, match="data.test=.* has no labels.*monitor.knn_epochs=0"):
+        monitored(train, test / "red")
+
+
+def test_the_monitor_looks_at_labelled_images_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    train = colours(90, ["red", "green", "blue"], [0, 1, 2])
+    train.labels[::2] = -1  # type: ignore[index]
+    recipe = build_recipe({"name": "x"}, {}, data_size=32)
+    monitor = knn_monitor(train, recipe)
+    assert monitor is not None
+    assert len(monitor.bank) + len(monitor.queries) == 45
+    assert monitor.measure(MeanColour()) == 100.0  # type: ignore[arg-type]
+    assert "with the 45 of 90 images that have labels" in capsys.readouterr().err
+    train.labels[: 90 - 19] = -1  # type: ignore[index]
+    assert knn_monitor(train, recipe) is None
+    train.labels = None
+    assert knn_monitor(train, recipe) is None
+
+
+def test_splits_of_a_data_set_are_not_measured_as_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = saved(colours(30, ["train", "val"], [0, 1]), tmp_path / "set")
+    recipe = build_recipe({"name": "x"}, {}, data_size=32)
+    assert knn_monitor(open_source(root), recipe) is None
+    with pytest.raises(GlocalError, match="has no labels"):
+        evaluate(MeanColour(), train=root, test=root, progress=False)
+    assert "train, val are parts of a data set and not its classes" in capsys.readouterr().err
 
 
 def test_spread_and_rank_tell_an_even_sphere_a_point_and_a_line() -> None:

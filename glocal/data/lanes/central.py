@@ -17,6 +17,9 @@ from glocal.views.geometry import ViewGeometry
 
 T = TypeVar("T")
 
+CENTRAL_SHARE = 7 / 8
+"""Of the shorter side of large images, what their central square has: 224 of 256."""
+
 
 def default_workers() -> int:
     """Processes that decode images: one for each core that this process may use but one, at most 8."""
@@ -31,7 +34,7 @@ def as_it_is(batch: T) -> T:
 
 def central_share(size: int) -> float:
     """The side of the central square as a share of the shorter side: 7/8 (224 of 256) above 64 pixels, else all."""
-    return 1.0 if size <= 64 else 7 / 8
+    return 1.0 if size <= 64 else CENTRAL_SHARE
 
 
 def central_images(

@@ -34,7 +34,7 @@ class Source(Protocol):
     Attributes:
         name: the string that `open_source` opens it by.
         classes: names of the classes; None for unlabelled images.
-        labels: (N,) int64, known without reading an image; None for unlabelled images.
+        labels: (N,) int64, known without reading an image, −1 for an image without one; None for unlabelled images.
         keys: a unique name for each image.
     """
 
@@ -56,7 +56,7 @@ class MemorySource:
     Args:
         name: what it is called.
         images: (N, 3, H, W) uint8.
-        labels: (N,) int64, or None.
+        labels: (N,) int64, −1 for an image without one, or None.
         classes: names of the classes, or None.
     """
 
@@ -71,8 +71,8 @@ class MemorySource:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
-        label = None if self.labels is None else int(self.labels[index])
-        return Sample(self._images[index], label, self.keys[index])
+        label = -1 if self.labels is None else int(self.labels[index])
+        return Sample(self._images[index], None if label < 0 else label, self.keys[index])
 
     def images(self) -> Tensor:
         """All images, (N, 3, H, W) uint8."""

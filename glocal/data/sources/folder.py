@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from glocal.console import note
 from glocal.data.sources.base import Sample
 from glocal.data.sources.decoding import StoredImage, image_size, open_image, read_image
+from glocal.data.sources.labelled import are_splits
 from glocal.errors import BrokenImageError, GlocalError
 
 _OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
@@ -84,7 +86,8 @@ class ImageFolder(ImageFiles):
     Their order is that of their paths, the same on every machine. Hidden files and folders are passed over. Links are
     followed, but no folder is entered twice, and one that lies inside goes by its own path, not by a link to it.
     Where every image lies below a folder of the first level and there are at least two of these, they are the
-    classes.
+    classes, unless all are named like the parts of a data set (train, val, test, …): then there are no labels, and a
+    note says what to give for them.
 
     Args:
         folder: the path.
@@ -107,7 +110,12 @@ class ImageFolder(ImageFiles):
         classes, labels = None, None
         tops = [key.partition("/")[0] if "/" in key else None for key in keys]
         names = sorted({top for top in tops if top is not None})
-        if None not in tops and len(names) > 1:
+        if None not in tops and len(names) > 1 and are_splits(names):
+            note(
+                f"{Path(folder)}: {', '.join(names)} are parts of a data set and not its classes, so its images have "
+                f"no labels; give one part to have those of its folders: {Path(folder) / names[0]}"
+            )
+        elif None not in tops and len(names) > 1:
             number = {name: place for place, name in enumerate(names)}
             classes, labels = names, torch.tensor([number[top] for top in tops if top is not None])
         super().__init__(folder, keys, labels, classes)

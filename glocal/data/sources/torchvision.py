@@ -80,7 +80,7 @@ def _in_memory(name: str, found: Any, pixels: torch.Tensor) -> Source:
         pixels = pixels.permute(0, 3, 1, 2)
     labels = getattr(found, "targets", getattr(found, "labels", None))
     target = None if labels is None else torch.as_tensor(labels).long()
-    if target is None or bool((target < 0).any()):  # STL10's unlabelled images carry −1
+    if target is None or bool((target < 0).all()):  # STL10's unlabelled images carry −1
         return MemorySource(name, pixels.contiguous(), None, None)
     classes = getattr(found, "classes", None) or [str(number) for number in range(int(target.max()) + 1)]
     return MemorySource(name, pixels.contiguous(), target, [str(name) for name in classes])

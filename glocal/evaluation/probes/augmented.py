@@ -14,6 +14,7 @@ from glocal.data.lanes.choice import open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
+from glocal.views.crops import Interpolation
 from glocal.views.plan import View, ViewPlan
 from glocal.views.random import uniform
 
@@ -76,6 +77,8 @@ def padded_crops(
     epochs: int,
     *,
     padding: int = 4,
+    share: float | None = None,
+    interpolation: Interpolation = "bilinear",
     device: torch.device | str = "cpu",
     workers: int | None = None,
 ) -> Iterator[Batch]:
@@ -85,9 +88,11 @@ def padded_crops(
 
     Args:
         source, size, order, epochs, device, workers: as for `resized_crops`.
-        padding: pixels of the border on each side.
+        padding: pixels of the border on each side; with none, images are mirrored and nothing else.
+        share, interpolation: of the central squares that images are brought to before (`images_of`).
     """
-    images = torch.cat([images for _, images in images_of(source, size, workers=workers)])
+    squares = images_of(source, size, workers=workers, share=share, interpolation=interpolation)
+    images = torch.cat([images for _, images in squares])
     if images.numel() <= _ON_DEVICE:
         images = images.to(device)
 

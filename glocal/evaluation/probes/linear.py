@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glocal.console import progress_bar
 from glocal.data.annotated.held_out import hold_out
+from glocal.data.lanes.central import CENTRAL_SHARE, central_share
 from glocal.errors import GlocalError
 from glocal.evaluation.metrics.accuracy import moments
 from glocal.evaluation.probes.augmented import Batch
@@ -30,7 +31,7 @@ _STYLES: dict[str, dict[str, Any]] = {
         "interpolation": "bicubic",
         "tokens": True,
     },
-    "sce": {"learning_rates": (30.0,), "schedule": "steps", "augmentation": "auto"},
+    "sce": {"learning_rates": (30.0,), "schedule": "steps", "augmentation": "auto", "whole_to": 96},
 }
 
 
@@ -45,10 +46,11 @@ class LinearSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["cosine", "steps"] = "cosine"  # by epoch
     steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.6, 0.8)  # shares of the epochs after which ×0.1
-    augmentation: Literal["none", "crop", "pad", "auto"] = "none"  # auto: pad up to 96 pixels, else crop
+    augmentation: Literal["none", "crop", "pad", "flip", "auto"] = "none"  # auto: pad to 64 pixels, flip to 96, or crop
     scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a crop has
     padding: int = Field(4, ge=0)
     interpolation: Interpolation = "bilinear"  # of central squares
+    whole_to: int = Field(64, ge=1)  # up to this size in pixels central squares are whole; above, 7/8 (224 of 256)
     standardise: bool = False
     tokens: bool = False  # CLS tokens of the last blocks, where the network has them
     blocks: int | None = Field(None, ge=1)  # how many; null: 4, or 1 for networks as wide as ViT-B
@@ -68,6 +70,12 @@ class LinearSettings(Settings):
     def several(self) -> bool:
         """There is a learning rate to choose."""
         return len(self.learning_rates) > 1
+
+    def central_share(self, size: int) -> float | None:
+        """The side of the central square as `images_of` takes it: None is its own rule, whole up to 64 pixels."""
+        if size <= self.whole_to:
+            return None if central_share(size) == 1 else 1.0
+        return None if central_share(size) < 1 else CENTRAL_SHARE
 
     def share(self, epoch: int) -> float:
         """What the schedule makes of the learning rates in an epoch, from 0."""

@@ -16,6 +16,7 @@ from glocal.neighbors import nearest_neighbors
 from glocal.settings import Settings
 
 _K = (10, 20, 200)
+_UNVOTED = torch.iinfo(torch.int64).max
 
 
 class KNNSettings(Settings):
@@ -27,16 +28,24 @@ class KNNSettings(Settings):
 
 
 def measure(bench: Bench, settings: KNNSettings) -> list[Measurement]:
-    """`knn` for all k and both kinds of votes."""
+    """`knn` for all k and both kinds of votes; top-5 accuracy too where there are more than five classes.
+
+    A class is among the five where less than five classes have more votes, or as many and a lower number, and some
+    neighbour votes for it: with few neighbours, classes without a vote fill no place.
+    """
     pair = bench.labelled()
     k = settings.k or tuple(sorted({min(number, len(pair.train)) for number in _K}))
     bench.resolve(k=list(k))
     similarity, label = _search(pair.train, pair.train_labels, pair.test, k, all_of(bench.device))
     found = []
     for vote in settings.votes:
-        accuracy = _vote(similarity, label, pair.test_labels, k, settings.temperature, vote == "weighted")
+        places = _vote(similarity, label, pair.test_labels, k, settings.temperature, vote == "weighted")
         note = "" if vote == "weighted" else ", unweighted"
-        found += [Measurement(f"k={number}{note}", {"top1": value}) for number, value in accuracy.items()]
+        for number, place in places.items():
+            metrics = {"top1": _share(place < 1)}
+            if len(pair.classes) > 5:
+                metrics["top5"] = _share(place < 5)
+            found.append(Measurement(f"k={number}{note}", metrics))
     return found
 
 
@@ -72,7 +81,8 @@ def knn(
     """
     numbers = [k] if isinstance(k, int) else sorted(set(k))
     similarity, label = _search(train_features, train_labels, test_features, numbers, [str(test_features.device)])
-    return _vote(similarity, label, test_labels, numbers, temperature, weighted)
+    places = _vote(similarity, label, test_labels, numbers, temperature, weighted)
+    return {number: _share(place < 1) for number, place in places.items()}
 
 
 def _search(
@@ -110,16 +120,26 @@ def all_of(device: str) -> list[str]:
 
 def _vote(
     similarity: Tensor, label: Tensor, truth: Tensor, k: Sequence[int], temperature: float, weighted: bool
-) -> dict[int, float]:
+) -> dict[int, Tensor]:
+    """For each k the place (M,) int64 of the true class by its votes, from 0; `_UNVOTED` where it has none."""
+    truth = truth.cpu()[:, None]  # (M, 1)
     # Weights relative to the nearest neighbour's, so that no exponential overflows in a small dtype.
     weight = ((similarity - similarity[:, :1]) / temperature).exp() if weighted else torch.ones_like(similarity)
-    votes = weight.new_zeros(len(label), int(label.max()) + 1)
-    accuracy: dict[int, float] = {}
+    votes = weight.new_zeros(len(label), 1 + max(int(label.max()), int(truth.max())))
+    lower = torch.arange(votes.shape[1]) < truth  # (M, C): of classes with as many votes, the first goes before
+    found: dict[int, Tensor] = {}
     numbers = sorted(set(k))
     for before, number in zip([0, *numbers], numbers, strict=False):
         votes.scatter_add_(1, label[:, before:number], weight[:, before:number])
-        accuracy[number] = 100 * float((votes.argmax(dim=1) == truth.cpu()).float().mean())
-    return accuracy
+        own = votes.gather(1, truth)
+        place = ((votes > own) | ((votes == own) & lower)).sum(dim=1)
+        found[number] = place.masked_fill(own[:, 0] == 0, _UNVOTED)
+    return found
+
+
+def _share(right: Tensor) -> float:
+    """In percent."""
+    return 100 * float(right.float().mean())
 
 
 PROTOCOL = Protocol(

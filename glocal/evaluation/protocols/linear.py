@@ -16,8 +16,11 @@ Styles, each a set of values that single settings override:
   as wide as ViT-B: the last CLS token and the mean of the patch tokens), batches of 1,024, cosine. The authors ask to
   adapt the rate to the checkpoint (0.004 by default at this batch): several are trained. Central squares are resized
   by bicubic interpolation, crops bilinearly, as theirs are. Networks without CLS token give their pooled features.
-- `sce`: Denize et al., WACV 2023, supplement, section D: as `moco`, but images up to 96 pixels are padded by 4 pixels,
-  cut at random and flipped. Their ImageNet run: learning_rates=[0.4], schedule=cosine, epochs=90, batch_size=1024.
+- `sce`: Denize et al., WACV 2023, supplement, section D: as `moco`, but images of small sets (up to 64 pixels: CIFAR,
+  Tiny ImageNet) are padded by 4 pixels, cut at random and flipped, those of medium sets (up to 96 pixels: STL10) are
+  flipped alone, since a crop of their own size is all of them; of both, test images are resized and nothing is cut off.
+  The paper counts Tiny ImageNet among its medium sets, which are not padded: linear.padding=0 gives that. Their
+  ImageNet run: learning_rates=[0.4], schedule=cosine, epochs=90, batch_size=1024.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from glocal.evaluation.probes.augmented import Batch, padded_crops, resized_crop
 from glocal.evaluation.probes.linear import LinearSettings, Probe
 from glocal.models.backbone import Backbone
 
-_SMALL_SIDE = 96  # images up to here are small ones to SCE: CIFAR, Tiny ImageNet, STL10
+_SMALL_SIDE, _MEDIUM_SIDE = 64, 96  # images up to here are SCE's small (CIFAR) and medium (STL10) ones
 _WIDE = 768  # of this dimension on, DINO's authors take the last block and the mean of its patches
 _ON_DEVICE = 8 << 30  # bytes of features up to which they are kept on the device
 
@@ -48,10 +51,12 @@ def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
     Raises:
         GlocalError: `blocks` or `patch_mean` are set and the network has no CLS token.
     """
-    pooled = POOLED
+    share = settings.central_share(backbone.size)
+    cut = "" if share is None else f", {share:g} of the side"
+    pooled = POOLED if share is None else POOLED._replace(share=share, name=f"{POOLED.name}{cut}")
     if settings.interpolation != POOLED.interpolation:
-        name = f"{POOLED.name}, {settings.interpolation}"
-        pooled = POOLED._replace(name=name, interpolation=settings.interpolation)
+        name = f"{pooled.name}, {settings.interpolation}"
+        pooled = pooled._replace(name=name, interpolation=settings.interpolation)
     asked = settings.blocks is not None or settings.patch_mean
     if not settings.tokens and not asked:
         return pooled
@@ -73,8 +78,8 @@ def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
         parts = [block[:, 0] for block in tokens]
         return torch.cat([*parts, tokens[-1][:, 1:].mean(dim=1)] if patch_mean else parts, dim=1)
 
-    name = f"CLS of the last {blocks}" + ", mean of patches" * patch_mean + f", {settings.interpolation}"
-    return Readout(name, compute, interpolation=settings.interpolation)
+    name = f"CLS of the last {blocks}" + ", mean of patches" * patch_mean + f", {settings.interpolation}{cut}"
+    return Readout(name, compute, share=share, interpolation=settings.interpolation)
 
 
 def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:
@@ -103,16 +108,19 @@ def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:
     )
     kind = settings.augmentation
     if kind == "auto":
-        kind = "pad" if backbone.size <= _SMALL_SIDE else "crop"
+        kind = "pad" if backbone.size <= _SMALL_SIDE else "flip" if backbone.size <= _MEDIUM_SIDE else "crop"
     if kind == "none":
         trained = probe.on_features()
     else:
         readable = bench.features(bench.train, readout).index
         source: Source = bench.train if len(readable) == len(bench.train) else Subset(bench.train, readable)
         order = BatchOrder(len(source), min(settings.batch_size, len(source)), settings.seed)
-        batches = _padded if kind == "pad" else _resized
+        if kind == "crop":
+            batches = _resized(bench, source, order, settings)
+        else:
+            batches = _padded(bench, source, order, settings, settings.padding if kind == "pad" else 0)
         trained = probe.on_images(
-            batches(bench, source, order, settings),
+            batches,
             order.steps_per_epoch,
             torch.no_grad()(lambda images: readout.compute(backbone, images)),
         )
@@ -122,13 +130,15 @@ def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:
     return [Measurement(f"{settings.style}, lr={trained.rate:g}{how}", metrics)]
 
 
-def _padded(bench: Bench, source: Source, order: BatchOrder, settings: LinearSettings) -> Iterator[Batch]:
+def _padded(bench: Bench, source: Source, order: BatchOrder, settings: LinearSettings, padding: int) -> Iterator[Batch]:
     return padded_crops(
         source,
         bench.backbone.size,
         order,
         settings.epochs,
-        padding=settings.padding,
+        padding=padding,
+        share=settings.central_share(bench.backbone.size),
+        interpolation=settings.interpolation,
         device=bench.device,
         workers=bench.workers,
     )

@@ -1,9 +1,10 @@
 """Image retrieval: revisited Oxford and Paris, any folder with a list of queries, and images of one class.
 
 Radenović, Iscen, Tolias, Avrithis and Chum, "Revisiting Oxford and Paris: Large-Scale Image Retrieval Benchmarking",
-CVPR 2018. Queries are cut out to their boxes, as that protocol says; the numbers in DINO's paper come from whole
-queries: `retrieval.query_box=false retrieval.size=512`. Images keep their proportions and are never enlarged. Features
-are normalised at each scale before they are averaged (DINO's authors average first).
+CVPR 2018. Queries are cut out to their boxes, as that protocol says. DINO's numbers on Oxford and Paris come from whole
+queries at 224 pixels and one scale, the defaults of its `eval_image_retrieval.py`: `retrieval.query_box=false
+retrieval.size=224 retrieval.scales=[1]`; those of patch-wise DINO follow them. Images keep their proportions and are
+never enlarged. Features at several scales are normalised before they are averaged (DINO's authors average first).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from glocal.console import progress_bar
 from glocal.data.annotated.queries import DATA, find_query_lists
 from glocal.data.lanes.whole import Fit
 from glocal.data.sources.base import Source
+from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
@@ -85,11 +87,13 @@ def measure(bench: Bench, settings: RetrievalSettings) -> list[Measurement]:
 
 
 def _leave_one_out(bench: Bench, settings: RetrievalSettings, source: Source, view: View) -> Measurement:
-    if source.labels is None:
+    part = labelled_part(source)
+    if part is None or part.labels is None:
         raise GlocalError(f"{source.name} has no labels; in a folder, the folders of the first level are the classes")
+    source = part
     features = whole_features(bench, source, POOLED, view)
     readable = readable_rows(features)
-    features, labels = features[readable], source.labels[readable]
+    features, labels = features[readable], part.labels[readable]
     relevance = same_class(labels, labels, themselves=True)
     found = _measured(bench, settings, features, features, relevance, _whitening(bench, settings, view))
     return Measurement(f"same class, {view}{_whitened(settings)}", found)

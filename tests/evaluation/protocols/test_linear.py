@@ -270,6 +270,50 @@ def test_augmented_styles_learn_in_one_pass_over_the_images(style: str, augmenta
     assert found["protocols"]["linear"]["settings"]["augmentation"] in {augmentation, "auto"}
 
 
+class Keeping(Colour):
+    """Colour at some size that keeps what it saw."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.kept: list[torch.Tensor] = []
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        self.kept.append(images)
+        return super().features(images)
+
+
+@pytest.mark.parametrize(("size", "borders"), [(32, True), (64, True), (96, False)])
+def test_sce_pads_small_images_and_neither_pads_nor_cuts_medium_ones(size: int, borders: bool) -> None:
+    """SCE, supplement, section D: padding on small sets only; test images of both are resized, not cut."""
+    backbone, train, test = Keeping(size), colours(30, size), colours(12, size)
+    settings = {"linear.style": "sce", "linear.epochs": 1, "linear.batch_size": 30}
+    evaluate(backbone, train=train, test=test, protocols="linear", settings=settings, cache=False, progress=False)
+    plain, measured, learned = backbone.kept
+    assert torch.equal(plain, train.images())
+    assert torch.equal(measured, test.images())
+    whole = [
+        any(torch.equal(view, image) or torch.equal(view, image.flip(-1)) for image in train.images())
+        for view in learned
+    ]
+    assert all(whole) is not borders
+    if borders:
+        black = [int((view.sum(dim=0) == 0).all(dim=1).sum()) for view in learned]  # rows of the border
+        assert max(black) == 4
+    else:
+        assert 5 < sum(any(torch.equal(view, image) for image in train.images()) for view in learned) < 25  # half
+
+
+def test_sce_and_others_cut_large_test_images() -> None:
+    for style, size in (("sce", 112), ("moco", 96)):
+        readout = readout_of(Keeping(size), LinearSettings(style=style))  # type: ignore[arg-type]
+        assert readout == POOLED  # 7/8 of the side: 224 of 256
+    for size in (32, 64):
+        assert readout_of(Keeping(size), LinearSettings(style="sce")) == POOLED  # kept features are shared
+    assert readout_of(Keeping(96), LinearSettings(style="sce")).share == 1
+    assert readout_of(Keeping(64), LinearSettings(whole_to=32)).share == pytest.approx(224 / 256)
+    assert readout_of(Keeping(96), LinearSettings(style="sce")).name != POOLED.name
+
+
 def test_one_learning_rate_is_not_chosen_and_val_is_named(tmp_path: Path) -> None:
     train, test = colours(90), colours(60)
     arguments = {"train": train, "test": test, "protocols": "linear", "cache": False, "progress": False}

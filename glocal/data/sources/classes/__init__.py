@@ -61,7 +61,7 @@ def only_classes(source: Source, name: str) -> Source:
     number = torch.full((len(source.classes),), -1)
     for new, label in enumerate(wanted):
         number[source.classes.index(label)] = new
-    chosen = (number[source.labels] >= 0).nonzero()[:, 0]
+    chosen = ((source.labels >= 0) & (number[source.labels] >= 0)).nonzero()[:, 0]
     subset = Subset(source, chosen)
     subset.name = f"{source.name}@{name}"
     subset.classes = wanted
