@@ -39,9 +39,7 @@ class Metric(Settings):
 
     title: str  # as it is printed, with its unit in brackets: linear top-1 (%)
     protocol: str | None  # null: the package does not measure it, and `why` says so
-    settings: dict[str, Any] = Field(
-        default_factory=dict
-    )  # of the protocol, by dotted path, as --set takes them: {linear.style: sce}
+    settings: dict[str, Any] = Field(default_factory=dict)  # of the protocol, by dotted path: {linear.style: sce}
     result: str | None = None  # the metric among those that the protocol reports: top1
     setting: str = "*"  # which of the protocol's measurements, as a glob: "k=1", "1 % of labels*", "*: boxes"
     why: str = ""  # there is no protocol

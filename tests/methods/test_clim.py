@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from glocal.config import build_recipe
+from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.losses import cutmix_info_nce, info_nce
 from glocal.methods.clim import CLIM
@@ -130,3 +130,57 @@ def test_a_small_set_gets_fewer_clusters_and_neighbours() -> None:
     settings = build_recipe({}, {"method.name": "clim"}).method.fit_to(1280)
     assert (settings.clusters, settings.neighbors, settings.queue_size) == (10, 40, 1280)
     assert build_recipe({}, {"method.name": "clim"}).method.fit_to(20).positives == 10
+
+
+def test_the_recipe_has_the_settings_of_appendix_a() -> None:
+    recipe = build_recipe(load_mapping("clim-imagenet"))
+    method, optimizer = recipe.method, recipe.optimizer
+    assert (recipe.model.name, recipe.train.epochs, recipe.train.batch_size) == ("resnet50", 1200, 512)
+    assert (optimizer.name, optimizer.lr, optimizer.lr_batch_size) == ("sgd", 0.06, 512)
+    assert (optimizer.momentum, optimizer.weight_decay, optimizer.warmup_epochs) == (0.9, 1e-4, 0)
+    assert (method.momentum, method.output_dim, method.hidden_dim) == (0.999, 128, None)  # two layers, as wide as 2,048
+    assert (method.queue_size, method.temperature) == (65536, 0.2)  # MoCo v2's
+    assert method.shuffle_groups == 16  # GPUs
+    assert (method.refresh_epochs, method.clusters, method.neighbors, method.positives) == (5, 10_000, 40, 10)
+    assert (method.rule, method.mixing, method.resolutions) == ("center", "cutmix", (160,))
+    assert recipe.views is not None
+    for view in recipe.views:
+        jitter = view.jitter
+        assert (view.scale, view.ratio, view.flip) == ((0.2, 1.0), (3 / 4, 4 / 3), 0.5)
+        assert (jitter.probability, jitter.brightness, jitter.contrast, jitter.saturation) == (0.8, 0.4, 0.4, 0.4)
+        assert (view.grey, view.blur.probability, view.blur.sigma) == (0.2, 0.5, (0.1, 2.0))
+
+
+@pytest.mark.parametrize(("mixing", "alpha"), [("cutmix", 2.0), ("mixup", 0.2)])
+def test_the_beta_distribution_is_the_papers(mixing: str, alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appendix B: α = 2 for CutMix, 0.2 for Mixup."""
+    drawn: list[float] = []
+
+    def draw(alpha: float, *rest: object) -> torch.Tensor:
+        drawn.append(alpha)
+        return draw_ratio(alpha, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("glocal.methods.clim.draw_ratio", draw)
+    method = make("clim", mixing=mixing)
+    method(views(method))
+    assert drawn == [alpha]
+
+
+def test_multi_crops_have_the_areas_of_section_4_4() -> None:
+    recipe = build_recipe(load_mapping("clim-imagenet"), {"method.resolutions": [], "method.multi_crop": True})
+    crops = [(view.name, view.count, view.size, view.scale) for view in recipe.views or []]
+    assert crops == [
+        ("anchor", 2, 224, (0.2, 1.0)),
+        ("positive", 2, 224, (0.2, 1.0)),
+        ("small anchor", 2, 96, (0.05, 0.14)),
+        ("small positive", 2, 96, (0.05, 0.14)),
+    ]
+
+
+@pytest.mark.parametrize("label", ["knn", "knn + CutMix"])
+def test_the_knn_rule_of_table_6_has_ten_neighbours(label: str) -> None:
+    from glocal.papers import find_row
+    from glocal.papers.measured import row_recipe
+
+    method = row_recipe(find_row(f"clim/6/{label}").row).method
+    assert (method.rule, method.neighbors, method.positives) == ("knn", 10, 10)

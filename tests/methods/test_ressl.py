@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.losses import relational
 from glocal.views.batch import Views
@@ -66,3 +67,14 @@ def test_one_view_is_refused() -> None:
     batch = views(method)
     with pytest.raises(GlocalError, match="the teacher's view and the student's are needed, but there are 1 views"):
         method(Views(batch.images[:1], batch.geometry[:1], batch.index))
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "stl10", "tinyimagenet"])
+def test_small_and_medium_sets_are_trained_as_sce_does_with_ressls_temperatures(data: str) -> None:
+    recipe, sce = (build_recipe(load_mapping(f"{name}-{data}")) for name in ("ressl", "sce"))
+    assert (recipe.method.temperature, recipe.method.target_temperature) == (0.1, 0.04)
+    for name in ("queue_size", "momentum", "hidden_dim", "output_dim", "shuffle_groups"):
+        assert getattr(recipe.method, name) == getattr(sce.method, name)
+    assert recipe.method.normalised_hidden  # SCE's projector has it always
+    for name in ("data", "model", "views", "optimizer", "train"):
+        assert getattr(recipe, name) == getattr(sce, name)

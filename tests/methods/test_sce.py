@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from glocal.config import build_recipe
+from glocal.config import build_recipe, load_mapping
 from glocal.losses import info_nce, relational, sce
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
@@ -79,3 +79,36 @@ def test_sce_is_its_loss_on_weak_keys_and_strong_queries() -> None:
     key = normalize(fresh.teacher.chain(batch.images[0]), dim=1)
     expected = sce(query, key, queue, temperature=0.2, target_temperature=0.1, coefficient=0.3)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "queue", "momentum", "temperatures"),
+    [
+        ("sce-cifar10", 32, 4096, 0.99, (0.2, 0.10)),
+        ("sce-cifar100", 32, 4096, 0.99, (0.1, 0.08)),
+        ("sce-stl10", 96, 16384, 0.996, (0.1, 0.04)),
+        ("sce-tinyimagenet", 64, 16384, 0.996, (0.1, 0.07)),
+    ],
+)
+def test_small_and_medium_sets_have_the_settings_of_section_e(
+    name: str, size: int, queue: int, momentum: float, temperatures: tuple[float, float]
+) -> None:
+    recipe = build_recipe(load_mapping(name))
+    method, optimizer = recipe.method, recipe.optimizer
+    assert (method.queue_size, method.momentum) == (queue, momentum)
+    assert (method.temperature, method.target_temperature) == temperatures  # the best of Table 2
+    assert (method.projector_layers, method.hidden_dim, method.output_dim) == (2, 512, 256)
+    assert (method.normalised_output, method.predictor_dim, method.shuffle_groups) == (False, None, 1)
+    assert (recipe.data.size, recipe.model.name, recipe.model.stem) == (size, "resnet18", "small")
+    assert (recipe.train.epochs, recipe.train.batch_size) == (200, 256)
+    assert (optimizer.lr, optimizer.lr_batch_size, optimizer.warmup_epochs) == (0.06, 256, 5)
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.9, 5e-4)
+    weak, strong = recipe.views or []
+    assert weak.jitter.probability == weak.grey == weak.blur.probability == 0
+    assert weak.scale == strong.scale
+    assert (strong.jitter.probability, strong.grey, strong.blur.probability, strong.flip) == (0.8, 0.2, 0.5, 0.5)
+
+
+def test_the_authors_shuffled_normalisation_can_be_set() -> None:
+    recipe = build_recipe(load_mapping("sce-cifar10"), {"method.shuffle_groups": 8})
+    assert recipe.method.shuffle_groups == 8
