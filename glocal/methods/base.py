@@ -28,6 +28,10 @@ class MethodSettings(Settings):
         queue = getattr(self, "queue_size", 0)
         return self.model_copy(update={"queue_size": images}) if queue > images else self
 
+    def explicit(self) -> Self:
+        """The same with numbers in place of null where null stands for one that follows from the other settings."""
+        return self
+
     def fit_to_classes(self, classes: int) -> Self:
         """The same with the number of classes filled in, for a method that learns from labels."""
         return self

@@ -72,6 +72,14 @@ class CLIMSettings(MethodSettings):
             )
         )
 
+    @property
+    def beta(self) -> float:
+        """α of Beta(α, α): the paper's for the kind of mixing, where none is given."""
+        return self.alpha or (0.2 if self.mixing == "mixup" else 2.0)
+
+    def explicit(self) -> Self:
+        return self.model_copy(update={"alpha": self.beta})
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.positives > self.neighbors:
@@ -186,7 +194,7 @@ class CLIM(Method):
         """Representations of mixed images and the anchors' shares in them; all resolutions of a crop mix alike."""
         mixing, step = self.settings.mixing, self.now.step
         queries, ratios = [], []
-        drawn = draw_ratio(self.settings.alpha or (2.0 if mixing == "cutmix" else 0.2), self.seed, "mix", step, index)
+        drawn = draw_ratio(self.settings.beta, self.seed, "mix", step, index)
         center = uniform(self.seed, "mix centre", step, index[:, None], torch.arange(2))
         for anchor, positive in zip(anchors, positives, strict=True):
             ratio = to_device(drawn, anchor.device, torch.float32)

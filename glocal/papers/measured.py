@@ -29,6 +29,10 @@ _SCALED = (
     "method.base.queue_size",
     "data.source",
 )
+# Of LoGo: they say what the views are, which are compared themselves.
+_CROPS = ("global_ratio", "local_ratio", "smallest_local", "global_scale", "local_scale")
+_IN_THE_VIEWS = {f"method.{name}" for name in _CROPS}
+_FILLED_IN = {"method.images", "method.classes", "method.clusters"}  # by a run, from its images, where they are null
 # Settings of protocols that do not change what is measured.
 _OF_THE_MACHINE = {"data", "lists", "seed", "jobs", "save_every", "resident_megabytes", "channels_last", "pictures"}
 _RECIPES = ("recipe.yaml", "*/recipe.yaml", "*/*/recipe.yaml", "*/*/*/recipe.yaml")  # a sweep's runs lie deeper
@@ -106,7 +110,7 @@ def measured(table: PaperTable, runs: Sequence[Run]) -> list[MeasuredRow]:
         of_run = {
             place: found
             for place, recipe in enumerate(recipes)
-            if recipe is not None and (found := _scale(recipe, run.recipe)) is not None
+            if recipe is not None and (found := scale_of(recipe, run.recipe)) is not None
         }
         exact = {place for place, found in of_run.items() if not found}
         marks |= {(place, number): found for place, found in of_run.items() if not exact or place in exact}
@@ -123,34 +127,39 @@ def measured(table: PaperTable, runs: Sequence[Run]) -> list[MeasuredRow]:
     ]
 
 
-def _scale(wanted: AnyRecipe, found: AnyRecipe) -> tuple[str, ...] | None:
-    """Where a run is on another scale than a row; None where it is no run of this row."""
+def scale_of(wanted: AnyRecipe, found: AnyRecipe) -> tuple[str, ...] | None:
+    """Where a run is on another scale than a row, in words; None where it is no run of this row.
+
+    Args:
+        wanted: the recipe of the row (`row_recipe`).
+        found: the run's.
+    """
     if found.name != wanted.name:
         return None
     marks = []
     for path, printed, own in _apart("", _decisive(wanted), _decisive(found)):
         if path == "data.source":
-            if not str(own).startswith(str(printed)):  # a data set's name may say its part
+            if printed is not None and not str(own).startswith(str(printed)):  # a data set's name may say its part
                 marks.append(f"data.source {own} instead of {printed}")
-        elif path not in _SCALED:
-            return None
-        else:
+        elif path in _SCALED:
             marks.append(f"scaled: {path} {own} of {printed}")
+        elif path not in _IN_THE_VIEWS and not (path in _FILLED_IN and printed is None):
+            return None
     return tuple(marks)
 
 
 def _decisive(recipe: AnyRecipe) -> dict[str, Any]:
-    whole = recipe.model_dump(mode="json")
+    whole = {**recipe.model_dump(mode="json"), "method": recipe.method.explicit().model_dump(mode="json")}
     parts = {section: {key: whole[section][key] for key in keys} for section, keys in _SINGLE.items()}
     return {**{section: whole[section] for section in _SECTIONS}, **parts}
 
 
 def _apart(path: str, wanted: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Where two trees of settings differ: path, and both values; what is null in the first may be anything."""
+    """Where two trees of settings differ: the path, and both values."""
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key in wanted.keys() | found.keys():
             yield from _apart(f"{path}.{key}".removeprefix("."), wanted.get(key), found.get(key))
-    elif wanted is not None and wanted != found:
+    elif wanted != found:
         yield path, wanted, found
 
 

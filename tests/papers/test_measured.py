@@ -103,6 +103,28 @@ def test_a_run_that_was_fitted_to_its_images_is_still_the_row(tmp_path: Path) ->
     assert found(tmp_path, "clim/13")["200 epochs"][0].marks == ("scaled: method.queue_size 1000 of 65536",)
 
 
+def test_what_null_stands_for_is_the_same_as_its_number(tmp_path: Path) -> None:
+    one_resolution = {"method.resolutions": [], "train.epochs": 200}
+    run(tmp_path / "a", one_resolution, recipe="clim-imagenet")  # CutMix' α is 2 where it is null
+    run(tmp_path / "b", {**one_resolution, "method.alpha": 2.0}, recipe="clim-imagenet")
+    run(tmp_path / "c", {**one_resolution, "method.alpha": 1.5}, recipe="clim-imagenet")
+    by_alpha, by_mixing = found(tmp_path, "clim/9"), found(tmp_path, "clim/10")
+    assert {label: len(runs) for label, runs in by_alpha.items()} == {"alpha=2.0": 2, "alpha=1.5": 1}
+    assert {label: len(runs) for label, runs in by_mixing.items()} == {"Cutmix": 2}
+
+
+def test_null_that_stands_for_nothing_is_not_any_number(tmp_path: Path) -> None:
+    run(tmp_path / "a", {"method.predictor_dim": 64}, linear(90.0))
+    assert not found(tmp_path)
+
+
+def test_what_a_run_fills_in_from_its_images_is_no_difference(tmp_path: Path) -> None:
+    """NPID's number of images and the classes of the supervised reference are null in the recipes."""
+    run(tmp_path / "a", {"method.images": 1_281_167}, recipe="npid-imagenet")
+    run(tmp_path / "b", {"method.classes": 1000}, recipe="supervised-imagenet")
+    assert found(tmp_path, "clim/1").keys() == {"NPID", "Supervised"}
+
+
 def test_the_number_is_that_of_the_rows_protocol_and_settings(tmp_path: Path) -> None:
     knn = {**linear(1.0), "protocol": "knn", "settings": {}}
     run(tmp_path / "run", None, knn, linear(2.0, style="moco"), linear(3.0, epochs=10), linear(4.0))
