@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from functools import partial
@@ -371,6 +372,8 @@ def demo(
 
 def main() -> None:
     """Runs the command line; errors that a user can mend become one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8, and terminals that are none
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")

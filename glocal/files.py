@@ -39,9 +39,20 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.close(folder)
 
 
+def printable(text: str) -> str:
+    r"""Text that can be printed, drawn and written as UTF-8.
+
+    Bytes of a file's name that are no UTF-8 become escapes, of which JSON and YAML in quotes make the name again.
+
+    >>> print(printable(os.fsdecode(b"caf\xe9.png")))
+    caf\udce9.png
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_text(path: Path, text: str) -> None:
-    """`write_atomically` for text in UTF-8."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """`write_atomically` for text in UTF-8; names that are none become `printable`."""
+    write_atomically(path, lambda file: file.write(printable(text).encode()))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

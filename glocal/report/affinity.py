@@ -19,6 +19,7 @@ from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
 from glocal.methods.logo import LoGo, LoGoSettings
+from glocal.report.pictures import plain, save_picture, shortened
 from glocal.report.preview import check_picture, open_views
 from glocal.settings import read_yaml
 from glocal.views.plan import Blur, Jitter, Solarize, View
@@ -26,6 +27,7 @@ from glocal.views.plan import Blur, Jitter, Solarize, View
 IMAGES = 4
 CROPS = 10  # of each image, beside the reference crop
 
+_LONGEST_NAME = 18
 _COLORS = ("#1f5fa8", "#b86f14")
 
 
@@ -176,7 +178,7 @@ def _draw(found: Affinities, images: list[Tensor], crops: Tensor, run: str, path
     for row in range(IMAGES):
         (picture, strip), (means, bars) = grid[2 * row], grid[2 * row + 1]
         picture.imshow(images[row].permute(1, 2, 0).numpy(), interpolation="nearest")
-        picture.set_title(_shortened(found.images[row]), fontsize=9)
+        picture.set_title(plain(shortened(found.images[row], _LONGEST_NAME)), fontsize=9)
         strip.imshow(_beside(crops[row, 1:]), extent=(0, CROPS, 0, 1), interpolation="nearest", aspect="auto")
         for axes in (picture, strip, means):
             axes.axis("off")
@@ -191,22 +193,20 @@ def _draw(found: Affinities, images: list[Tensor], crops: Tensor, run: str, path
         bars.tick_params(axis="y", labelsize=7)
         bars.grid(axis="y", alpha=0.3)
         bars.spines[["top", "right"]].set_visible(False)
-    _draw_reference(head, crops[0, 0], found.images[0], f"{run}: how alike a crop and {IMAGES * CROPS} others are")
+    _draw_reference(
+        head, crops[0, 0], found.images[0], f"{plain(run)}: how alike a crop and {IMAGES * CROPS} others are"
+    )
     head.legend(*bars.get_legend_handles_labels(), loc="center", fontsize=9, frameon=False)
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path)
 
 
 def _draw_reference(head: SubFigure, crop: Tensor, name: str, title: str) -> None:
-    head.suptitle(f"{title}, least to most as 0 to 1", fontsize=11)
+    head.suptitle(title, fontsize=11)
     place, rest = head.subplots(1, 2, width_ratios=[1.35, CROPS])
     place.imshow(crop.permute(1, 2, 0).numpy(), interpolation="nearest")
-    place.set_title(f"the crop, of {_shortened(name)}", fontsize=9)
+    place.set_title(f"the crop, of {plain(shortened(name, _LONGEST_NAME))}", fontsize=9)
     for axes in (place, rest):
         axes.axis("off")
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 18 else f"{name[:17]}…"
 
 
 def _beside(crops: Tensor) -> Any:

@@ -80,5 +80,5 @@ def draw_map(points: Tensor, labels: Tensor, classes: list[str], title: str, pat
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color("0.8")
-    axes.set_title(title, fontsize=11)
+    axes.set_title(plain(title), fontsize=11)
     save_picture(figure, path)

@@ -69,5 +69,5 @@ def draw_segmentation(
     if pixels[UNKNOWN]:
         handles.append(Patch(facecolor="white", edgecolor="0.6", label=" does not count"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     save_picture(figure, path)

@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glocal.files import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,8 +22,8 @@ def shortened(text: str, most: int) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib draws as it is: $ would begin a formula."""
-    return text.replace("$", r"\$")
+    """A text that matplotlib draws as it is: $ would begin a formula, and bytes that are no UTF-8 would stop it."""
+    return printable(text).replace("$", r"\$")
 
 
 def save_picture(figure: Figure, path: Path) -> None:

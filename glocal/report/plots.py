@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from glocal.config import AnyRecipe
 from glocal.data.lanes.choice import Lane
+from glocal.report.pictures import plain
 from glocal.training.log import monitor_series, read_metrics
 
 matplotlib.use("Agg")
@@ -36,7 +37,7 @@ def draw_loss(folder: Path) -> None:
     lines += other.plot(metrics["epoch"], metrics["lr"], color="#b0772b", alpha=0.7, label="learning rate")
     other.set_ylabel("learning rate")
     axes.legend(handles=lines, loc="upper right")
-    axes.set_title(folder.name)
+    axes.set_title(plain(folder.name))
     for accuracy in below:
         # Steps are whole batches, so that an epoch has as many everywhere.
         epochs = [step * metrics["epoch"][-1] / metrics["step"][-1] for step, _ in knn]

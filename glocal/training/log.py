@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from glocal.files import write_text
+from glocal.console import warn
+from glocal.files import printable, write_text
 
 
 class RunLog:
@@ -23,23 +24,33 @@ class RunLog:
         self.folder = folder
         for name in ("metrics.csv", "monitor.csv"):
             _drop_after(folder / name, first_step)
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self.board = _open_board(folder / "tensorboard", first_step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """A line of the training's numbers after `step` steps."""
         _append(self.folder / "metrics.csv", {"step": step, **values})
         for name, value in values.items():
-            if name != "epoch":
+            if name != "epoch" and self.board:
                 self.board.add_scalar(name, value, step)
 
     def monitor(self, step: int, name: str, value: float) -> None:
         """One measurement after `step` steps."""
         _append(self.folder / "monitor.csv", {"step": step, "name": name, "value": value})
-        self.board.add_scalar(f"monitor/{name}", value, step)
+        if self.board:
+            self.board.add_scalar(f"monitor/{name}", value, step)
 
     def close(self) -> None:
         """Flushes what TensorBoard still holds."""
-        self.board.close()
+        if self.board:
+            self.board.close()
+
+
+def _open_board(folder: Path, first_step: int) -> SummaryWriter | None:
+    """TensorBoard's writer; None where the folder's name is no UTF-8, which it cannot open."""
+    if printable(str(folder)) != str(folder):
+        warn(f"{folder} is no name in UTF-8: there are no events for TensorBoard; metrics.csv has the same numbers")
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
 
 
 def _append(path: Path, row: Mapping[str, float | str]) -> None:

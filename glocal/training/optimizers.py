@@ -104,7 +104,23 @@ def _optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings, fused:
         return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=fused)
     if settings.name == "lars":
         return Lars(groups, lr=0.0, momentum=settings.momentum)  # type: ignore[no-any-return]
-    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, fused=fused)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, fused=fused)
+    if fused:
+        optimizer.register_step_pre_hook(_begin_late_momentum)
+    return optimizer
+
+
+def _begin_late_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Momentum of zero for parameters that get a gradient later than others of their group (DINO's last layer).
+
+    Fused SGD takes momentum of all parameters or of none. With zero, the first step's is the gradient, as without.
+    """
+    for group in optimizer.param_groups:
+        moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+        late = [p for p in moving if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+        if group["momentum"] and 0 < len(late) < len(moving):
+            for parameter in late:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, batch_size: int, clock: Clock) -> None:

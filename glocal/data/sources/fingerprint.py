@@ -25,7 +25,7 @@ def fingerprint(source: Source) -> str | None:
         return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
     if hasattr(source, "files"):
         found = ((path, os.stat(path)) for path in source.files())
-        return _digest(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode() for path, status in found)
+        return _digest(os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0") for path, status in found)
     return None
 
 
