@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/glocal demo --out runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=20 --durations-min=2
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -4,10 +4,15 @@
 >>> run = glocal.pretrain("photos/", "runs/a")  # doctest: +SKIP
 >>> backbone = glocal.load_backbone("runs/a")  # doctest: +SKIP
 >>> features = backbone.features(images)  # (B, 3, S, S) uint8 → (B, D)  # doctest: +SKIP
+
+Import glocal before torch where you can: it tells torch's threads to wait asleep (`glocal.waiting`), which takes effect
+only if torch is not loaded yet, and saves a training from crawling where other programs use the processor too.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from glocal.waiting import wait_asleep
 
 __version__ = "0.1.0"
 
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from glocal.models.backbone import Backbone
     from glocal.models.loading import load_backbone
     from glocal.training.run import Run, pretrain
+
+threads_wait_asleep = wait_asleep()  # what can still be done about it: `glocal.waiting`
 
 _HOME = {
     "Backbone": "glocal.models.backbone",

@@ -1,13 +1,26 @@
-"""Small data that tests make for themselves."""
+"""Small data that tests make for themselves, and how many processes and threads they take."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Before torch is loaded: one thread for each of the processes that share the work, and for those that tests start.
+# Networks of tests are too small for two threads to gain anything, and two that wait for one another crawl where
+# another program needs a core. What is about several threads asks for them itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import glocal  # noqa: F401  # isort: skip  # how threads wait, which also has to be settled before torch is loaded
 
 import pytest
 import torch
 from PIL import Image
 
 from glocal.data.sources.shapes import Shapes
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Tests that are named one by one run in this process: starting others would take longer than they do."""
+    return 0 if config.args and all("::" in name for name in config.args) else None
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+import glocal
+
 _LOOK = 0.2  # seconds
 
 
@@ -15,8 +17,9 @@ def advice_on_threads() -> str:
     """What to do where torch has more threads than there are free cores; empty where that is not so or not known.
 
     torch's threads wait for one another after every operation. If one of them has to share its core, all of them work
-    at the pace of the system's turns: on two cores of which one is taken, two threads train the demonstration thirty
-    times more slowly than one.
+    at its pace. If moreover they wait in a loop, as they do by default where torch was loaded before glocal
+    (`glocal.waiting`), they keep the core from the very thread for which they wait, and a training takes many times
+    as long.
     """
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     if threads == 1 or (hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < cores):
@@ -25,9 +28,12 @@ def advice_on_threads() -> str:
     if busy is None or threads + busy * cores < cores + 0.5:
         return ""
     free = max(1, int(cores * (1 - busy) + 0.5))
+    cure = f"OMP_NUM_THREADS={free} may be faster"
+    if not glocal.threads_wait_asleep:
+        cure = f"with OMP_NUM_THREADS={free}, or glocal imported before torch, this may be many times as fast"
     return (
         f"other programs keep {busy * cores:.1f} of {cores} cores busy, and {threads} threads would wait for one "
-        f"another; with OMP_NUM_THREADS={free} this may be many times as fast"
+        f"another; {cure}"
     )
 
 

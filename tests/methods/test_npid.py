@@ -1,8 +1,6 @@
 """NPID: every image is a class of its own in a memory bank."""
 
 import math
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -100,10 +98,8 @@ def test_the_bank_has_a_row_for_each_image_of_the_run() -> None:
         method(views(method))
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def work(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(0)
     bank, query = MemoryBank(10, 3), normalize(torch.randn(4, 3), dim=1)
     own = slice(2 * rank, 2 * rank + 2)
@@ -114,10 +110,7 @@ def work(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_keep_one_bank_and_one_normaliser(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (port, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     torch.manual_seed(0)
     bank, query = MemoryBank(10, 3), normalize(torch.randn(4, 3), dim=1)
     estimate = log_partition(query, bank.rows[:5], temperature=0.1, images=10)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import glocal
 from glocal.training import threads
 
 
@@ -34,6 +35,13 @@ def test_cores_that_others_hold_are_left_out(
     advice = threads.advice_on_threads()
     assert expected in advice
     assert bool(advice) == bool(expected)
+
+
+def test_what_loaded_torch_too_early_is_told_so(machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for early, expected in ((False, "OMP_NUM_THREADS=1 may be faster"), (True, "or glocal imported before torch")):
+        monkeypatch.setattr(glocal, "threads_wait_asleep", not early)
+        told(monkeypatch, "cpu 0 0 0 0 0 0 0 0", "cpu 100 0 0 0 0 0 0 0")
+        assert expected in threads.advice_on_threads()
 
 
 def test_fewer_threads_than_free_cores_need_no_advice(machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
