@@ -56,7 +56,8 @@ def _options(
 def pretrain(
     out: Annotated[Path, typer.Option(help="The run's folder; a run in it is continued.")],
     data: Annotated[
-        str | None, typer.Option(help="A folder of images, or shapes, digits, torchvision:CIFAR10, …")
+        list[str] | None,
+        typer.Option(help="A folder of images, a list (.txt, .csv), or shapes, torchvision:CIFAR10, …; repeatable."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
     settings: Sets = None,
@@ -74,7 +75,7 @@ def pretrain(
     from glocal.training.run import pretrain
 
     overrides = parse_overrides(settings or [])
-    run = pretrain(data, out, recipe=recipe, overrides=overrides, resume=resume, progress=not quiet)  # type: ignore[arg-type]
+    run = pretrain(data or None, out, recipe=recipe, overrides=overrides, resume=resume, progress=not quiet)  # type: ignore[arg-type]
     if process_rank() > 0:
         return
     _show(
@@ -92,7 +93,7 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder, continued if it is there; default: sweeps/RECIPE.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="As for pretrain.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="As for pretrain; repeatable.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file.")] = None,
     settings: Sets = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
@@ -104,14 +105,14 @@ def sweep(
     overrides = parse_overrides(settings or [])
     out = out or Path("sweeps") / (Path(recipe).stem if recipe else "default")
     rows = sweeping.sweep(
-        data, out, grid=sweeping.parse_grid(grid), recipe=recipe, overrides=overrides, progress=not quiet
+        data or None, out, grid=sweeping.parse_grid(grid), recipe=recipe, overrides=overrides, progress=not quiet
     )
     _show(sweeping.table(rows), f"written to {out}/sweep.csv and {out}/sweep.md; the runs are in {out}/runs")
 
 
 @app.command()
 def views(
-    data: Annotated[str, typer.Option(help="A folder of images, another source, or one image file.")],
+    data: Annotated[list[str], typer.Option(help="A folder of images, another source, or one image file; repeatable.")],
     out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("views.png"),
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file: whose views.")] = None,
     settings: Sets = None,
@@ -141,10 +142,12 @@ def evaluate(
     backbone: Annotated[
         str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN or :timm:NAME, or pixels.")
     ],
-    train: Annotated[str | None, typer.Option(help="Labelled images that the protocols learn from.")] = None,
-    test: Annotated[str | None, typer.Option(help="Labelled images to measure on.")] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="Labelled images that the protocols learn from; repeatable.")
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Labelled images to measure on; repeatable.")] = None,
     val: Annotated[
-        str | None, typer.Option(help="Labelled images to choose settings on; default: a part of --train.")
+        list[str] | None, typer.Option(help="Labelled images to choose settings on; default: a part of --train.")
     ] = None,
     protocol: Annotated[
         list[str] | None,
@@ -183,9 +186,9 @@ def evaluate(
     measure = partial(
         evaluate,
         backbone,
-        train=train,
-        test=test,
-        val=val,
+        train=train or None,
+        test=test or None,
+        val=val or None,
         protocols=protocol,
         data=places,
         settings=parse_overrides(settings or []),

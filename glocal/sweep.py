@@ -14,7 +14,7 @@ import yaml
 from rich.table import Table
 
 from glocal.console import note
-from glocal.data.sources.base import Source
+from glocal.data.sources.opening import Images
 from glocal.errors import GlocalError
 from glocal.files import write_text
 from glocal.training.log import read_metrics, read_monitor
@@ -89,7 +89,7 @@ def _fill(parts: Sequence[str]) -> list[str]:
 
 
 def sweep(
-    data: str | Path | Source | None,
+    data: Images | None,
     out: str | Path,
     *,
     grid: Mapping[str, Sequence[Any]],

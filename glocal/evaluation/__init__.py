@@ -12,8 +12,7 @@ import torch
 
 import glocal
 from glocal.console import note, warn
-from glocal.data.sources.base import Source
-from glocal.data.sources.opening import open_source
+from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
@@ -41,9 +40,9 @@ _USUAL = ("knn", "linear")
 def evaluate(
     backbone: Extractor | str | Path,
     *,
-    train: str | Path | Source | None = None,
-    test: str | Path | Source | None = None,
-    val: str | Path | Source | None = None,
+    train: Images | None = None,
+    test: Images | None = None,
+    val: Images | None = None,
     protocols: str | Sequence[str] | None = None,
     data: Mapping[str, str | Path] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -59,7 +58,7 @@ def evaluate(
     Args:
         backbone: a backbone, a run's folder, a checkpoint, `timm:NAME`, or what these have to beat: `untrained:RUN`
             (the run's backbone before its first step) and `pixels` (32×32 raw pixels).
-        train: labelled images that the protocols learn from: a source or its name.
+        train: labelled images that the protocols learn from: a source or its name, or several.
         test: labelled images that they are measured on; its classes must be among those of `train`.
         val: labelled images on which settings are chosen; without, a part of `train` is held out for it.
         protocols: names (`glocal protocols` lists them), or `all`: every usual one that has what it needs. By default
