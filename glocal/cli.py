@@ -57,7 +57,8 @@ def _options(
 def pretrain(
     out: Annotated[Path, typer.Option(help="The run's folder; a run in it is continued.")],
     data: Annotated[
-        str | None, typer.Option(help="A folder of images, or shapes, digits, torchvision:CIFAR10, …")
+        list[str] | None,
+        typer.Option(help="A folder of images, a list (.txt, .csv), or shapes, torchvision:CIFAR10, …; repeatable."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
     settings: Sets = None,
@@ -75,7 +76,7 @@ def pretrain(
     from glocal.training.run import pretrain
 
     overrides = parse_overrides(settings or [])
-    run = pretrain(data, out, recipe=recipe, overrides=overrides, resume=resume, progress=not quiet)  # type: ignore[arg-type]
+    run = pretrain(data or None, out, recipe=recipe, overrides=overrides, resume=resume, progress=not quiet)  # type: ignore[arg-type]
     if process_rank() > 0:
         return
     _show(
@@ -93,7 +94,7 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder, continued if it is there; default: sweeps/RECIPE.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="As for pretrain.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="As for pretrain; repeatable.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file.")] = None,
     settings: Sets = None,
     train: Annotated[
@@ -114,7 +115,7 @@ def sweep(
     overrides = parse_overrides(settings or [])
     out = out or Path("sweeps") / (Path(recipe).stem if recipe else "default")
     rows = sweeping.sweep(
-        data,
+        data or None,
         out,
         grid=sweeping.parse_grid(grid),
         recipe=recipe,
@@ -129,7 +130,9 @@ def sweep(
 
 @app.command()
 def views(
-    data: Annotated[str | None, typer.Option(help="A folder of images, another source, or one image file.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="A folder of images, another source, or one image file; repeatable.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("views.png"),
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file: whose views.")] = None,
     settings: Sets = None,
@@ -149,7 +152,7 @@ def views(
     if affinity is not None:
         if match or recipe is not None:
             raise GlocalError(f"--affinity {affinity}: takes the run's own recipe; leave --match and --recipe out")
-        found = draw_affinity(affinity, out, data=data, overrides=overrides, index=index)
+        found = draw_affinity(affinity, out, data=data or None, overrides=overrides, index=index)
         _show(f"{out}: a crop of {found.images[0]} beside others of it and of {', '.join(found.images[1:])}")
         return
     if data is None:
@@ -171,10 +174,12 @@ def evaluate(
     backbone: Annotated[
         str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN or :timm:NAME, or pixels.")
     ],
-    train: Annotated[str | None, typer.Option(help="Labelled images that the protocols learn from.")] = None,
-    test: Annotated[str | None, typer.Option(help="Labelled images to measure on.")] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="Labelled images that the protocols learn from; repeatable.")
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Labelled images to measure on; repeatable.")] = None,
     val: Annotated[
-        str | None, typer.Option(help="Labelled images to choose settings on; default: a part of --train.")
+        list[str] | None, typer.Option(help="Labelled images to choose settings on; default: a part of --train.")
     ] = None,
     protocol: Annotated[
         list[str] | None,
@@ -213,9 +218,9 @@ def evaluate(
     measure = partial(
         evaluate,
         backbone,
-        train=train,
-        test=test,
-        val=val,
+        train=train or None,
+        test=test or None,
+        val=val or None,
         protocols=protocol,
         data=places,
         settings=parse_overrides(settings or []),

@@ -17,7 +17,7 @@ from glocal.checkpoints import checkpoint_files
 from glocal.console import note
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.labelled import labelled_part
-from glocal.data.sources.opening import open_source
+from glocal.data.sources.opening import Images, open_source
 from glocal.distributed import process_rank
 from glocal.errors import GlocalError
 from glocal.evaluation import Bench, IncompleteError, RawPixels, evaluate
@@ -99,14 +99,14 @@ def _fill(parts: Sequence[str]) -> list[str]:
 
 
 def sweep(
-    data: str | Path | Source | None,
+    data: Images | None,
     out: str | Path,
     *,
     grid: Mapping[str, Sequence[Any]],
     recipe: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    train: str | Path | Source | None = None,
-    test: str | Path | Source | None = None,
+    train: Images | None = None,
+    test: Images | None = None,
     probe: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ def sweep(
     return rows
 
 
-def _check_probe(probe: Mapping[str, Any], train: str | Path | Source | None, test: str | Path | Source | None) -> None:
+def _check_probe(probe: Mapping[str, Any], train: Images | None, test: Images | None) -> None:
     """Wrong settings and images are told before anything is trained."""
     raw: dict[str, Any] = {}
     for path, value in probe.items():
@@ -183,9 +183,9 @@ def _check_probe(probe: Mapping[str, Any], train: str | Path | Source | None, te
 
 def _measure(
     run: Run,
-    data: str | Path | Source | None,
-    train: str | Path | Source | None,
-    test: str | Path | Source | None,
+    data: Images | None,
+    train: Images | None,
+    test: Images | None,
     probe: Mapping[str, Any],
     progress: bool,
 ) -> dict[str, float]:
@@ -226,9 +226,7 @@ def _measure(
     return accuracies
 
 
-def _images(
-    run: Run, train: str | Path | Source | None, test: str | Path | Source | None
-) -> tuple[Source, Source] | None:
+def _images(run: Run, train: Images | None, test: Images | None) -> tuple[Source, Source] | None:
     """What the protocols learn from and are measured on; None where there are no labels, or too few."""
     learn = labelled_part(open_source(run.recipe.data.source if train is None else train))  # type: ignore[arg-type]
     test = run.recipe.data.test if test is None else test

@@ -15,7 +15,7 @@ Triple = tuple[float, float, float]
 class DataSettings(Settings):
     """Where the images come from and how they are read."""
 
-    source: str | None = None  # a folder or the name of a data set; --data overrides it
+    source: str | list[str] | None = None  # a folder, a list or a data set, or several; --data overrides it
     test: str | None = None  # labelled images for the k-NN monitor; without, a part of `source` is set aside for it
     size: int | None = Field(None, ge=8)  # side of the views; null: from the images, at most 224
     resize: int | None = Field(None, ge=8)  # first makes squares of this side of the images (patch-wise DINO's authors)

@@ -14,7 +14,7 @@ import glocal
 from glocal.console import note, warn
 from glocal.data.sources.base import Source
 from glocal.data.sources.labelled import labelled_part
-from glocal.data.sources.opening import open_source
+from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
@@ -42,9 +42,9 @@ _USUAL = ("knn", "linear")
 def evaluate(
     backbone: Extractor | str | Path,
     *,
-    train: str | Path | Source | None = None,
-    test: str | Path | Source | None = None,
-    val: str | Path | Source | None = None,
+    train: Images | None = None,
+    test: Images | None = None,
+    val: Images | None = None,
     protocols: str | Sequence[str] | None = None,
     data: Mapping[str, str | Path] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -60,8 +60,8 @@ def evaluate(
     Args:
         backbone: a backbone, a run's folder, a checkpoint, `timm:NAME`, or what these have to beat: `untrained:RUN`
             (the run's backbone before its first step) and `pixels` (32×32 raw pixels).
-        train: labelled images that the protocols learn from: a source or its name; of one that is labelled in part
-            (STL10), that part. The same holds of `test` and `val`.
+        train: labelled images that the protocols learn from: a source or its name, or several; of one that is labelled
+            in part (STL10), that part. The same holds of `test` and `val`.
         test: labelled images that they are measured on; its classes must be among those of `train`.
         val: labelled images on which settings are chosen; without, a part of `train` is held out for it.
         protocols: names (`glocal protocols` lists them), or `all`: every usual one that has what it needs. By default
@@ -155,7 +155,7 @@ def evaluate(
     return result
 
 
-def _open_labelled(name: str | Path | Source) -> Source:
+def _open_labelled(name: Images) -> Source:
     """The source's images that have labels; the source as it is where none has, for the error that follows."""
     source = open_source(name)
     part = labelled_part(source)

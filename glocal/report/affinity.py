@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity, normalize, pad
 from glocal.checkpoints import load_weights, newest_checkpoint
 from glocal.config import AnyRecipe, build_recipe
 from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.opening import open_source
+from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
 from glocal.methods.logo import LoGo, LoGoSettings
@@ -50,7 +50,7 @@ def draw_affinity(
     run: str | Path,
     out: str | Path,
     *,
-    data: str | Path | Source | None = None,
+    data: Images | None = None,
     overrides: Mapping[str, Any] | None = None,
     index: int = 0,
 ) -> Affinities:

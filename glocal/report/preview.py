@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import matplotlib
 import torch
@@ -17,7 +17,8 @@ from glocal.data.lanes.choice import Lane, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import MemorySource, Source, Subset
 from glocal.data.sources.decoding import read_image
-from glocal.data.sources.opening import open_source
+from glocal.data.sources.listed import is_list
+from glocal.data.sources.opening import Images, open_source
 from glocal.data.sources.resized import resized
 from glocal.errors import GlocalError
 from glocal.models.backbone import build_backbone
@@ -30,7 +31,7 @@ _SHEET = 8
 
 
 def preview(
-    data: str | Path | Source,
+    data: Images,
     out: str | Path,
     *,
     recipe: str | Path | None = None,
@@ -41,7 +42,7 @@ def preview(
     """Draws the views of some images to a PNG file.
 
     Args:
-        data: a source, or the path of one image.
+        data: a source, the path of one image, or several of these.
         out: the PNG file.
         recipe: whose views; None takes SCE's, with `match` those of patch-wise DINO.
         overrides: settings by dotted path; `seed` draws other crops.
@@ -54,7 +55,7 @@ def preview(
     Raises:
         GlocalError: no such image, view or recipe, or `match` for a network without patches.
     """
-    source = _one_image(Path(data)) if isinstance(data, str | Path) and Path(data).is_file() else open_source(data)
+    source = open_source([_one_image(one) if _is_image(one) else one for one in _several(data)])
     mapping: dict[str, Any] = {"name": "views"} if recipe is None else load_mapping(recipe)
     if recipe is None and match is not None:
         mapping["method"] = {"name": "patchwise_dino"}
@@ -80,7 +81,15 @@ def preview(
     return int(matches.valid.sum())
 
 
-def _one_image(path: Path) -> Source:
+def _several(data: Images) -> Sequence[str | Path | Source]:
+    return [data] if isinstance(data, str | Path | Source) else data
+
+
+def _is_image(data: str | Path | Source) -> TypeGuard[str | Path]:
+    return isinstance(data, str | Path) and Path(data).is_file() and not is_list(data)
+
+
+def _one_image(path: str | Path) -> Source:
     image = read_image(path, str(path))
     return MemorySource(str(path), image[None], None, None)
 

@@ -23,7 +23,7 @@ from glocal.console import note
 from glocal.data.lanes.choice import Lane, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import Source
-from glocal.data.sources.opening import open_source
+from glocal.data.sources.opening import Images, names_of, open_source
 from glocal.errors import GlocalError
 from glocal.files import write_text
 from glocal.methods import method_class
@@ -93,7 +93,7 @@ class Run:
 
 
 def pretrain(
-    data: str | Path | Source | None,
+    data: Images | None,
     out: str | Path,
     *,
     recipe: str | Path | None = None,
@@ -104,7 +104,8 @@ def pretrain(
     """Pretrains a backbone on unlabelled images, or continues where a stopped run stands.
 
     Args:
-        data: a folder of images or another source (`glocal.data.sources.opening.open_source`); None takes the recipe's.
+        data: a folder of images or another source (`glocal.data.sources.opening.open_source`), or several; None takes
+            the recipe's. What lies in `out` is none of the images.
         out: the run's folder, made if it is not there.
         recipe: the name of a recipe or a .yaml file; None takes SCE with settings that suit the images.
         overrides: settings by dotted path, `{"train.epochs": 10}`.
@@ -124,8 +125,8 @@ def pretrain(
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
     if data is None and not (mapping.get("data") or {}).get("source"):
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
-    source = open_source(data if data is not None else mapping["data"]["source"])
-    overrides = dict(overrides or {}) | {"data.source": source.name}
+    source = open_source(data if data is not None else mapping["data"]["source"], without=out)
+    overrides = dict(overrides or {}) | {"data.source": names_of(source)}
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     resolved = build_recipe(mapping, overrides, data_size=size)
     resolved = _fit_to(resolved, source)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.joined import JoinedSource
 
 
 def fingerprint(source: Source) -> str | None:
@@ -20,6 +21,9 @@ def fingerprint(source: Source) -> str | None:
     if isinstance(source, Subset):
         whole = fingerprint(source.source)
         return None if whole is None else _digest([whole.encode(), source.indices.numpy().tobytes()])
+    if isinstance(source, JoinedSource):
+        parts = [fingerprint(part) for part in source.parts]
+        return None if None in parts else _digest(str(part).encode() for part in parts)
     if hasattr(source, "images"):
         images: Tensor = source.images()
         return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])

@@ -15,6 +15,7 @@ from glocal.console import note
 from glocal.data.sources.base import Sample
 from glocal.data.sources.decoding import StoredImage, image_size, open_image, read_image
 from glocal.data.sources.labelled import are_splits
+from glocal.data.sources.passed_over import RUNS_OWN, count_endings, is_output, passed_over
 from glocal.errors import BrokenImageError, GlocalError
 
 _OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
@@ -85,26 +86,35 @@ class ImageFolder(ImageFiles):
 
     Their order is that of their paths, the same on every machine. Hidden files and folders are passed over. Links are
     followed, but no folder is entered twice, and one that lies inside goes by its own path, not by a link to it.
+    Folders that hold a run or another output of glocal are passed over too; in the folder itself, what a run writes.
     Where every image lies below a folder of the first level and there are at least two of these, they are the
     classes, unless all are named like the parts of a data set (train, val, test, …): then there are no labels, and a
     note says what to give for them.
 
     Args:
         folder: the path.
+        without: a folder that is passed over as if it held a run already; the one that a run is about to make.
+
+    Attributes:
+        passed_over: what was passed over that might be missed, as a list in words; "" where there is nothing.
 
     Raises:
         GlocalError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, without: str | Path | None = None) -> None:
         if not os.path.isdir(folder):  # unlike Path.is_dir, raises nothing
             raise GlocalError(_no_folder(Path(folder)))
         extensions = image_extensions()
-        found = sorted(_files(Path(folder)))
+        found, outputs = _files(Path(folder), None if without is None else os.path.realpath(without))
+        found.sort()
         keys = [key for key in found if os.path.splitext(key)[1].lower() in extensions]
+        others = (key for key in found if os.path.splitext(key)[1].lower() not in extensions)
+        self.passed_over = passed_over(count_endings(others), outputs)
         if not keys:
+            over = f"; passed over: {self.passed_over}" if self.passed_over else ""
             raise GlocalError(
-                f"{Path(folder)}: there is no image among its {len(found)} files; "
+                f"{Path(folder)}: there is no image among its {len(found)} files{over}; "
                 "files ending in .jpg, .png, .webp, .tif, .bmp, .gif and what else Pillow opens count"
             )
         classes, labels = None, None
@@ -121,9 +131,13 @@ class ImageFolder(ImageFiles):
         super().__init__(folder, keys, labels, classes)
 
 
-def _files(folder: Path) -> list[str]:
-    """Paths of all files, relative to the folder and with forward slashes; each real folder is entered once."""
+def _files(folder: Path, without: str | None) -> tuple[list[str], list[str]]:
+    """Paths of all files, and of the folders that glocal writes, which are not entered (`without` is one of them).
+
+    They are relative to the folder and have forward slashes; each real folder is entered once.
+    """
     found: list[str] = []
+    outputs: list[str] = []
     entered: set[tuple[int, int]] = set()
     waiting = [("", str(folder))]
     links: list[tuple[str, str]] = []  # entered last, so that real folders go before links to them
@@ -137,8 +151,13 @@ def _files(folder: Path) -> list[str]:
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError as error:
             raise GlocalError(f"{path}: cannot be read: {error.strerror}") from error
+        written = is_output({entry.name for entry in entries}) or os.path.realpath(path) == without
+        if written and prefix:
+            if entries:
+                outputs.append(prefix.removesuffix("/"))
+            continue
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or (written and entry.name in RUNS_OWN):
                 continue
             place = (f"{prefix}{entry.name}/", entry.path)
             if entry.is_symlink():  # os.path takes a dangling or circular link for nothing; entry.is_dir() raises
@@ -150,7 +169,7 @@ def _files(folder: Path) -> list[str]:
                 waiting.append(place)
             elif entry.is_file():
                 found.append(prefix + entry.name)
-    return found
+    return found, outputs
 
 
 def _no_folder(folder: Path) -> str:

@@ -1,18 +1,24 @@
-"""Opening a source by its name, one string."""
+"""Opening a source by its name, one string, or by several names."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from glocal.console import note
 from glocal.data.sources.base import Source
 from glocal.errors import GlocalError
 
+Images = str | Path | Source | Sequence[str | Path | Source]
+"""What `open_source` opens."""
 
-def open_source(name: str | Path | Source) -> Source:
-    """Opens a source by its name.
+
+def open_source(name: Images, *, without: str | Path | None = None) -> Source:
+    """Opens a source by its name, or several as one (`glocal.data.sources.joined`).
 
     - a folder of images, nested or flat: `photos/`
+    - a list of image files: `photos.txt`, `photos.csv` (`glocal.data.sources.listed`)
     - `shapes`, `shapes:test`, `shapes:train:20000`: drawn by the package (`glocal.data.sources.shapes`)
     - `digits`, `digits:test`: scikit-learn's handwritten digits at 32×32
     - `torchvision:CIFAR10`, `torchvision:CIFAR10:test`, `torchvision:STL10:unlabeled`, …: torchvision's data sets
@@ -20,17 +26,41 @@ def open_source(name: str | Path | Source) -> Source:
     `NAME@imagenet100` keeps the images of the classes in a list of the package, `NAME@FILE.txt` those of a file's
     (`glocal.data.sources.classes`). A folder that exists goes before a data set of the same name.
 
+    Files in a folder that might be missed (HEIC, DICOM, …) and folders that glocal wrote are counted in a note.
+
+    Args:
+        name: one name, or several.
+        without: a folder whose images do not count, wherever it lies: the one that a run is about to make.
+
     Raises:
         GlocalError: no such folder or data set; the message names the nearest.
     """
-    if not isinstance(name, str | Path):
+    if isinstance(name, str | Path):
+        return _open_one(name, without)
+    if isinstance(name, Source):
         return name
+    parts = [open_source(one, without=without) for one in name]
+    if not parts:
+        raise GlocalError("no images: the list of sources is empty")
+    if len(parts) == 1:
+        return parts[0]
+    from glocal.data.sources.joined import JoinedSource
+
+    return JoinedSource(parts)
+
+
+def names_of(source: Source) -> str | list[str]:
+    """What `open_source` opens a source by: its name, or those of its parts."""
+    return getattr(source, "names", source.name)
+
+
+def _open_one(name: str | Path, without: str | Path | None) -> Source:
     text = str(name)
     if "@" in text and not os.path.exists(text):
         from glocal.data.sources.classes import only_classes
 
         whole, _, classes = text.rpartition("@")
-        return only_classes(open_source(whole), classes)
+        return only_classes(_open_one(whole, without), classes)
     kind, *parts = text.split(":")
     if isinstance(name, str) and not os.path.isdir(text):
         if kind == "shapes":
@@ -48,5 +78,11 @@ def open_source(name: str | Path | Source) -> Source:
 
             return open_torchvision(parts[0] if parts else "", ":".join(parts[1:]) or "train")
     from glocal.data.sources.folder import ImageFolder
+    from glocal.data.sources.listed import ListedImages, is_list
 
-    return ImageFolder(text)
+    if is_list(text) and not os.path.isdir(text):
+        return ListedImages(text)
+    folder = ImageFolder(text, without=without)
+    if folder.passed_over:
+        note(f"{text}: {len(folder):,} image{'s' if len(folder) > 1 else ''}; passed over: {folder.passed_over}")
+    return folder

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from glocal.data.sources import torchvision as tv_sources
 from glocal.data.sources.base import MemorySource
 from glocal.data.sources.labelled import are_splits, labelled_part
 from glocal.data.sources.opening import open_source
-from glocal.data.sources import torchvision as tv_sources
 from glocal.evaluation import RawPixels, evaluate
 
 

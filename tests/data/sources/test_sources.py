@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from glocal.data.sources import torchvision as tv_sources
 from glocal.data.sources.base import Subset
 from glocal.data.sources.folder import ImageFolder
 from glocal.data.sources.opening import open_source
-from glocal.data.sources import torchvision as tv_sources
 from glocal.errors import GlocalError
 
 
