@@ -12,11 +12,13 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 from torch.nn.functional import interpolate, normalize
 
+from glocal.data.classes import read_class_list
+from glocal.data.folder import ImageFolder
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate
 from glocal.evaluation.features import POOLED
 from glocal.evaluation.gem import gem, gem_readout
-from glocal.evaluation.protocols.copy_detection import originals_of
+from glocal.evaluation.protocols.copy_detection import CopyDetectionSettings, drawn_images, originals_of
 from glocal.evaluation.whole import size_step
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.models.loading import load_backbone
@@ -130,6 +132,113 @@ def test_whitening_is_learned_on_a_third_set_alone(tmp_path: Path) -> None:
     expected = average_precision_score(right.flatten(), (one @ other.mT).flatten())
     assert metrics["uAP"] == pytest.approx(100 * expected, abs=1e-3)
     assert metrics["uAP"] != pytest.approx(run(RawPixels(6), folder)[1]["uAP"], abs=1)
+
+
+def by_class(root: Path, counts: dict[str, int]) -> Path:
+    """Images in folders of classes, which are told by their first letters."""
+    first = 7000
+    for name, count in counts.items():
+        root.mkdir(exist_ok=True)
+        others(root / name, count, first)
+        first += count
+    return root
+
+
+def drawn(**settings: Any) -> tuple[list[str], list[str]]:
+    found = drawn_images(CopyDetectionSettings(**settings))
+    return tuple([] if source is None else list(source.keys) for source in found)  # type: ignore[return-value]
+
+
+def test_distractors_and_whitening_images_are_drawn_apart_outside_the_classes(tmp_path: Path) -> None:
+    """Patch-wise DINO, section 4.3.1: two distinct sets from ImageNet without the images of ImageNet-100."""
+    root = by_class(tmp_path / "set", {"n1": 12, "n2": 10, "n3": 14, "n4": 9})
+    both = {"distractors": str(root), "whiten": str(root), "distractor_images": 7, "whiten_images": 15}
+    far, third = drawn(**both, leave_out=("n2", "n4"))
+    assert (len(set(far)), len(set(third))) == (7, 15)
+    assert not set(far) & set(third)
+    assert {key.split("/")[0] for key in far + third} == {"n1", "n3"}
+    assert drawn(**both, leave_out=("n2", "n4")) == (far, third)
+    assert drawn(**both, leave_out=("n2", "n4"), seed=1) != (far, third)
+    (tmp_path / "some.txt").write_text("# left out\nn2\nn4\n")
+    assert drawn(**both, leave_out=str(tmp_path / "some.txt")) == (far, third)
+    every = drawn(**{**both, "distractor_images": 11, "whiten_images": 15}, leave_out=("n2", "n4"))
+    assert {*every[0], *every[1]} == {key for key in ImageFolder(root).keys if key[:2] in ("n1", "n3")}
+    whole = drawn(distractors=str(root), whiten=str(root), distractor_images=7)
+    assert len(whole[1]) == 45  # for ImageNet-1K the whole of it trains the whitening
+    assert set(whole[0]) <= set(whole[1])
+
+
+def test_draws_are_even_and_apart_for_folders_that_overlap(tmp_path: Path) -> None:
+    root = by_class(tmp_path / "set", {"n1": 3, "n2": 17})
+    count = torch.zeros(2)
+    for seed in range(200):
+        far, third = drawn(
+            distractors=str(root), whiten=str(root / "n2"), distractor_images=5, whiten_images=12, seed=seed
+        )
+        files = {(root / key).resolve() for key in far}, {(root / "n2" / key).resolve() for key in third}
+        assert not files[0] & files[1]
+        count += torch.tensor([sum(key.startswith(name) for key in far) for name in ("n1", "n2")])
+    assert float(count[0] / count.sum()) == pytest.approx(3 / 20, abs=0.04)
+
+
+def test_imagenet_100_can_be_left_out_by_its_name(tmp_path: Path) -> None:
+    listed = read_class_list("imagenet100")
+    counts = {**dict.fromkeys(listed, 1), "n01440764": 4, "n01443537": 4}  # the last two are not in the list
+    root = by_class(tmp_path / "imagenet", counts)
+    far, third = drawn(
+        distractors=str(root), whiten=str(root), distractor_images=3, whiten_images=5, leave_out="imagenet100"
+    )
+    assert {key.split("/")[0] for key in far + third} == {"n01440764", "n01443537"}
+    folder = copydays(tmp_path / "copydays")
+    setting, metrics = run(
+        RawPixels(6),
+        folder,
+        distractors=str(root),
+        distractor_images=3,
+        whiten=str(root),
+        whiten_images=5,
+        leave_out="imagenet100",
+        whiten_dim=3,
+    )
+    assert setting == "strong, 3 distractors, whitened on 5 images, pooled features, 6 px squares"
+    one, other = (by_hand(tmp_path, root, keys) for keys in (far, third))
+    same = run(RawPixels(6), folder, distractors=str(one), whiten=str(other), whiten_dim=3)[1]
+    assert metrics == pytest.approx(same)
+
+
+def by_hand(place: Path, root: Path, keys: list[str]) -> Path:
+    """A folder with these images alone."""
+    folder = place / f"{len(keys)} images"
+    folder.mkdir()
+    for key in keys:
+        (folder / key.replace("/", "-")).write_bytes((root / key).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distractor_images": 14}, "distractor_images=14: .*set has 13 images; give more images or a smaller number"),
+        ({"distractor_images": 7, "leave_out": ["n1"]}, "has 6 images of its 13 that are neither left out nor drawn"),
+        ({"distractor_images": 5, "whiten_images": 9}, "whiten_images=9: .* has 8 images of its 13"),
+        ({"leave_out": ["n7"]}, "there is no class n7 to leave out; choose from n1, n2"),
+        ({"leave_out": "imagenet10"}, "leave_out=imagenet10 is no list of classes; did you mean imagenet100"),
+        ({"leave_out": ["n1"], "distractors": "flat"}, "has no classes to leave out; give the folder whose folders"),
+        (
+            {"distractor_images": 1, "distractors": None},
+            "distractor_images needs images to draw from: set .*distractors",
+        ),
+        ({"whiten_images": 1, "whiten": None}, "whiten_images needs images to draw from: set copy_detection.whiten"),
+        ({"leave_out": ["n1"], "distractors": None, "whiten": None}, "leave_out is of copy_detection.distractors"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    root = by_class(tmp_path / "set", {"n1": 7, "n2": 6})
+    given: dict[str, Any] = {"distractors": str(root), "whiten": str(root), **settings}
+    if given["distractors"] == "flat":
+        given["distractors"] = str(root / "n1")
+    with pytest.raises(GlocalError, match=message):
+        drawn_images(CopyDetectionSettings(**given))
 
 
 def test_size_is_rounded_to_patches_and_networks_of_one_size_get_theirs(tmp_path: Path) -> None:

@@ -5,6 +5,13 @@ features, size, whitening and distractors as in Caron et al., "Emerging Properti
 Transformers" (DINO), ICCV 2021, section 4.2.2. Apart from their code: the whole ranking counts (theirs looks at the
 first 20 images: `copy_detection.depth=20`), and the whitening is that of the covariance (theirs takes the second moment
 about zero).
+
+The distractors and the images for the whitening can be drawn from one large set, some of its classes left out: for
+networks that learned from CIFAR-10 or ImageNet-100, Javidani, Sadeghi and Araabi, "Local-Global Self-Supervised Visual
+Representation Learning", section 4.3.1, draw 10,000 and 20,000 from ImageNet without the classes of ImageNet-100, here
+`distractors=imagenet/train whiten=imagenet/train distractor_images=10000 whiten_images=20000 leave_out=imagenet100`.
+The two draws have no image in common. For networks that learned from ImageNet-1K all of it trains the whitening: leave
+whiten_images and leave_out as they are; distractors from the same folder are then among its images.
 """
 
 from __future__ import annotations
@@ -17,10 +24,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from glocal.data.folder import ImageFolder
-from glocal.data.sources import open_source
+from glocal.data.sources import Source, open_source
 from glocal.data.whole import Fit
 from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
+from glocal.evaluation.draws import classes_named, draw_images, outside_classes, without
 from glocal.evaluation.gem import gem_readout
 from glocal.evaluation.probes import compute_device
 from glocal.evaluation.ranking import listed, micro_average_precision, rank
@@ -40,6 +48,10 @@ class CopyDetectionSettings(Settings):
     distractors: str | None = None  # images that are no originals; DINO's: 10,000 of YFCC100M
     whiten: str | None = None  # images on which a PCA whitening is learned; DINO's: 20,000 others of YFCC100M
     whiten_dim: PositiveInt | None = None  # directions that it keeps; null keeps all
+    distractor_images: PositiveInt | None = None  # as many are drawn; null takes all
+    whiten_images: PositiveInt | None = None  # as many are drawn, none of them a distractor; null takes all
+    leave_out: str | tuple[str, ...] | None = None  # classes not drawn: imagenet100, a .txt file, or their names
+    seed: int = 0  # of the draws
     copies: str = "strong"  # the folder of the queries
     size: PositiveInt | None = None  # side of the squares; null: 320, or the network's own up to 64
     power: float = Field(4.0, gt=0)  # of the generalised mean over the patches
@@ -57,23 +69,24 @@ def measure(bench: Bench, settings: CopyDetectionSettings) -> list[Measurement]:
             f"{copies.name}: no name begins with the same {settings.prefix} letters as one in {originals.name}, "
             "as 200001.jpg and 200000.jpg do; copy_detection.prefix says how many"
         )
+    far, third = drawn_images(settings)
     readout, what = gem_readout(bench.backbone, settings.power)
     view = view_for(bench.backbone, settings.size, None, usual=_USUAL)
     bench.resolve(size=view.fit.size)
 
     queries, images = (whole_features(bench, source, readout, view) for source in (copies, originals))
     distractors = "no distractors"
-    if settings.distractors is not None:
-        more = whole_features(bench, open_source(settings.distractors), readout, view)
+    if far is not None:
+        more = whole_features(bench, far, readout, view)
         more = more[readable_rows(more)]
         images = torch.cat([images, more])
         distractors = f"{len(more):,} distractors"
     whitening, whitened = None, "not whitened"
-    if settings.whiten is not None:
-        third = whole_features(bench, open_source(settings.whiten), readout, view)
-        third = third[readable_rows(third)]
-        whitening = learn_whitening(third.to(compute_device(bench.device)), settings.whiten_dim)
-        whitened = f"whitened on {len(third):,} images"
+    if third is not None:
+        features = whole_features(bench, third, readout, view)
+        features = features[readable_rows(features)]
+        whitening = learn_whitening(features.to(compute_device(bench.device)), settings.whiten_dim)
+        whitened = f"whitened on {len(features):,} images"
 
     readable = readable_rows(queries)
     chosen = [truth[row] for row in readable.nonzero()[:, 0].tolist()]
@@ -83,6 +96,32 @@ def measure(bench: Bench, settings: CopyDetectionSettings) -> list[Measurement]:
     found = {**ranking.means(), "uAP": 100 * micro_average_precision(queries, images, relevance)}
     cut = "" if settings.depth is None else f", first {settings.depth}"
     return [Measurement(f"{settings.copies}, {distractors}, {whitened}, {what}, {view}{cut}", found)]
+
+
+def drawn_images(settings: CopyDetectionSettings) -> tuple[Source | None, Source | None]:
+    """The distractors and the images on which the whitening is learned; None for what is not asked for.
+
+    Raises:
+        GlocalError: a number, or classes to leave out, without images that they are of; too few images; no such class.
+    """
+    for count, images in (("distractor_images", "distractors"), ("whiten_images", "whiten")):
+        if getattr(settings, count) is not None and getattr(settings, images) is None:
+            raise GlocalError(f"copy_detection.{count} needs images to draw from: set copy_detection.{images}")
+    left_out = classes_named(settings.leave_out)
+    if left_out and settings.distractors is None and settings.whiten is None:
+        raise GlocalError("copy_detection.leave_out is of copy_detection.distractors and .whiten; give one of them")
+    far = third = None
+    if settings.distractors is not None:
+        whole = open_source(settings.distractors)
+        allowed = outside_classes(whole, left_out)
+        far = draw_images(whole, allowed, settings.distractor_images, settings.seed, "copy_detection.distractor_images")
+    if settings.whiten is not None:
+        whole = open_source(settings.whiten)
+        allowed = outside_classes(whole, left_out)
+        if far is not None and settings.whiten_images is not None:
+            allowed = without(whole, allowed, far)
+        third = draw_images(whole, allowed, settings.whiten_images, settings.seed, "copy_detection.whiten_images")
+    return far, third
 
 
 def originals_of(copies: Sequence[str], originals: Sequence[str], prefix: int = 4) -> list[Tensor]:
