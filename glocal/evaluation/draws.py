@@ -70,9 +70,8 @@ def draw_images(source: Source, allowed: Tensor, count: int | None, seed: int, w
     if count is None:
         return source if len(allowed) == len(source) else Subset(source, allowed)
     if count > len(allowed):
-        some = (
-            "" if len(allowed) == len(source) else f" of its {len(source):,} that are neither left out nor drawn before"
-        )
+        rest = f" of its {len(source):,} that are neither left out nor drawn before"
+        some = rest if len(allowed) < len(source) else ""
         raise GlocalError(
             f"{what}={count}: {source.name} has {len(allowed):,} images{some}; give more images or a smaller number"
         )

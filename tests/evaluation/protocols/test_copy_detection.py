@@ -221,7 +221,7 @@ def by_hand(place: Path, root: Path, keys: list[str]) -> Path:
         ({"distractor_images": 14}, "distractor_images=14: .*set has 13 images; give more images or a smaller number"),
         ({"distractor_images": 7, "leave_out": ["n1"]}, "has 6 images of its 13 that are neither left out nor drawn"),
         ({"distractor_images": 5, "whiten_images": 9}, "whiten_images=9: .* has 8 images of its 13"),
-        ({"leave_out": ["n7"]}, "there is no class n7 to leave out; did you mean n[12]"),
+        ({"leave_out": ["n7"]}, "there is no class n7 to leave out; choose from n1, n2"),
         ({"leave_out": "imagenet10"}, "leave_out=imagenet10 is no list of classes; did you mean imagenet100"),
         ({"leave_out": ["n1"], "distractors": "flat"}, "has no classes to leave out; give the folder whose folders"),
         (
