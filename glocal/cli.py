@@ -324,8 +324,9 @@ def tables(
     place: Annotated[
         str | None, typer.Argument(help="A paper (sce) or a table (sce/2); default: all tables are listed.")
     ] = None,
-    runs: Annotated[
-        Path | None, typer.Argument(help="A folder of runs to show beside the printed numbers; default: runs.")
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUNS]", help="A folder of runs to show beside the printed numbers; default: runs."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With a table: a .csv or .json file to write it to.")] = None,
 ) -> None:
@@ -335,7 +336,7 @@ def tables(
     if place is None or "/" not in place:
         from glocal.papers.shown import overview
 
-        if runs is not None or out is not None:
+        if folder is not None or out is not None:
             raise GlocalError("name a table to show runs beside it or to write it, for example glocal tables sce/2")
         papers = [load_paper(name) for name in ([place] if place else paper_names())]
         _show(overview(papers), "glocal tables PAPER/ID shows a table, with the runs in RUNS that are its rows")
@@ -344,9 +345,14 @@ def tables(
     from glocal.papers.measured import find_runs, measured
     from glocal.papers.shown import remarks, save, table_of
 
-    folder = runs or (Path("runs") if Path("runs").is_dir() else None)
-    rows = measured(table, find_runs(folder) if folder else [])
+    if folder is None and Path("runs").is_dir():
+        folder = Path("runs")
+    there = find_runs(folder) if folder else []
+    rows = measured(table, there)
     _show(table_of(paper, table, rows), *remarks(table, rows))
+    others = len(there) - len({run.folder for _, runs in rows for run in runs})
+    if others:
+        _show(f"{others} of {len(there)} runs in {folder} are no row of this table")
     if out is not None:
         save(out, paper, table, rows)
         _show(f"written to {out}")

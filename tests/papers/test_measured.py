@@ -178,6 +178,7 @@ def test_the_command_lists_shows_and_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "runs" / "short", {"train.epochs": 5}, linear(80.123))
+    run(tmp_path / "runs" / "other", recipe="ressl-cifar10")
     code, listed, _ = glocal(capsys, monkeypatch, "tables")
     assert code == 0
     assert "sce/2" in listed
