@@ -16,6 +16,7 @@ import glocal
 # From the bottom up. A part may import itself and what stands in rows before its own; the longest name that fits a
 # module is its part.
 LAYERS = (
+    ("glocal.waiting",),
     ("glocal.errors", "glocal"),  # `glocal` itself loads its public names when they are asked for
     ("glocal.files", "glocal.distributed", "glocal.transfer", "glocal.settings"),
     ("glocal.console", "glocal.schedules"),
@@ -25,12 +26,12 @@ LAYERS = (
     ("glocal.models",),
     ("glocal.methods",),
     ("glocal.training.optimizers", "glocal.training.log"),  # their settings are in the recipe, their files in plots
+    ("glocal.papers",),  # the printed numbers, which recipes name
     ("glocal.config", "glocal.recipes"),
-    ("glocal.papers",),
     ("glocal.models.loading",),  # of a run: its recipe says what to build
     ("glocal.report",),
     ("glocal.evaluation",),
-    ("glocal.training",),
+    ("glocal.training", "glocal.papers.measured"),
     ("glocal.sweep", "glocal.demo", "glocal.doctor"),
     ("glocal.cli",),
     ("glocal.__main__",),
