@@ -31,7 +31,7 @@ LAYERS = (
     ("glocal.models.loading",),  # of a run: its recipe says what to build
     ("glocal.report",),
     ("glocal.evaluation",),
-    ("glocal.training", "glocal.papers.measured"),
+    ("glocal.training", "glocal.papers.measured", "glocal.papers.shown"),
     ("glocal.sweep", "glocal.demo", "glocal.doctor"),
     ("glocal.cli",),
     ("glocal.__main__",),
