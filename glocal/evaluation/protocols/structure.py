@@ -16,7 +16,7 @@ from glocal.errors import GlocalError
 from glocal.evaluation.bench import Bench, Measurement, Protocol
 from glocal.evaluation.cache import Kept
 from glocal.evaluation.features import Features
-from glocal.evaluation.maps import MOST_CLASSES, Map, choose_for_map, draw_map, project
+from glocal.evaluation.maps import MAPS, MOST_CLASSES, Map, choose_for_map, draw_map, project
 from glocal.evaluation.structure import alignment, class_similarity, effective_rank, spread, uniformity
 from glocal.settings import Settings
 from glocal.views.crops import render_batch
@@ -26,7 +26,6 @@ from glocal.views.plan import Blur, Jitter, View, ViewPlan
 from glocal.views.random import permutation
 
 _FEWEST = 10  # images that a map can be made of
-_MAPS = {"tsne": "t-SNE", "umap": "UMAP"}
 _LARGE_SIDE = 64  # above, training views are blurred
 
 
@@ -125,7 +124,7 @@ def _draw(path: Path, kind: Map, found: Features, title: str, settings: Structur
         return
     labels = found.labels[rows]
     which = f", the {MOST_CLASSES} largest of {there:,} classes" if there > MOST_CLASSES else ""
-    title = f"{title}\n{_MAPS[kind]} of {len(rows):,} images{which}"
+    title = f"{title}\n{MAPS[kind]} of {len(rows):,} images{which}"
     points = project(
         found.features[rows], kind, perplexity=settings.perplexity, neighbors=settings.neighbors, seed=settings.seed
     )
