@@ -255,6 +255,40 @@ def compare(
 
 
 @app.command()
+def maps(
+    backbones: Annotated[list[str], typer.Argument(help="Backbones, named as for evaluate: a panel each.")],
+    data: Annotated[str, typer.Option(help="Labelled images, of which classes are drawn at random.")],
+    out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("maps.png"),
+    classes: Annotated[int, typer.Option(help="How many classes are drawn, at most 20.")] = 10,
+    images: Annotated[int, typer.Option(min=10, help="Images in each map, at most.")] = 2000,
+    kind: Annotated[str, typer.Option(help="tsne or umap.")] = "tsne",
+    seed: Annotated[int, typer.Option(help="Of the classes, the images and the maps.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Draw t-SNE maps of several backbones side by side: the same images of random classes, in the same colours."""
+    from glocal.evaluation.side_by_side import draw_side_by_side
+    from glocal.report.maps import MAPS
+
+    if kind not in MAPS:
+        raise GlocalError(f"--kind {kind}: {did_you_mean(kind, MAPS)}")
+    found = draw_side_by_side(
+        backbones,
+        data,
+        out,
+        classes=classes,
+        images=images,
+        kind=kind,  # type: ignore[arg-type]
+        seed=seed,
+        device=device,
+        workers=workers,
+        progress=not quiet,
+    )
+    _show(f"{out}: {len(found.labels)} images of the classes {', '.join(found.classes)}")
+
+
+@app.command()
 def protocols(
     name: Annotated[str | None, typer.Argument(help="A protocol: show its settings.")] = None,
     settings: Annotated[

@@ -31,8 +31,8 @@ LAYERS = (
     ("glocal.models.loading",),  # of a run: its recipe says what to build
     ("glocal.report",),
     ("glocal.evaluation",),
-    ("glocal.training", "glocal.papers.measured", "glocal.papers.shown"),
-    ("glocal.sweep", "glocal.demo", "glocal.doctor"),
+    ("glocal.training", "glocal.papers.measured"),
+    ("glocal.sweep", "glocal.demo", "glocal.doctor", "glocal.papers.shown"),
     ("glocal.cli",),
     ("glocal.__main__",),
 )

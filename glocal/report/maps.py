@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,12 @@ from glocal.report.pictures import plain, save_picture, shortened
 from glocal.views.random import permutation
 
 Map = Literal["tsne", "umap"]
+MAPS: dict[Map, str] = {"tsne": "t-SNE", "umap": "UMAP"}
+"""The kinds of maps, and how they are written."""
 
 MOST_CLASSES = 20  # that can be told apart
 _LONGEST_NAME = 28
+_COLUMNS = 3
 
 
 def choose_for_map(labels: Tensor, most: int, seed: int) -> tuple[Tensor, int]:
@@ -31,6 +35,18 @@ def choose_for_map(labels: Tensor, most: int, seed: int) -> tuple[Tensor, int]:
         largest = count.argsort(descending=True, stable=True)[:MOST_CLASSES]
         kept = torch.isin(labels, largest).nonzero()[:, 0]
     return kept[permutation(len(kept), seed, "map")[:most]].sort().values, there
+
+
+def choose_classes(labels: Tensor, classes: int, most: int, seed: int) -> Tensor:
+    """Rows (M,) int64, in order, of classes drawn at random from those with images, at most so many rows in all.
+
+    The draw depends on the seed and on the classes' numbers alone; rows are a seeded sample of those of the classes.
+    """
+    there = labels.bincount().nonzero()[:, 0]
+    order = permutation(int(there.max()) + 1, seed, "map classes")
+    chosen = order[torch.isin(order, there)][:classes]
+    kept = torch.isin(labels, chosen).nonzero()[:, 0]
+    return kept[permutation(len(kept), seed, "map")[:most]].sort().values
 
 
 def project(features: Tensor, kind: Map, *, perplexity: float = 30.0, neighbors: int = 15, seed: int = 0) -> Tensor:
@@ -62,23 +78,52 @@ def project(features: Tensor, kind: Map, *, perplexity: float = 30.0, neighbors:
 
 def draw_map(points: Tensor, labels: Tensor, classes: list[str], title: str, path: Path) -> None:
     """Draws points (N, 2) in the colours of their classes, at most 20, with a legend."""
-    from matplotlib import colormaps
+    draw_maps([points], labels, classes, [title], path)
+
+
+def draw_maps(maps: Sequence[Tensor], labels: Tensor, classes: list[str], titles: Sequence[str], path: Path) -> None:
+    """Draws maps of the same images side by side, in the same colours and with one legend.
+
+    Args:
+        maps: (N, 2) each.
+        labels: (N,) int64, of at most 20 classes.
+        classes: their names.
+        titles: of the maps.
+        path: the picture.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(8.5, 6.5), layout="constrained")
-    axes = figure.add_subplot()
-    size = max(8.0, min(40.0, 30_000 / len(points)))
+    columns = min(len(maps), _COLUMNS)
+    rows = -(-len(maps) // columns)
+    side = 6.5 if len(maps) == 1 else 4.5
+    figure = Figure(figsize=(columns * side + 2, rows * side), layout="constrained")
+    there = labels.unique().tolist()
+    looks = {number: _look(place) for place, number in enumerate(there)}
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, points, title in zip(grid, maps, titles, strict=False):
+        size = max(8.0, min(40.0, 30_000 / len(points))) * (side / 6.5) ** 2
+        for number in there:
+            color, marker = looks[number]
+            x, y = points[labels == number].T.numpy()
+            axes.scatter(x, y, s=size, color=color, marker=marker, alpha=0.75, linewidths=0)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color("0.8")
+        axes.set_title(plain(title), fontsize=11)
+    for axes in grid[len(maps) :]:
+        axes.set_axis_off()
     handles = []
-    for place, number in enumerate(labels.unique().tolist()):
-        color, marker = colormaps["tab10"](place % 10), "o^"[place // 10 % 2]
-        x, y = points[labels == number].T.numpy()
-        axes.scatter(x, y, s=size, color=color, marker=marker, alpha=0.75, linewidths=0)
+    for number in there:
+        color, marker = looks[number]
         name = " " + plain(shortened(classes[number], _LONGEST_NAME))  # what begins with _ would be left out
         handles.append(Line2D([], [], color=color, marker=marker, linestyle="", markersize=7, label=name))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color("0.8")
-    axes.set_title(plain(title), fontsize=11)
     save_picture(figure, path)
+
+
+def _look(place: int) -> tuple[tuple[float, float, float, float], str]:
+    """Colour and marker of a class: ten colours, then the same with another marker."""
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](place % 10), "o^"[place // 10 % 2]

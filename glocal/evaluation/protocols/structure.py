@@ -17,7 +17,7 @@ from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.cache import Kept
 from glocal.evaluation.features.extraction import Features
 from glocal.evaluation.metrics.structure import alignment, class_similarity, effective_rank, spread, uniformity
-from glocal.report.maps import MOST_CLASSES, Map, choose_for_map, draw_map, project
+from glocal.report.maps import MAPS, MOST_CLASSES, Map, choose_for_map, draw_map, project
 from glocal.settings import Settings
 from glocal.views.crops import render_batch
 from glocal.views.geometry import ViewGeometry
@@ -26,7 +26,6 @@ from glocal.views.plan import Blur, Jitter, View, ViewPlan
 from glocal.views.random import permutation
 
 _FEWEST = 10  # images that a map can be made of
-_MAPS = {"tsne": "t-SNE", "umap": "UMAP"}
 _LARGE_SIDE = 64  # above, training views are blurred
 
 
@@ -125,7 +124,7 @@ def _draw(path: Path, kind: Map, found: Features, title: str, settings: Structur
         return
     labels = found.labels[rows]
     which = f", the {MOST_CLASSES} largest of {there:,} classes" if there > MOST_CLASSES else ""
-    title = f"{title}\n{_MAPS[kind]} of {len(rows):,} images{which}"
+    title = f"{title}\n{MAPS[kind]} of {len(rows):,} images{which}"
     points = project(
         found.features[rows], kind, perplexity=settings.perplexity, neighbors=settings.neighbors, seed=settings.seed
     )
