@@ -359,8 +359,7 @@ def tables(
         str | None, typer.Argument(help="A paper (sce) or a table (sce/2); default: all tables are listed.")
     ] = None,
     folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUNS]", help="A folder of runs to show beside the printed numbers; default: runs."),
+        Path | None, typer.Argument(metavar="RUNS", help="A folder of runs to show beside the numbers; default: runs.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With a table: a .csv or .json file to write it to.")] = None,
 ) -> None:
@@ -386,7 +385,7 @@ def tables(
     _show(table_of(paper, table, rows), *remarks(table, rows))
     others = len(there) - len({run.folder for _, runs in rows for run in runs})
     if others:
-        _show(f"{others} of {len(there)} runs in {folder} are no row of this table")
+        _show(f"no row of this table: {others} of the {len(there)} runs in {folder}")
     if out is not None:
         save(out, paper, table, rows)
         _show(f"written to {out}")

@@ -157,7 +157,7 @@ def _decisive(recipe: AnyRecipe) -> dict[str, Any]:
 def _apart(path: str, wanted: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
     """Where two trees of settings differ: the path, and both values."""
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
-        for key in wanted.keys() | found.keys():
+        for key in {**wanted, **found}:
             yield from _apart(f"{path}.{key}".removeprefix("."), wanted.get(key), found.get(key))
     elif wanted != found:
         yield path, wanted, found

@@ -154,6 +154,18 @@ def test_one_protocol_gives_several_columns_by_their_settings(tmp_path: Path) ->
     assert one.values == {"top1_1": 50.0, "top5_1": 70.0, "top1_10": 60.0, "top5_10": 80.0}
 
 
+def test_vocs_numbers_are_those_of_eleven_points(tmp_path: Path) -> None:
+    """What detectron2, and so MoCo and CLIM, report."""
+    setting = "faster_rcnn_c4, 24000×16 images, lr=0.02"
+    results = [
+        {"setting": f"{setting}: boxes, 11-point (VOC07)", "metrics": {"AP": 55.0, "AP50": 81.0, "AP75": 62.0}},
+        {"setting": f"{setting}: boxes", "metrics": {"AP": 56.0, "AP50": 83.0, "AP75": 63.0}},
+    ]
+    entry = {"protocol": "detection", "data": "voc", "settings": {"task": "voc", "schedule": "24k"}, "results": results}
+    run(tmp_path / "clim", None, entry, recipe="clim-imagenet")
+    assert found(tmp_path, "clim/3")["CLIM"][0].values == {"AP50": 81.0, "AP75": 62.0}
+
+
 def test_what_is_no_run_is_passed_over_and_no_folder_is_an_error(tmp_path: Path) -> None:
     run(tmp_path / "good", None)
     (tmp_path / "bad").mkdir()
@@ -190,7 +202,8 @@ def test_the_command_lists_shows_and_writes(
         "80.12",
         "scaled: train.epochs 5 of 200",
         "linear.style=sce",
-        "cifar10/train → cifar10/test",
+        "measured on: cifar10/train",
+        "1 of the 2 runs",
     ):
         assert words in shown
     lines = list(csv.DictReader((tmp_path / "table.csv").open()))
