@@ -136,6 +136,18 @@ def test_pretrain_then_evaluate(tmp_path: Path) -> None:
         assert (tmp_path / "c" / name).stat().st_size > 0
 
 
+def test_maps_are_drawn_side_by_side_and_a_sweep_says_how_it_measures(tmp_path: Path) -> None:
+    place = tmp_path / "maps.png"
+    some = ("--classes", "3", "--images", "60")
+    done = call("maps", "pixels", "pixels", "--data", "digits:test", *some, "--out", str(place))
+    assert done.returncode == 0, done.stderr
+    assert "60 images of the classes " in done.stdout
+    assert place.stat().st_size > 10_000
+    done = call("sweep", "--grid", "method.temperature=0.1", "--data", "shapes", "--probe", "svm.shots=1")
+    assert done.returncode == 2
+    assert "--probe svm.shots: a sweep measures by knn and linear" in done.stderr
+
+
 def test_protocols_are_listed_with_what_they_need() -> None:
     done = call("protocols")
     assert done.returncode == 0

@@ -94,7 +94,7 @@ def draw_maps(maps: Sequence[Tensor], labels: Tensor, classes: list[str], titles
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    columns = min(len(maps), _COLUMNS)
+    columns = 2 if len(maps) == 4 else min(len(maps), _COLUMNS)
     rows = -(-len(maps) // columns)
     side = 6.5 if len(maps) == 1 else 4.5
     figure = Figure(figsize=(columns * side + 2, rows * side), layout="constrained")

@@ -13,6 +13,8 @@ from glocal.data.sources import torchvision as tv_sources
 from glocal.data.sources.base import MemorySource
 from glocal.data.sources.labelled import are_splits, labelled_part
 from glocal.data.sources.opening import open_source
+from glocal.data.sources.classes import only_classes
+from glocal.data.sources.labelled import are_splits, labelled_part
 from glocal.evaluation import RawPixels, evaluate
 
 
@@ -32,6 +34,12 @@ def test_the_labelled_part_is_found_by_the_labels() -> None:
     assert partly([-1, 1])[0].label is None
     assert labelled_part(partly([-1, -1])) is None
     assert labelled_part(MemorySource("none", whole.images(), None, None)) is None
+
+
+def test_a_list_of_classes_keeps_no_unlabelled_image(tmp_path: Path) -> None:
+    (tmp_path / "last.txt").write_text("b\n")
+    kept = only_classes(partly([0, -1, 1, -1]), str(tmp_path / "last.txt"))
+    assert [int(kept[place].image[0, 0, 0]) for place in range(len(kept))] == [2]
 
 
 def test_stl10_keeps_the_labels_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
