@@ -32,6 +32,7 @@ def test_a_grid_that_cannot_be_read_is_named(setting: str) -> None:
         parse_grid([setting])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_sweep_makes_one_table_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     settings: dict[str, Any] = {**TINY, "train.epochs": 1, "monitor.knn_epochs": 1}
     rows = sweep("shapes:train:128", tmp_path / "s", grid=GRID, overrides=settings, progress=False)
@@ -51,6 +52,7 @@ def test_a_sweep_makes_one_table_and_goes_on_where_it_stopped(tmp_path: Path) ->
     assert checkpoints == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*.pt")}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_fails_is_in_the_table_and_a_wrong_setting_ends_the_sweep(tmp_path: Path) -> None:
     settings = {**TINY, "train.epochs": 1, "optimizer.lr_batch_size": None}
     rows = sweep(

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,34 +91,51 @@ def test_the_written_recipe_repeats_the_run(tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys, glocal
-from glocal.training import loop
-steps = int(sys.argv[2])
+import os, signal, sys
+import glocal, matplotlib.pyplot, torch.utils.tensorboard
+from glocal.training import loop, run  # loaded once; nothing has run, and so no thread been started, before the fork
 real = loop._optimise
-def counted(*args):
-    global steps
-    if steps == 0:
-        import os, signal
-        os.kill(os.getpid(), signal.SIGKILL)
-    steps -= 1
-    return real(*args)
-loop._optimise = counted
-glocal.pretrain("shapes:train:192", sys.argv[1], overrides=eval(sys.argv[3]), progress=False)
+def train_and_die(steps):
+    def counted(*args):
+        nonlocal steps
+        if steps == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps -= 1
+        return real(*args)
+    loop._optimise = counted
+    glocal.pretrain("shapes:train:192", sys.argv[1], overrides=eval(sys.argv[2]), progress=False)
+for steps in map(int, sys.argv[3:]):
+    process = os.fork()
+    if process == 0:
+        try:
+            train_and_die(steps)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """What has to be equal bit for bit is so with several threads, too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads", "no_pictures")
 def test_a_run_killed_at_random_steps_ends_in_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     settings = {**TINY, "train.checkpoint_steps": 2}  # odd steps are lost and done again
     glocal.pretrain(DATA, tmp_path / "whole", overrides=settings, progress=False)
-    threads = str(torch.get_num_threads())
-    for survived in (3, 1, 4, 2, 3):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(survived), repr(settings)],
-            env={**os.environ, "OMP_NUM_THREADS": threads},
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed"), repr(settings), *"31423"],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * 5, done.stderr
     glocal.pretrain(DATA, tmp_path / "killed", overrides=settings, progress=False)
     whole, killed = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
     assert whole["step"] == killed["step"] == 12
