@@ -82,6 +82,7 @@ def test_a_run_leaves_everything_a_user_needs(tmp_path: Path) -> None:
     assert features.shape == (2, 16)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_written_recipe_repeats_the_run(tmp_path: Path) -> None:
     run(tmp_path / "a")
     glocal.pretrain(None, tmp_path / "b", recipe=tmp_path / "a" / "recipe.yaml", progress=False)
@@ -168,6 +169,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(number: int, tmp_pat
     assert final_state(tmp_path / "a")["step"] >= 1
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_gradient_accumulation_equals_the_whole_batch_where_nothing_depends_on_it(tmp_path: Path) -> None:
     options = {
         "model__name": "vit_tiny",
@@ -182,6 +184,7 @@ def test_gradient_accumulation_equals_the_whole_batch_where_nothing_depends_on_i
             assert torch.allclose(whole[name], parts[name], atol=2e-4), name
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_bf16_and_clipping_train(tmp_path: Path) -> None:
     finished = run(tmp_path / "a", train__precision="bf16", train__clip_norm=0.5, train__epochs=1)
     assert finished.metrics["step"][-1] == 6
@@ -205,6 +208,7 @@ def test_few_images_shrink_the_batch_and_the_queue_and_say_so(
     assert "method.queue_size is 20 instead of 64" in said
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +236,7 @@ def _SameImage() -> Any:
     return MemorySource("grey", torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), None, None)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
     with pytest.raises(GlocalError, match=r"other settings: train.epochs was 1, is 2; choose another folder"):
@@ -244,6 +249,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "a", train__epochs=1)
     newest, before = checkpoint_files(tmp_path / "a" / "checkpoints")
@@ -255,6 +261,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsy
         newest_checkpoint(tmp_path / "a" / "checkpoints")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_checkpoints_of_another_shape_or_kind_are_refused_by_name(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
     path = checkpoint_files(tmp_path / "a" / "checkpoints")[0]
