@@ -91,6 +91,7 @@ def main() -> None:
                 with busy_programs(programs):
                     taken = seconds(value, arguments.images, arguments.limit)
                 least[state][value] = min(least[state][value], taken)
+                print(f"  {state}, {value}: {shown(taken, arguments.limit)} s", file=sys.stderr)
     print(f"{'GOMP_SPINCOUNT':>14}  {'alone, s':>9}  {'beside, s':>9}  ratio of the two to {CHOSEN}'s")
     for value in arguments.values:
         alone, busy = least["alone"][value], least["busy"][value]

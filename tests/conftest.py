@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from glocal.data.sources.shapes import Shapes
+from glocal.training import run
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -27,6 +28,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features that tests compute are not kept in the user's home."""
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path_factory.getbasetemp() / "features"))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw neither views nor losses, which takes as long as a small run's training. For tests of other things."""
+    monkeypatch.setattr(run, "draw_views", lambda *_, **__: None)
+    monkeypatch.setattr(run, "draw_loss", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")

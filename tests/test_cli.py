@@ -3,16 +3,36 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import glocal
+from glocal.cli import main
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a user starts it: seconds, most of them for loading torch."""
     code = "from glocal.cli import main; main()"
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """The same in this process: the entry point, what it writes and its exit code."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["glocal", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(end.value.code or 0), said.out, said.err)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -43,7 +63,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path, call: Call) -> None:
     done = call(*[str(tmp_path / "run") if argument == "X" else argument for argument in arguments])
     assert done.returncode == 2
     assert message in done.stderr
@@ -53,12 +73,19 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: st
 
 
 def test_debug_shows_the_traceback() -> None:
-    done = call("pretrain", "--data", "shapez", "--out", "x", "--debug")
+    done = start("pretrain", "--data", "shapez", "--out", "x", "--debug")
     assert "Traceback" in done.stderr
     assert "GlocalError" in done.stderr
 
 
-def test_recipes_lists_what_each_reproduces_with_its_number() -> None:
+def test_a_mistake_ends_a_process_of_its_own_in_one_line() -> None:
+    done = start("pretrain", "--data", "shapez", "--out", "x")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean shapes?" in done.stderr
+
+
+def test_recipes_lists_what_each_reproduces_with_its_number(call: Call) -> None:
     done = call("recipes")
     assert done.returncode == 0
     assert "sce-cifar10" in done.stdout
@@ -82,7 +109,7 @@ print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
     assert done.stderr.strip() == "[]"
 
 
-def test_version_and_doctor() -> None:
+def test_version_and_doctor(call: Call) -> None:
     assert call("--version").stdout.strip() == f"glocal {glocal.__version__}"
     done = call("doctor")
     assert done.returncode == 0
@@ -90,14 +117,14 @@ def test_version_and_doctor() -> None:
     assert "CPU" in done.stdout
 
 
-def test_pretrain_then_evaluate(tmp_path: Path) -> None:
+def test_pretrain_then_evaluate(tmp_path: Path, call: Call) -> None:
     options = [
         "model.options={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
         "train.epochs=1",
         "train.batch_size=64",
     ]
     sets = [part for option in options for part in ("--set", option)]
-    done = call("pretrain", "--data", "shapes:train:256", "--out", str(tmp_path / "a"), *sets)
+    done = start("pretrain", "--data", "shapes:train:256", "--out", str(tmp_path / "a"), *sets)
     assert done.returncode == 0, done.stderr
     assert f"glocal evaluate {tmp_path / 'a'}" in done.stdout
     arguments = [
@@ -116,7 +143,7 @@ def test_pretrain_then_evaluate(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "a" / "evaluation" / "evaluation.json").read_text())
     assert set(found["protocols"]) == {"knn", "linear"}
     lines = (tmp_path / "a" / "evaluation" / "evaluation.csv").read_text().splitlines()
-    assert len(lines) == 1 + 4 + 2  # header, two k by two votes, top-1 and top-5 of the probe
+    assert len(lines) == 1 + 8 + 2  # header; two k by two votes and the probe, each top-1 and top-5
     untrained = [
         "untrained:" + str(tmp_path / "a"),
         *arguments[:6],
@@ -136,7 +163,7 @@ def test_pretrain_then_evaluate(tmp_path: Path) -> None:
         assert (tmp_path / "c" / name).stat().st_size > 0
 
 
-def test_maps_are_drawn_side_by_side_and_a_sweep_says_how_it_measures(tmp_path: Path) -> None:
+def test_maps_are_drawn_side_by_side_and_a_sweep_says_how_it_measures(tmp_path: Path, call: Call) -> None:
     place = tmp_path / "maps.png"
     some = ("--classes", "3", "--images", "60")
     done = call("maps", "pixels", "pixels", "--data", "digits:test", *some, "--out", str(place))
@@ -148,7 +175,7 @@ def test_maps_are_drawn_side_by_side_and_a_sweep_says_how_it_measures(tmp_path: 
     assert "--probe svm.shots: a sweep measures by knn and linear" in done.stderr
 
 
-def test_protocols_are_listed_with_what_they_need() -> None:
+def test_protocols_are_listed_with_what_they_need(call: Call) -> None:
     done = call("protocols")
     assert done.returncode == 0
     assert "--data copy_detection=PATH" in done.stdout

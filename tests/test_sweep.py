@@ -37,6 +37,7 @@ def test_a_grid_that_cannot_be_read_is_named(setting: str) -> None:
         parse_grid([setting])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_sweep_makes_one_table_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     settings: dict[str, Any] = {**TINY, "train.epochs": 1, "monitor.knn_epochs": 1}
     rows = sweep("shapes:train:128", tmp_path / "s", grid=GRID, overrides=settings, progress=False)
@@ -111,6 +112,7 @@ def test_what_cannot_be_measured_is_told_before_the_first_run(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_fails_is_in_the_table_and_a_wrong_setting_ends_the_sweep(tmp_path: Path) -> None:
     settings = {**TINY, "train.epochs": 1, "optimizer.lr_batch_size": None}
     rows = sweep(

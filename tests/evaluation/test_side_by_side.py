@@ -12,8 +12,9 @@ from sklearn.metrics import silhouette_score
 from glocal.data.sources.base import MemorySource
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
-from glocal.evaluation import RawPixels, maps
+from glocal.evaluation import RawPixels
 from glocal.evaluation.side_by_side import SideBySide, draw_side_by_side
+from glocal.report import maps
 from glocal.report.maps import choose_classes
 
 

@@ -13,6 +13,7 @@ from glocal.training import loop
 from tests.methods.cases import VIT_RUN
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_nothing_is_compiled_after_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")  # graphs are what counts, not what runs them

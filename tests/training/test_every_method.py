@@ -19,6 +19,8 @@ from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, VIT_RUN, cases
 from tests.training.test_runs import assert_equal
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 CASES = cases()
 SETTINGS = {
     "train.batch_size": 32,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ def test_a_run_leaves_everything_a_user_needs(tmp_path: Path) -> None:
     assert features.shape == (2, 16)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_written_recipe_repeats_the_run(tmp_path: Path) -> None:
     run(tmp_path / "a")
     glocal.pretrain(None, tmp_path / "b", recipe=tmp_path / "a" / "recipe.yaml", progress=False)
@@ -92,34 +93,51 @@ def test_the_written_recipe_repeats_the_run(tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys, glocal
-from glocal.training import loop
-steps = int(sys.argv[2])
+import os, signal, sys
+import glocal, matplotlib.pyplot, torch.utils.tensorboard
+from glocal.training import loop, run  # loaded once; nothing has run, and so no thread been started, before the fork
 real = loop._optimise
-def counted(*args):
-    global steps
-    if steps == 0:
-        import os, signal
-        os.kill(os.getpid(), signal.SIGKILL)
-    steps -= 1
-    return real(*args)
-loop._optimise = counted
-glocal.pretrain("shapes:train:192", sys.argv[1], overrides=eval(sys.argv[3]), progress=False)
+def train_and_die(steps):
+    def counted(*args):
+        nonlocal steps
+        if steps == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps -= 1
+        return real(*args)
+    loop._optimise = counted
+    glocal.pretrain("shapes:train:192", sys.argv[1], overrides=eval(sys.argv[2]), progress=False)
+for steps in map(int, sys.argv[3:]):
+    process = os.fork()
+    if process == 0:
+        try:
+            train_and_die(steps)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """What has to be equal bit for bit is so with several threads, too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads", "no_pictures")
 def test_a_run_killed_at_random_steps_ends_in_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     settings = {**TINY, "train.checkpoint_steps": 2}  # odd steps are lost and done again
     glocal.pretrain(DATA, tmp_path / "whole", overrides=settings, progress=False)
-    threads = str(torch.get_num_threads())
-    for survived in (3, 1, 4, 2, 3):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(survived), repr(settings)],
-            env={**os.environ, "OMP_NUM_THREADS": threads},
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed"), repr(settings), *"31423"],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * 5, done.stderr
     glocal.pretrain(DATA, tmp_path / "killed", overrides=settings, progress=False)
     whole, killed = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
     assert whole["step"] == killed["step"] == 12
@@ -152,6 +170,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(number: int, tmp_pat
     assert final_state(tmp_path / "a")["step"] >= 1
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_gradient_accumulation_equals_the_whole_batch_where_nothing_depends_on_it(tmp_path: Path) -> None:
     options = {
         "model__name": "vit_tiny",
@@ -166,6 +185,7 @@ def test_gradient_accumulation_equals_the_whole_batch_where_nothing_depends_on_i
             assert torch.allclose(whole[name], parts[name], atol=2e-4), name
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_bf16_and_clipping_train(tmp_path: Path) -> None:
     finished = run(tmp_path / "a", train__precision="bf16", train__clip_norm=0.5, train__epochs=1)
     assert finished.metrics["step"][-1] == 6
@@ -204,6 +224,7 @@ def test_few_images_shrink_the_batch_and_the_queue_and_say_so(
     assert "method.queue_size is 20 instead of 64" in said
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +252,7 @@ def _SameImage() -> Any:
     return MemorySource("grey", torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), None, None)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
     with pytest.raises(GlocalError, match=r"other settings: train.epochs was 1, is 2; choose another folder"):
@@ -243,6 +265,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "a", train__epochs=1)
     newest, before = checkpoint_files(tmp_path / "a" / "checkpoints")
@@ -254,6 +277,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsy
         newest_checkpoint(tmp_path / "a" / "checkpoints")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_checkpoints_of_another_shape_or_kind_are_refused_by_name(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
     path = checkpoint_files(tmp_path / "a" / "checkpoints")[0]

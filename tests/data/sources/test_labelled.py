@@ -11,10 +11,9 @@ from PIL import Image
 
 from glocal.data.sources import torchvision as tv_sources
 from glocal.data.sources.base import MemorySource
-from glocal.data.sources.labelled import are_splits, labelled_part
-from glocal.data.sources.opening import open_source
 from glocal.data.sources.classes import only_classes
 from glocal.data.sources.labelled import are_splits, labelled_part
+from glocal.data.sources.opening import open_source
 from glocal.evaluation import RawPixels, evaluate
 
 

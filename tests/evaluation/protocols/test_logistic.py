@@ -9,7 +9,7 @@ from glocal.data.sources.base import MemorySource, Source, Subset
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
-from glocal.evaluation.metrics.accuracy import logistic as regression
+from glocal.evaluation.probes import logistic as regression
 from glocal.evaluation.probes.logistic import choose_penalty, fit_logistic
 from glocal.evaluation.protocols.logistic import LogisticSettings, logistic_regression
 from glocal.settings import validated
