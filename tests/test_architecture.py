@@ -25,11 +25,13 @@ LAYERS = (
     ("glocal.models",),
     ("glocal.methods",),
     ("glocal.training.optimizers", "glocal.training.log"),  # their settings are in the recipe, their files in plots
-    ("glocal.config", "glocal.recipes"),
     ("glocal.papers",),
+    ("glocal.config", "glocal.recipes"),
     ("glocal.models.loading",),  # of a run: its recipe says what to build
     ("glocal.report",),
     ("glocal.evaluation",),
+    ("glocal.papers.measured",),  # beside a paper's number, that of a run
+    ("glocal.papers.shown",),
     ("glocal.training",),
     ("glocal.sweep", "glocal.demo", "glocal.doctor"),
     ("glocal.cli",),
