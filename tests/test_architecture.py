@@ -31,8 +31,10 @@ LAYERS = (
     ("glocal.models.loading",),  # of a run: its recipe says what to build
     ("glocal.report",),
     ("glocal.evaluation",),
-    ("glocal.training", "glocal.papers.measured"),
-    ("glocal.sweep", "glocal.demo", "glocal.doctor", "glocal.papers.shown"),
+    ("glocal.papers.measured",),  # beside a paper's number, that of a run
+    ("glocal.papers.shown",),
+    ("glocal.training",),
+    ("glocal.sweep", "glocal.demo", "glocal.doctor"),
     ("glocal.cli",),
     ("glocal.__main__",),
 )

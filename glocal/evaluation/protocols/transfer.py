@@ -82,6 +82,7 @@ PROTOCOL = Protocol(
     data=(
         "a folder that holds the folders of the data sets, food-101/, mit67/, oxford-iiit-pet/, flowers-102/, "
         "caltech101/, stanford_cars/, fgvc-aircraft-2013b/, dtd/, cifar-10-batches-py/, cifar-100-python/, as they are "
-        "distributed (glocal/data/benchmarks.py names where each comes from); those that are not there are left out"
+        "distributed (glocal/data/annotated/transfer_sets.py names where each comes from); those that are not there "
+        "are left out"
     ),
 )
