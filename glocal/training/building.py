@@ -15,6 +15,7 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import Source
 from glocal.methods.base import Method
 from glocal.methods.building import build_method
+from glocal.training.images import ImageSet
 from glocal.training.optimizers import build_optimizers
 from glocal.views.plan import ViewPlan
 
@@ -28,6 +29,7 @@ class Training:
         folder: the run's.
         fabric: devices, precision and processes.
         source: the images.
+        images: what checkpoints know of them.
         order: which of them in which step.
         lane: makes their views.
         method: learns from these.
@@ -38,6 +40,7 @@ class Training:
     folder: Path
     fabric: Fabric
     source: Source
+    images: ImageSet
     order: BatchOrder
     lane: Lane
     method: Method
@@ -81,4 +84,4 @@ def build(
     # On a GPU, fused kernels do not go with the clipping of scaled gradients.
     fused = fabric.device.type == "cpu" or (fabric.device.type == "cuda" and recipe.train.precision != "fp16")
     optimizers = build_optimizers(method, recipe.optimizer, fused=fused)
-    return Training(recipe, folder, fabric, source, order, lane, method, optimizers)
+    return Training(recipe, folder, fabric, source, ImageSet.of(source), order, lane, method, optimizers)

@@ -15,6 +15,7 @@ from glocal.errors import GlocalError
 from glocal.methods import method_class
 from glocal.models.loading import choose_device
 from glocal.training.flat import flatten
+from glocal.training.folder import has_checkpoint
 from glocal.training.precision import choose_precision
 
 
@@ -80,7 +81,8 @@ def _settle_precision(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     if recipe.train.precision != "auto":
         return recipe
     written = folder / "recipe.yaml"
-    chosen = flatten(load_mapping(written)).get("train.precision", "fp32") if written.is_file() else None
+    going = has_checkpoint(folder) and written.is_file()
+    chosen = flatten(load_mapping(written)).get("train.precision", "fp32") if going else None
     if chosen is None:
         chosen, reason = choose_precision(choose_device(recipe.train.device), recipe.train.devices)
         note(f"train.precision is {chosen}: {reason}")

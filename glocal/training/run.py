@@ -16,6 +16,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 from glocal.report.plots import draw_loss, draw_views
 from glocal.training.building import Training, batch_order, build
+from glocal.training.extending import what_changes
 from glocal.training.folder import Resume, prepare_folder
 from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
@@ -31,8 +32,8 @@ class Run:
     """A run's folder.
 
     Attributes:
-        folder: holds recipe.yaml, checkpoints/, metrics.csv, monitor.csv, tensorboard/, loss.png, views.png and, where
-            images could not be read, skipped.txt.
+        folder: holds recipe.yaml, checkpoints/, metrics.csv, monitor.csv, tensorboard/, loss.png, views.png,
+            images.txt (the names of the images) and, where images could not be read, skipped.txt.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ def pretrain(
     overrides: Mapping[str, Any] | None = None,
     resume: Resume = "auto",
     progress: bool = True,
+    extend: bool = False,
 ) -> Run:
     """Pretrains a backbone on unlabelled images, or continues where a stopped run stands.
 
@@ -68,23 +70,27 @@ def pretrain(
         out: the run's folder, made if it is not there.
         recipe: the name of a recipe or a .yaml file; None takes SCE with settings that suit the images.
         overrides: settings by dotted path, `{"train.epochs": 10}`.
-        resume: auto continues a run that is in `out`, must demands one, never refuses one.
-        progress: show progress.
+        resume: auto continues a run that is in `out`, must demands one, never refuses one. Without a checkpoint there
+            is no run: what a failed start has left is replaced.
+        progress: show progress: a bar, or lines now and then where there is no terminal.
+        extend: a run in `out` that had fewer `train.epochs` goes on to the new number. What it was planned for is done
+            with the schedules of the shorter training, the rest with those of the longer one.
 
     Returns:
         The finished run.
 
     Raises:
-        GlocalError: wrong settings or data, or another run is in `out`.
+        GlocalError: wrong settings or data, or another run or one with other images is in `out`.
         NonFiniteLossError: the loss became infinite or no number.
-        RunInterrupted: Ctrl-C or SIGTERM; a checkpoint is written and the same call goes on from there.
+        RunInterrupted: Ctrl-C, SIGTERM or another signal that means stop (`glocal.signals`); a checkpoint is written and
+            the same call goes on from there.
 
     >>> run = pretrain("shapes", "runs/a", overrides={"train.epochs": 20})  # doctest: +SKIP
     """
     folder = Path(out)
     resolved, source = resolve(data, recipe, overrides, folder)
     fabric = launch(resolved)
-    state = prepare_folder(folder, resolved, resume)
+    resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend)
     if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
         note(advice)
 
@@ -94,6 +100,8 @@ def pretrain(
     if first_step >= total:
         note(f"{folder} is finished ({total} steps); nothing to do")
         return Run(folder)
+    if extend and resolved.train.extended_from:
+        note(what_changes(resolved, order.steps_per_epoch))
     training = build(resolved, source, order, fabric, folder, progress=progress)
     if state is not None:
         note(f"{folder} continues after step {first_step} of {total}")

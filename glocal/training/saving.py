@@ -36,6 +36,7 @@ def save(training: Training, step: int) -> str:
     state = {
         "step": step,
         "recipe": recipe.to_yaml(),
+        "images": training.images.state(),
         "evaluated": method.evaluated,
         "method": method.state_dict(),
         "optimizers": {phase: optimizer.state_dict() for phase, optimizer in training.optimizers.items()},
