@@ -82,8 +82,8 @@ def pretrain(
     Raises:
         GlocalError: wrong settings or data, or another run or one with other images is in `out`.
         NonFiniteLossError: the loss became infinite or no number.
-        RunInterrupted: Ctrl-C, SIGTERM or another signal that means stop (`glocal.signals`); a checkpoint is written and
-            the same call goes on from there.
+        RunInterrupted: Ctrl-C, SIGTERM or another signal that means stop (`glocal.signals`); a checkpoint is
+            written and the same call goes on from there.
 
     >>> run = pretrain("shapes", "runs/a", overrides={"train.epochs": 20})  # doctest: +SKIP
     """
