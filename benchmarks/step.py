@@ -37,9 +37,9 @@ from glocal.config import build_recipe
 from glocal.methods import method_class
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.schedules import Clock
+from glocal.training.machine import suit_to_machine
 from glocal.training.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers, set_schedules
-from glocal.training.run import suit_to_machine
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 

@@ -65,7 +65,10 @@ def pretrain(
     resume: Annotated[
         str, typer.Option(help="auto: continue a run in --out; must: demand one; never: refuse one.")
     ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Train the run in --out for longer: up to the train.epochs given now.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Pretrain a backbone on unlabelled images, or continue a stopped run."""
     choices = ("auto", "must", "never")
@@ -76,7 +79,15 @@ def pretrain(
     from glocal.training.run import pretrain
 
     overrides = parse_overrides(settings or [])
-    run = pretrain(data or None, out, recipe=recipe, overrides=overrides, resume=resume, progress=not quiet)  # type: ignore[arg-type]
+    run = pretrain(
+        data or None,
+        out,
+        recipe=recipe,
+        overrides=overrides,
+        resume=resume,  # type: ignore[arg-type]
+        progress=not quiet,
+        extend=extend,
+    )
     if process_rank() > 0:
         return
     _show(
@@ -414,6 +425,12 @@ def demo(
     _show(table, f"loss curve: {out}/loss.png   views: {out}/views.png")
 
 
+def _other_process() -> bool:
+    from glocal.distributed import process_rank
+
+    return process_rank() > 0
+
+
 def main() -> None:
     """Runs the command line; errors that a user can mend become one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -428,7 +445,8 @@ def main() -> None:
         if debug or not (isinstance(error, GlocalError) or number is not None):
             raise
         text = str(error) if number is None else f"{error}; the same command continues it"
-        Console(stderr=True, highlight=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
+        if number is None or not _other_process():  # all processes of a training stop together: one says so
+            Console(stderr=True, highlight=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
         if number is None:
             sys.exit(2)
         sys.stdout.flush()

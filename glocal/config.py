@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from glocal.data.settings import DataSettings
 from glocal.errors import GlocalError, did_you_mean
@@ -27,6 +29,7 @@ class TrainSettings(Settings):
     """The training loop."""
 
     epochs: int = Field(200, ge=1)
+    extended_from: tuple[int, ...] = ()  # epochs after which --extend made it longer; schedules had these ends first
     batch_size: int = Field(256, ge=2)  # images in an optimiser step, over all processes and accumulated parts
     accumulate: int = Field(1, ge=1)  # parts in which a process computes its share of the batch
     clip_norm: float | None = Field(None, gt=0)  # gradients are cut to it, together or each alone (optimizer.clip)
@@ -41,6 +44,14 @@ class TrainSettings(Settings):
     checkpoint_minutes: float = Field(5.0, gt=0)
     checkpoint_steps: int | None = Field(None, ge=1)  # in addition to the time
     keep_checkpoints: int = Field(2, ge=1)
+
+    @field_validator("extended_from")
+    @classmethod
+    def _rises_up_to_epochs(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        whole = (0, *lengths, info.data.get("epochs", math.inf))
+        if any(before >= after for before, after in pairwise(whole)):
+            raise ValueError("numbers of epochs rise and stay below train.epochs")
+        return lengths
 
 
 class MonitorSettings(Settings):

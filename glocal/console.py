@@ -24,6 +24,12 @@ def note(text: str) -> None:
         console.print(f"[bold]note:[/] {escape(text)}", soft_wrap=True)
 
 
+def tell(text: str) -> None:
+    """One line of how things stand."""
+    if process_rank() == 0:
+        console.print(escape(text), soft_wrap=True)
+
+
 def warn(text: str) -> None:
     """One line that the user should not miss."""
     if process_rank() == 0:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,10 +21,13 @@ from glocal.distributed import gather_shares, own_share
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.schedules import Clock
+from glocal.signals import StopSignals
+from glocal.training.extending import length_at
 from glocal.training.log import RunLog
 from glocal.training.meter import LossMeter
 from glocal.training.monitors import measure_spread
 from glocal.training.optimizers import clip_each, set_schedules
+from glocal.training.progress import ProgressLines
 from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
 
@@ -36,7 +37,7 @@ class NonFiniteLossError(GlocalError):
 
 
 class RunInterrupted(BaseException):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint.
+    """The run was asked to stop (Ctrl-C, SIGTERM and others: `glocal.signals`) and has written a checkpoint.
 
     Like KeyboardInterrupt it is no Exception: code that catches all errors does not go on by mistake.
 
@@ -47,32 +48,6 @@ class RunInterrupted(BaseException):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.signal = number
-
-
-class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a flag; the second SIGINT interrupts at once.
-
-    Signals can be caught in the main thread only; elsewhere the flag stays down.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
 
 
 @dataclass
@@ -113,11 +88,11 @@ def train(
         fabric: devices, precision and processes.
         hooks: checkpoints, log and measurements.
         first_step: optimiser steps done before.
-        progress: show a progress bar.
+        progress: show a progress bar, or lines now and then where there is no terminal.
 
     Raises:
         NonFiniteLossError: the loss is infinite or no number; says at which step and what the last checkpoint is.
-        RunInterrupted: after SIGINT or SIGTERM, when the checkpoint is written.
+        RunInterrupted: after a signal that means stop (`glocal.signals`), when the checkpoint is written.
     """
     settings = recipe.train
     total = settings.epochs * order.steps_per_epoch
@@ -128,14 +103,15 @@ def train(
     refresh_every = method.refresh_epochs * order.steps_per_epoch
     beside = stream_beside(fabric.device)
     batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
-    meter, saved, last_save = LossMeter(fabric.device, settings.batch_size), "none yet", time.monotonic()
+    meter, saved, last_save = LossMeter(fabric.device, settings.batch_size, first_step), "none yet", time.monotonic()
     look_every = _steps(recipe.monitor.collapse_epochs, order)
     knn_every = _steps(recipe.monitor.knn_epochs, order) if hooks.knn else 0
     bar = progress_bar("steps", visible=progress, extra=("numbers",))
+    lines = ProgressLines(first_step, total, order.steps_per_epoch) if progress and bar.disable else None
     with StopSignals() as stop, bar:
         task = bar.add_task(recipe.name, total=total, completed=first_step, numbers="")
         for step in range(first_step, total):
-            clock = Clock(step, order.steps_per_epoch, total)
+            clock = Clock(step, order.steps_per_epoch, length_at(step, settings, order.steps_per_epoch))
             epoch = step // order.steps_per_epoch
             if refresh_every and step % refresh_every == 0 and epoch >= method.refresh_first:
                 start = time.perf_counter()
@@ -159,16 +135,24 @@ def train(
             if due or done % settings.log_steps == 0:
                 groups = optimizers[method.phases[-1]].param_groups
                 meter.send(done, {key: groups[0][key] for key in ("lr", "weight_decay")})
+            looking = look_every > 0 and (done % look_every == 0 or last) and method.embedding is not None
+            if looking and not due:  # whatever is measured would stumble over what is no number
+                for step_before, losses in meter.unread():
+                    _check_finite(losses, step_before, saved)
             for line in meter.arrived(wait=due):
                 _check_finite(line.losses, line.step, saved)
                 numbers = line.numbers(method.phases, order.steps_per_epoch)
                 if hooks.log:
                     hooks.log.metrics(line.step, numbers)
                 bar.update(task, numbers=f"loss {numbers['loss']:.3f}  {line.images_per_second:.0f} images/s")
+                if lines:
+                    lines.take(numbers["loss"], line.images_per_second)
             bar.update(task, completed=done)
+            if lines:
+                lines.step(done)
 
-            if look_every and (done % look_every == 0 or last) and method.embedding is not None:
-                _look_at_embeddings(method.embedding, done, hooks.log)
+            if looking:
+                _look_at_embeddings(method.embedding, done, hooks.log, saved)
             if hooks.knn and knn_every and (done % knn_every == 0 or last):
                 accuracy = hooks.knn()
                 if hooks.log:
@@ -176,6 +160,7 @@ def train(
                 if fabric.global_rank == 0 and progress:
                     bar.console.print(f"epoch {done / order.steps_per_epoch:.0f}: k-NN {accuracy:.1f} %")
             if due:
+                _check_weights(method, done, saved)
                 saved, last_save = hooks.save(done), time.monotonic()
             if stopping and not last:
                 raise RunInterrupted(f"stopped after step {done} of {total}", stop.received or signal.SIGTERM)
@@ -277,13 +262,24 @@ def _check_finite(losses: Tensor, done: int, saved: str) -> None:
     bad = (~losses.isfinite()).nonzero()  # (step, phase) of each
     if len(bad) > 0:
         step, value = done - len(losses) + int(bad[0, 0]) + 1, float(losses[tuple(bad[0])])
-        raise NonFiniteLossError(
-            f"the loss is {value} at step {step}; the last good checkpoint is {saved}; try a smaller "
-            "optimizer.lr, train.clip_norm=1 or train.precision=fp32"
-        )
+        raise NonFiniteLossError(f"the loss is {value} at step {step}; {_remedy(saved)}")
 
 
-def _look_at_embeddings(embedding: Tensor, done: int, log: RunLog | None) -> None:
+def _check_weights(method: Method, done: int, saved: str) -> None:
+    """A checkpoint of weights that are no numbers would be one from which nothing can go on."""
+    for name, parameter in method.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise NonFiniteLossError(f"{name} is no number after step {done}; {_remedy(saved)}")
+
+
+def _remedy(saved: str) -> str:
+    return f"the last good checkpoint is {saved}; try a smaller optimizer.lr, train.clip_norm=1 or train.precision=fp32"
+
+
+def _look_at_embeddings(embedding: Tensor | None, done: int, log: RunLog | None, saved: str) -> None:
+    assert embedding is not None
+    if not bool(embedding.isfinite().all()):
+        raise NonFiniteLossError(f"the embeddings are no numbers at step {done}; {_remedy(saved)}")
     spread = measure_spread(embedding)
     if log:
         log.monitor(done, "spread", spread.spread)

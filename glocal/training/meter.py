@@ -50,10 +50,12 @@ class LossMeter:
     Args:
         device: where losses are.
         images: of a step.
+        first_step: steps done before.
     """
 
-    def __init__(self, device: torch.device, images: int) -> None:
+    def __init__(self, device: torch.device, images: int, first_step: int = 0) -> None:
         self.images = images
+        self._read = first_step
         self._on_gpu = device.type == "cuda"
         self._losses: list[Tensor] = []
         self._sent: deque[tuple[int, Tensor, Any, Mapping[str, float]]] = deque()
@@ -75,6 +77,20 @@ class LossMeter:
             losses = losses.cpu()
         self._sent.append((step, losses, self._now(), settings))
 
+    def unread(self) -> Iterator[tuple[int, Tensor]]:
+        """(step, losses) of all steps that `arrived` has not given, (steps, P) up to that step; waits for the device.
+
+        They stay where they are: no line of the log becomes shorter for it.
+        """
+        step = self._read
+        for last, losses, sent, _ in self._sent:
+            if self._on_gpu:
+                sent.synchronize()
+            yield last, losses
+            step = last
+        if self._losses:
+            yield step + len(self._losses), torch.stack(self._losses).float().cpu()
+
     def arrived(self, *, wait: bool) -> Iterator[Line]:
         """The lines that have come, in their order; with `wait` all that were sent."""
         while self._sent:
@@ -82,6 +98,7 @@ class LossMeter:
             if self._on_gpu and not wait and not sent.query():
                 return
             self._sent.popleft()
+            self._read = step
             seconds = self._seconds(self._before, sent)
             self._before = sent
             yield Line(step, losses, self.images * len(losses) / max(1e-9, seconds), settings)

@@ -255,7 +255,9 @@ def _SameImage() -> Any:
 @pytest.mark.usefixtures("no_pictures")
 def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
-    with pytest.raises(GlocalError, match=r"other settings: train.epochs was 1, is 2; choose another folder"):
+    with pytest.raises(
+        GlocalError, match=r"other settings: train.epochs was 1, is 2; continue it for longer with --extend"
+    ):
         run(tmp_path / "a", train__epochs=2)
     run(tmp_path / "a", train__epochs=1, train__log_steps=5)
     with pytest.raises(GlocalError, match="there is a run in"):

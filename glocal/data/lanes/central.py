@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from glocal.data.lanes.workers import batches_of, outlive_signals
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError
 from glocal.views.crops import Interpolation, central_geometry, render_batch, render_one
@@ -127,8 +128,9 @@ def images_of(
         batch_sampler=requests,
         collate_fn=as_it_is,
         num_workers=default_workers() if workers is None else workers,
+        worker_init_fn=outlive_signals,
     )
-    for index, batch, broken in loader:
+    for index, batch, broken in batches_of(loader):
         if skipped is not None:
             skipped.extend(broken)
         if len(index) > 0:

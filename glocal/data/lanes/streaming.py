@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from glocal.data.lanes.central import as_it_is, images_of
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.skipped import SkippedImages
+from glocal.data.lanes.workers import batches_of, outlive_signals
 from glocal.data.sources.base import PartnerRule, Source, Subset
 from glocal.data.sources.decoding import StoredImage
 from glocal.errors import BrokenImageError, GlocalError
@@ -212,9 +213,10 @@ class StreamingLane:
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=outlive_signals,
         )
         try:
-            for batch in loader:
+            for batch in batches_of(loader):
                 self.skipped.record(batch.broken)
                 if not batch.complete:
                     raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")

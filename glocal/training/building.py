@@ -1,0 +1,87 @@
+"""What trains: a method with its optimisers, and the lane that feeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+
+from glocal.config import AnyRecipe
+from glocal.data.lanes.choice import Lane, open_lane
+from glocal.data.lanes.order import BatchOrder
+from glocal.data.sources.base import Source
+from glocal.methods.base import Method
+from glocal.methods.building import build_method
+from glocal.training.images import ImageSet
+from glocal.training.optimizers import build_optimizers
+from glocal.views.plan import ViewPlan
+
+
+@dataclass
+class Training:
+    """The parts of a training.
+
+    Attributes:
+        recipe: resolved.
+        folder: the run's.
+        fabric: devices, precision and processes.
+        source: the images.
+        images: what checkpoints know of them.
+        order: which of them in which step.
+        lane: makes their views.
+        method: learns from these.
+        optimizers: one for each phase of the method.
+    """
+
+    recipe: AnyRecipe
+    folder: Path
+    fabric: Fabric
+    source: Source
+    images: ImageSet
+    order: BatchOrder
+    lane: Lane
+    method: Method
+    optimizers: Mapping[str, torch.optim.Optimizer]
+
+
+def batch_order(recipe: AnyRecipe, source: Source, fabric: Fabric) -> BatchOrder:
+    """Which images make up which batch, for this process."""
+    return BatchOrder(
+        len(source),
+        recipe.train.batch_size,
+        recipe.seed,
+        rank=fabric.global_rank,
+        processes=fabric.world_size,
+        parts=recipe.train.accumulate,
+    )
+
+
+def build(
+    recipe: AnyRecipe, source: Source, order: BatchOrder, fabric: Fabric, folder: Path, *, progress: bool
+) -> Training:
+    """Builds all parts; the recipe's seed decides the first weights.
+
+    Raises:
+        GlocalError: the method does not work with the optimiser, or images cannot be read.
+    """
+    torch.manual_seed(recipe.seed)
+    method = build_method(recipe)
+    if recipe.train.devices > 1 and fabric.device.type == "cuda":  # torch has it for GPUs only
+        method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    lane = open_lane(
+        source,
+        recipe.data,
+        ViewPlan(recipe.views or [], shared_geometry=recipe.data.shared_geometry),
+        order,
+        fabric.device,
+        skipped_file=folder / "skipped.txt" if fabric.global_rank == 0 else None,
+        progress=progress,
+    )
+    lane.partners = method.partners
+    # On a GPU, fused kernels do not go with the clipping of scaled gradients.
+    fused = fabric.device.type == "cpu" or (fabric.device.type == "cuda" and recipe.train.precision != "fp16")
+    optimizers = build_optimizers(method, recipe.optimizer, fused=fused)
+    return Training(recipe, folder, fabric, source, ImageSet.of(source), order, lane, method, optimizers)

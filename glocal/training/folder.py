@@ -1,0 +1,171 @@
+"""A run's folder: made for a new run, checked when one is continued."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import glocal
+from glocal.checkpoints import checkpoint_files, newest_checkpoint
+from glocal.config import AnyRecipe, TrainSettings, load_mapping
+from glocal.console import note
+from glocal.data.sources.base import Source
+from glocal.distributed import process_rank
+from glocal.errors import GlocalError
+from glocal.files import write_text
+from glocal.training.extending import extended
+from glocal.training.flat import flatten
+from glocal.training.images import FILE, check_images, write_names
+
+Resume = Literal["auto", "must", "never"]
+
+# Settings that may differ when a run is continued: they decide where and how fast it runs, not what comes out.
+_FREE = {
+    "reproduces",
+    "row",
+    "published",
+    "data.workers",
+    "data.lane",
+    "data.resident_megabytes",
+    "data.broken_limit",
+    "train.device",
+    "train.log_steps",
+    "train.checkpoint_minutes",
+    "train.checkpoint_steps",
+    "train.keep_checkpoints",
+    "train.compile",
+    "train.channels_last",
+    "train.keep_memory",
+    "train.recompute",
+}
+
+
+_LOGS = ("metrics.csv", "monitor.csv", "loss.png", "views.png", "skipped.txt", FILE)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a run in a folder that can be continued."""
+    return bool(checkpoint_files(folder / "checkpoints"))
+
+
+def prepare_folder(
+    folder: Path, recipe: AnyRecipe, source: Source, resume: Resume, *, extend: bool = False
+) -> tuple[AnyRecipe, dict[str, Any] | None]:
+    """Makes the run's folder, or checks that the run in it is this one.
+
+    A recipe without a checkpoint, of a start that failed, protects nothing: it is replaced, and its logs with it.
+
+    Args:
+        folder: the run's.
+        recipe: resolved.
+        source: the images.
+        resume: as for `pretrain`.
+        extend: the run may become longer.
+
+    Returns:
+        The recipe, with what the run in the folder remembers of its extensions, and the newest checkpoint.
+
+    Raises:
+        GlocalError: the folder cannot be made, or another run is in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise GlocalError(f"{folder} is a file; give a folder for the run")
+    if not has_checkpoint(folder):
+        if resume == "must":
+            raise GlocalError(f"there is no run in {folder} to continue (no checkpoint)")
+        if extend:
+            raise GlocalError(f"there is no run in {folder} to extend (no checkpoint); start it without --extend")
+        _begin(folder, recipe, source)
+        return recipe, None
+    if resume == "never":
+        raise GlocalError(f"there is a run in {folder} already; choose another folder, or --resume auto to continue it")
+    written = load_mapping(folder / "recipe.yaml")
+    state = newest_checkpoint(folder / "checkpoints")
+    assert state is not None  # an error was raised
+    images = state.get("images")
+    if images is None:
+        note(f"the checkpoints in {folder} are of an older glocal: whether the images are still the same is not known")
+    else:
+        check_images(images, source, folder)
+    longer = _lengthened(recipe, written, folder, extend=extend)
+    _check_settings(longer, written, folder, moved_images=images is not None)
+    if process_rank() == 0 and (longer.train.epochs, longer.data.source) != (_epochs(written), _source(written)):
+        if longer.data.source != _source(written):
+            note(f"data.source was {_source(written)}, is {longer.data.source}: the same images by name")
+        write_text(folder / "recipe.yaml", longer.to_yaml())
+    return longer, state
+
+
+def _begin(folder: Path, recipe: AnyRecipe, source: Source) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GlocalError(f"{folder} cannot be made: {error.strerror}") from error
+    if process_rank() > 0:
+        return
+    if (folder / "recipe.yaml").exists():
+        note(f"{folder} has a recipe and no checkpoint: that start is replaced by this one")
+        for name in _LOGS:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    write_names(source, folder)
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    about = {
+        "glocal": glocal.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
+    write_text(folder / "environment.json", json.dumps(about, indent=2) + "\n")
+
+
+def _lengthened(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path, *, extend: bool) -> AnyRecipe:
+    """The recipe with the lengths that the run in the folder had before, and with this one where it is to grow."""
+    lengths, epochs = tuple((written.get("train") or {}).get("extended_from") or ()), _epochs(written)
+    if recipe.train.epochs == epochs:
+        return extended(recipe, lengths)
+    if not extend:
+        return recipe
+    if recipe.train.epochs < epochs:
+        raise GlocalError(
+            f"--extend: the run in {folder} has {epochs} epochs, more than train.epochs={recipe.train.epochs}"
+        )
+    return extended(recipe, (*lengths, epochs))
+
+
+def _check_settings(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path, *, moved_images: bool) -> None:
+    """Refuses settings by which something else would come out.
+
+    Args:
+        recipe: what is wanted.
+        written: what the folder's recipe says.
+        folder: the run's.
+        moved_images: the images may have another place, for the checkpoint knows them by their names.
+    """
+    grown = recipe.train.extended_from[-1:] == (_epochs(written),)
+    free = _FREE | ({"train.epochs"} if grown else set())
+    lists = ("train.extended_from", *(("data.source",) if moved_images else ()))  # flattened, they have a key an entry
+    before, now = flatten(written), flatten(recipe.model_dump(mode="json"))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    changed = [key for key in changed if key not in free and not key.startswith(lists)]
+    if not changed:
+        return
+    listed = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed[:3])
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    longer = changed == ["train.epochs"] and now["train.epochs"] > before.get("train.epochs", 0)
+    way = "continue it for longer with --extend, or choose another folder" if longer else "choose another folder"
+    raise GlocalError(f"the run in {folder} has other settings: {listed}{more}; {way} (--out)")
+
+
+def _epochs(written: Mapping[str, Any]) -> int:
+    return int((written.get("train") or {}).get("epochs", TrainSettings().epochs))
+
+
+def _source(written: Mapping[str, Any]) -> Any:
+    return (written.get("data") or {}).get("source")

@@ -1,0 +1,62 @@
+"""A training on this machine: its devices and processes, and modules that compute well there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+
+from glocal.config import AnyRecipe, TrainSettings
+from glocal.errors import GlocalError
+from glocal.methods.base import Method
+from glocal.models.backbone import Backbone
+from glocal.models.linear import blas_is_slow, use_onednn
+from glocal.models.loading import choose_device
+from glocal.training.memory import keep_freed_memory
+
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def launch(recipe: AnyRecipe) -> Fabric:
+    """Starts the processes that the recipe asks for, each with its device and precision.
+
+    Raises:
+        GlocalError: the machine has no such devices, or they cannot compute in that precision.
+    """
+    fabric = _fabric(recipe)
+    fabric.launch()
+    if fabric.device.type == "cpu" and recipe.train.keep_memory:
+        keep_freed_memory()
+    return fabric
+
+
+def _fabric(recipe: AnyRecipe) -> Fabric:
+    device = choose_device(recipe.train.device)
+    if recipe.train.precision == "fp16" and device == "cpu":
+        raise GlocalError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if device == "cuda" and recipe.train.devices > torch.cuda.device_count():
+        raise GlocalError(f"train.devices={recipe.train.devices}, but {torch.cuda.device_count()} GPUs are visible")
+    # An update of a method with several moves some of its parameters only.
+    strategy: Any = DDPStrategy(find_unused_parameters=True) if recipe.train.devices > 1 else "auto"
+    return Fabric(
+        accelerator=device,
+        devices=recipe.train.devices,
+        strategy=strategy,
+        precision=_PRECISION[recipe.train.precision],  # type: ignore[arg-type]
+    )
+
+
+def suit_to_machine(method: Method, settings: TrainSettings, device: torch.device) -> Method:
+    """Lets a method's modules compute as fast, and keep as little, as the settings and the device allow."""
+    if settings.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    if device.type == "cpu" and not settings.compile and blas_is_slow():
+        use_onednn(method)
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.recompute = settings.recompute
+            if settings.compile:
+                module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
+    return method

@@ -1,0 +1,89 @@
+"""A recipe meets the images that it shall learn from: everything that is left open gets a value, and is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.console import note
+from glocal.data.lanes.choice import natural_size
+from glocal.data.sources.base import Source
+from glocal.data.sources.opening import Images, names_of, open_source
+from glocal.errors import GlocalError
+from glocal.methods import method_class
+from glocal.models.loading import choose_device
+from glocal.training.flat import flatten
+from glocal.training.folder import has_checkpoint
+from glocal.training.precision import choose_precision
+
+
+def resolve(
+    data: Images | None, recipe: str | Path | None, overrides: Mapping[str, Any] | None, folder: Path
+) -> tuple[AnyRecipe, Source]:
+    """The recipe with a value for everything, and its images.
+
+    Args:
+        data, recipe, overrides: as for `pretrain`.
+        folder: the run's; a run in it has chosen its precision.
+
+    Raises:
+        GlocalError: no images are named, they cannot be opened or do not go with the recipe, or a setting is wrong.
+    """
+    mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
+    if data is None and not (mapping.get("data") or {}).get("source"):
+        raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
+    source = open_source(data if data is not None else mapping["data"]["source"], without=folder)
+    overrides = dict(overrides or {}) | {"data.source": names_of(source)}
+    size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
+    resolved = _fit_to(build_recipe(mapping, overrides, data_size=size), source)
+    return _settle_precision(resolved, folder), source
+
+
+def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
+    """Makes a recipe fit fewer images than it was written for, and says so."""
+    batch, images = recipe.train.batch_size, len(source)
+    parts = recipe.train.devices * recipe.train.accumulate
+    if images < batch:
+        fitting = images // parts * parts
+        if fitting < 2:
+            raise GlocalError(f"{source.name}: {images} images are too few to learn from")
+        note(f"train.batch_size is {fitting} instead of {batch}: there are only {images} images")
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
+    if method_class(recipe.method.name).needs_labels:
+        recipe = recipe.model_copy(update={"method": recipe.method.fit_to_classes(_count_classes(recipe, source))})
+    before, after = (flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
+    for key in (key for key in after if before.get(key) != after[key]):
+        why = "for" if before.get(key) is None else f"instead of {before[key]}: there are only"
+        note(f"method.{key} is {after[key]} {why} {images} images")
+    recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
+    if recipe.optimizer.warmup_epochs > recipe.train.epochs / 2:
+        note(
+            f"the warm-up takes {recipe.optimizer.warmup_epochs:g} of {recipe.train.epochs} epochs; for a short run "
+            "set optimizer.warmup_epochs lower"
+        )
+    return recipe
+
+
+def _count_classes(recipe: AnyRecipe, source: Source) -> int:
+    """The number of classes, those without an image counted in."""
+    if source.labels is None or bool((source.labels < 0).any()):
+        raise GlocalError(
+            f"method {recipe.method.name} learns from labels, which {source.name} does not have; give a folder with "
+            "one subfolder for each class or a labelled data set such as torchvision:CIFAR10, or choose another method"
+        )
+    return max(int(source.labels.max()) + 1, len(source.classes or ()))
+
+
+def _settle_precision(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
+    """The recipe with a precision in place of `auto`: that of the run in the folder, or what suits the machine."""
+    if recipe.train.precision != "auto":
+        return recipe
+    written = folder / "recipe.yaml"
+    going = has_checkpoint(folder) and written.is_file()
+    chosen = flatten(load_mapping(written)).get("train.precision", "fp32") if going else None
+    if chosen is None:
+        chosen, reason = choose_precision(choose_device(recipe.train.device), recipe.train.devices)
+        note(f"train.precision is {chosen}: {reason}")
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": chosen})})
