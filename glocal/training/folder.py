@@ -13,7 +13,7 @@ import torch
 
 import glocal
 from glocal.checkpoints import checkpoint_files, newest_checkpoint
-from glocal.config import AnyRecipe, TrainSettings, load_mapping
+from glocal.config import AnyRecipe, TrainSettings, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.sources.base import Source
 from glocal.distributed import process_rank
@@ -151,7 +151,8 @@ def _check_settings(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path,
     grown = recipe.train.extended_from[-1:] == (_epochs(written),)
     free = _FREE | ({"train.epochs"} if grown else set())
     lists = ("train.extended_from", *(("data.source",) if moved_images else ()))  # flattened, they have a key an entry
-    before, now = flatten(written), flatten(recipe.model_dump(mode="json"))
+    # Settings that are newer than the run have their defaults, which is what it was made with.
+    before, now = flatten(build_recipe(written).model_dump(mode="json")), flatten(recipe.model_dump(mode="json"))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     changed = [key for key in changed if key not in free and not key.startswith(lists)]
     if not changed:

@@ -180,3 +180,14 @@ def test_an_extended_run_that_is_stopped_goes_on_exactly_and_its_recipe_repeats_
 def test_a_rate_far_too_large_is_told_as_such_before_the_monitor_stumbles(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"at step \d|after step \d"):
         run(tmp_path / "a", "shapes:train:128", optimizer__lr=1e6, train__log_steps=100, train__checkpoint_steps=1000)
+
+
+def test_a_recipe_that_is_older_than_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    run(tmp_path / "a", DATA, **SMALL)
+    written = tmp_path / "a" / "recipe.yaml"
+    recipe = yaml.safe_load(written.read_text())
+    del recipe["optimizer"]["schedule"], recipe["train"]["extended_from"], recipe["data"]["resize"]
+    written.write_text(yaml.safe_dump(recipe))
+    run(tmp_path / "a", DATA, **SMALL)
+    with pytest.raises(GlocalError, match="optimizer.schedule was cosine, is step"):
+        run(tmp_path / "a", DATA, **SMALL, optimizer__schedule="step", optimizer__milestones=[1.0])
