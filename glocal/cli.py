@@ -446,7 +446,7 @@ def main() -> None:
             raise
         text = str(error) if number is None else f"{error}; the same command continues it"
         if number is None or not _other_process():  # all processes of a training stop together: one says so
-            Console(stderr=True, highlight=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
+            Console(stderr=True, highlight=False, emoji=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
         if number is None:
             sys.exit(2)
         sys.stdout.flush()

@@ -39,6 +39,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     ("arguments", "message"),
     [
         (["pretrain", "--data", "shapez", "--out", "X"], "there is no folder shapez; did you mean shapes?"),
+        (["pretrain", "--data", "shapes:train:x", "--out", "X"], "shapes:train:x: write shapes"),  # no emoji :train:
         (["pretrain", "--out", "X"], "no images: give a folder or a data set (--data)"),
         (
             ["pretrain", "--data", "shapes", "--out", "X", "--recipe", "sce-cifar"],

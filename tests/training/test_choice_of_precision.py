@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glocal.checkpoints import newest_checkpoint
-from glocal.training import precision, run
+from glocal.training import precision, resolving
 from glocal.training.precision import choose_precision
 from tests.training.test_runs import run as train
 
@@ -34,14 +34,14 @@ def test_measuring_leaves_torch_s_generator_alone() -> None:
 def test_a_run_keeps_what_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "choose_precision", lambda *_: ("bf16", "this CPU trains 2.0 times faster in it"))
+    monkeypatch.setattr(resolving, "choose_precision", lambda *_: ("bf16", "this CPU trains 2.0 times faster in it"))
     first = train(tmp_path / "a", train__precision="auto", train__epochs=1)
     assert first.recipe.train.precision == "bf16"
     assert capsys.readouterr().err.count("train.precision is bf16: this CPU trains 2.0 times faster in it") == 1
 
     checkpoints = sorted((tmp_path / "a" / "checkpoints").glob("step-*.pt"))
     checkpoints[-1].unlink()  # one step is missing
-    monkeypatch.setattr(run, "choose_precision", lambda *_: pytest.fail("it was chosen before"))
+    monkeypatch.setattr(resolving, "choose_precision", lambda *_: pytest.fail("it was chosen before"))
     again = train(tmp_path / "a", train__precision="auto", train__epochs=1)
     assert again.recipe.train.precision == "bf16"
     state = newest_checkpoint(tmp_path / "a" / "checkpoints")
