@@ -66,6 +66,11 @@ def read_image(file: str | Path | BinaryIO, key: str) -> Tensor:
     return open_image(file, key).read()
 
 
+def rgb_pixels(image: Image.Image) -> Tensor:
+    """An opened image as (3, H, W) uint8, with the same rules as `read_image` but for the rotation, which stays."""
+    return torch.from_numpy(np.array(_to_rgb(image), dtype=np.uint8)).permute(2, 0, 1)
+
+
 def open_image(file: str | Path | BinaryIO, key: str) -> StoredImage:
     """Reads a file whole and its header, so that the size is known before a pixel is decoded.
 

@@ -37,6 +37,7 @@ from glocal.training.memory import keep_freed_memory
 from glocal.training.monitors import KNNMonitor
 from glocal.training.optimizers import build_optimizers
 from glocal.training.precision import choose_precision
+from glocal.training.rehearsal import rehearse
 from glocal.training.threads import advice_on_threads
 from glocal.views.plan import ViewPlan
 
@@ -127,6 +128,7 @@ def pretrain(
     resolved = _settle_precision(resolved, Path(out))
     fabric = _fabric(resolved)
     fabric.launch()
+    rehearse(resolved, progress=progress and fabric.global_rank == 0)
     if fabric.device.type == "cpu" and resolved.train.keep_memory:
         keep_freed_memory()
 
@@ -135,7 +137,7 @@ def pretrain(
     if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
         note(advice)
     torch.manual_seed(resolved.seed)
-    method = build_method(resolved)
+    method = build_method(resolved, weights=state is None)  # a checkpoint holds them
     if resolved.train.devices > 1 and fabric.device.type == "cuda":  # torch has it for GPUs only
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
     order = BatchOrder(
@@ -174,10 +176,16 @@ def pretrain(
     return Run(folder)
 
 
-def build_method(recipe: AnyRecipe) -> Method:
-    """The method of a resolved recipe with its networks, initialised by torch's global generator."""
+def build_method(recipe: AnyRecipe, *, weights: bool = True) -> Method:
+    """The method of a resolved recipe with its networks, initialised by torch's global generator.
+
+    Args:
+        recipe: resolved.
+        weights: take pretrained weights where the recipe says so; they are not needed where a checkpoint follows.
+    """
     assert recipe.data.size is not None  # resolved
-    backbone = build_backbone(recipe.model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    model = recipe.model if weights else recipe.model.model_copy(update={"pretrained": False})
+    backbone = build_backbone(model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
     method = method_class(recipe.method.name)(backbone, recipe.method)
     method.seed = recipe.seed
     return method
