@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -126,7 +127,9 @@ def fingerprint(source: Source) -> str | None:
         return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
     if hasattr(source, "files"):
         found = ((path, os.stat(path)) for path in source.files())
-        return _digest(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode() for path, status in found)
+        values = getattr(getattr(source, "decoding", None), "value_range", None)
+        of_files = (f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode() for path, status in found)
+        return _digest(chain([] if values is None else [f"{values}\0".encode()], of_files))
     return None
 
 

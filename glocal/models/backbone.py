@@ -17,6 +17,7 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from glocal.data.images import Decoding, rgb_pixels
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
 from glocal.models.recompute import recomputing
@@ -122,11 +123,13 @@ class Backbone(nn.Module):
     Attributes:
         recompute: while it is trained, a vision transformer makes cheap activations again instead of keeping them
             (`glocal.models.recompute`).
+        decoding: how the image files were decoded that it was trained on; None where that is not known.
     """
 
     mean: Tensor
     std: Tensor
     recompute = False
+    decoding: Decoding | None = None
 
     def __init__(
         self,
@@ -389,8 +392,6 @@ def _pixels(image: Tensor | np.ndarray | Image.Image) -> Tensor:
             raise GlocalError(f"a tensor in a list of images must have the shape (3, H, W), not {tuple(image.shape)}")
         return image
     if isinstance(image, Image.Image):
-        from glocal.data.images import rgb_pixels
-
         return rgb_pixels(image)
     if not isinstance(image, np.ndarray):
         raise GlocalError(f"images must be tensors, NumPy arrays or PIL images, not {type(image).__name__}")

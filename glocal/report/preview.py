@@ -16,6 +16,7 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.images import read_image
 from glocal.data.loader import Lane, natural_size, open_lane
 from glocal.data.order import BatchOrder
+from glocal.data.ranges import settle_decoding
 from glocal.data.sources import MemorySource, Source, Subset, open_source
 from glocal.errors import GlocalError
 from glocal.models.backbone import build_backbone
@@ -57,6 +58,7 @@ def preview(
     if recipe is None and match is not None:
         mapping["method"] = {"name": "patchwise_dino"}
     resolved = build_recipe(mapping, overrides, data_size=natural_size(source))
+    resolved = settle_decoding(resolved, source)
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise GlocalError(f"--out {out}: the picture is a .png file")

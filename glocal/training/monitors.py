@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from glocal.data.images import Decoding
+from glocal.data.ranges import decode_as
 from glocal.data.sources import Source, Subset, open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features import extract
@@ -67,9 +69,12 @@ class KNNMonitor:
         images: at most this many images in the bank.
         k: neighbours that vote.
         seed: chooses the images.
+        decoding: how the images of `test` are decoded; those of `train` are as they are.
     """
 
-    def __init__(self, train: Source, test: str | None, *, images: int, k: int, seed: int) -> None:
+    def __init__(
+        self, train: Source, test: str | None, *, images: int, k: int, seed: int, decoding: Decoding | None = None
+    ) -> None:
         chosen = permutation(len(train), seed, "knn monitor")
         if test is None:
             part = max(1, min(len(train) // 5, images // 4))
@@ -78,6 +83,8 @@ class KNNMonitor:
             self.where = "a part of the training images"
         else:
             self.queries = open_source(test)
+            if decoding is not None:
+                decode_as(self.queries, decoding)
             self.bank = Subset(train, chosen[:images])
             self.where = test
             if self.queries.classes != train.classes:

@@ -19,8 +19,10 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 import glocal
 from glocal.config import AnyRecipe, TrainSettings, build_recipe, load_mapping
 from glocal.console import note
+from glocal.data.images import Decoding, allow_pixels
 from glocal.data.loader import Lane, natural_size, open_lane
 from glocal.data.order import BatchOrder
+from glocal.data.ranges import settle_decoding
 from glocal.data.sources import Source, open_source
 from glocal.errors import GlocalError
 from glocal.files import write_text
@@ -122,10 +124,13 @@ def pretrain(
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
     source = open_source(data if data is not None else mapping["data"]["source"])
     overrides = dict(overrides or {}) | {"data.source": source.name}
+    largest = overrides.get("data.max_pixels", (mapping.get("data") or {}).get("max_pixels"))
+    allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     resolved = build_recipe(mapping, overrides, data_size=size)
     resolved = _fit_to(resolved, source)
     resolved = _settle_precision(resolved, Path(out))
+    resolved = settle_decoding(resolved, source, progress=progress)
     fabric = _fabric(resolved)
     fabric.launch()
     rehearse(resolved, progress=progress and fabric.global_rank == 0)
@@ -351,6 +356,7 @@ def _train(
         monitor = KNNMonitor(
             source,
             recipe.data.test,
+            decoding=Decoding(recipe.data.range, recipe.data.max_pixels),
             images=recipe.monitor.knn_images,
             k=recipe.monitor.knn_k,
             seed=recipe.seed,
