@@ -16,13 +16,15 @@ from glocal.data.settings import DataSettings
 from glocal.errors import GlocalError, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
-from glocal.models.backbone import ModelSettings
+from glocal.models.backbone import ModelSettings, statistics_of_weights
 from glocal.papers import find_row
 from glocal.settings import Settings, assign, choices_of, read_yaml, validated, write_yaml
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import View
 
 M = TypeVar("M", bound=MethodSettings)
+
+_RESIZES = ("bilinear", "bicubic")  # what views can do of the ways in which weights' images were resized
 
 
 class TrainSettings(Settings):
@@ -157,9 +159,13 @@ def build_recipe(
     if "name" not in (raw.get("model") or {}):
         model = ModelSettings.model_validate({**kind.default_model(size), **(raw.get("model") or {})})
     raw["model"] = model.for_size(size).model_dump()
+    weights = statistics_of_weights(model)
+    if weights is not None:
+        raw["data"] = {"mean": weights.mean, "std": weights.std, **raw["data"]}
     if recipe.views is None:
         plan = kind.view_plan(size, recipe.method)
-        raw["views"] = [view.model_dump(mode="json") for view in plan]
+        resized = {"interpolation": weights.interpolation} if weights and weights.interpolation in _RESIZES else {}
+        raw["views"] = [{**view.model_dump(mode="json"), **resized} for view in plan]
     for path, value in of_views.items():
         assign(raw, path, value)
     return _check(raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
 from glocal.views.plan import Color
@@ -25,5 +25,14 @@ class DataSettings(Settings):
     color: Color = "fused"  # colours in one pass, one clamp, the hue about grey; exact: as torchvision, half as fast
     shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
+    range: tuple[float, float] | None = None  # grey values beyond 8 bits that become black and white; null: measured
+    max_pixels: int | None = Field(None, ge=1)  # larger images count as unreadable; null: Pillow's limit, 179 million
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+
+    @field_validator("range")
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError("the first number must be smaller than the second, as in [0, 4095]")
+        return value

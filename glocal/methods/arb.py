@@ -38,6 +38,7 @@ class ARB(Method):
     """
 
     Settings = ARBSettings
+    compares_batch = True
 
     def __init__(self, backbone: Backbone, settings: ARBSettings) -> None:
         super().__init__(backbone, settings)

@@ -33,6 +33,7 @@ class BarlowTwins(Method):
     """Redundancy reduction between two views."""
 
     Settings = BarlowTwinsSettings
+    compares_batch = True
 
     def __init__(self, backbone: Backbone, settings: BarlowTwinsSettings) -> None:
         super().__init__(backbone, settings)

@@ -77,6 +77,8 @@ class Method(nn.Module):
             never.
         optimizers: the names of the optimisers that the method works with.
         compares_rows: `compare` looks at each row by itself; False where the other rows are negatives.
+        compares_batch: the loss of an image depends on the others that are computed with it (negatives, correlations,
+            shared codes), so it changes where a batch is computed in parts. Batch normalisation does not count here.
         needs_labels: the method learns from labels: a run gives it those of its source and counts the classes.
         labels: (N,) int64 on the training device, of all images in the order of the source; None where none are needed.
     """
@@ -89,6 +91,7 @@ class Method(nn.Module):
     refresh_first: int = 0
     optimizers: tuple[str, ...] = ("sgd", "adamw", "lars")
     compares_rows: bool = True
+    compares_batch: bool = False
     needs_labels: bool = False
 
     labels: Tensor | None = None

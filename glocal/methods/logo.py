@@ -125,6 +125,7 @@ class LoGo(Method):
         self.settings = settings
         self.base = method_class(settings.base.name)(backbone, settings.base)
         self.evaluated = f"base.{self.base.evaluated}"
+        self.compares_batch = self.base.compares_batch
         if settings.variant == "logo":
             self.phases = ("affinity", "dissimilarity", "similarity")
             self.optimizers = ("sgd",)  # the others scale gradients, and would undo the cut of the dissimilarity's

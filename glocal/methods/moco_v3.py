@@ -44,6 +44,7 @@ class MoCoV3(Method):
     """Contrastive learning against the momentum encoder's keys of the same batch."""
 
     Settings = MoCoV3Settings
+    compares_batch = True
     compares_rows = False
 
     def __init__(self, backbone: Backbone, settings: MoCoV3Settings) -> None:

@@ -42,6 +42,7 @@ class NNCLR(Method):
     """Contrastive learning with neighbours out of a support set as positives."""
 
     Settings = NNCLRSettings
+    compares_batch = True
     compares_rows = False
 
     def __init__(self, backbone: Backbone, settings: NNCLRSettings) -> None:

@@ -35,6 +35,7 @@ class SimCLR(Method):
     """Contrastive learning within the batch. Both layers of the projector are batch-normalised, as in their code."""
 
     Settings = SimCLRSettings
+    compares_batch = True
 
     def __init__(self, backbone: Backbone, settings: SimCLRSettings) -> None:
         super().__init__(backbone, settings)

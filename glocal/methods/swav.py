@@ -46,6 +46,7 @@ class SwAV(Method):
     """Online clustering by swapped prediction."""
 
     Settings = SwAVSettings
+    compares_batch = True
 
     def __init__(self, backbone: Backbone, settings: SwAVSettings) -> None:
         super().__init__(backbone, settings)

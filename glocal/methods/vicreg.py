@@ -35,6 +35,7 @@ class VICReg(Method):
     """Variance, invariance and covariance of two views."""
 
     Settings = VICRegSettings
+    compares_batch = True
 
     def __init__(self, backbone: Backbone, settings: VICRegSettings) -> None:
         super().__init__(backbone, settings)

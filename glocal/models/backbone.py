@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 from pydantic import Field
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from glocal.data.sources.decoding import Decoding, rgb_pixels
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
 from glocal.models.recompute import recomputing
@@ -22,6 +26,10 @@ from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
 _ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
 _SMALL_ALEXNET = "small_alexnet"
 _SMALL_SIDE = 64  # up to this side, a stem that divides it by four at once loses too much
+_ROUNDING = 1e-4  # by which images in [0, 1] may lie outside
+
+AnyImages = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
+"""(B, 3, H, W) uint8 or floating point in [0, 1]; or PIL images and (H, W, 3) uint8 arrays, one or several."""
 
 
 class ModelSettings(Settings):
@@ -39,8 +47,50 @@ class ModelSettings(Settings):
         """The same with the stem decided for images of `size` pixels."""
         if self.stem != "auto":
             return self
-        small = size <= _SMALL_SIDE and self.name != _SMALL_ALEXNET and issubclass(_entry_family(self.name), ResNet)
+        small = size <= _SMALL_SIDE and not self.pretrained and self._takes_the_small_stem()
         return self.model_copy(update={"stem": "small" if small else "standard"})
+
+    def _takes_the_small_stem(self) -> bool:
+        """Whether the network begins with one convolution and a pooling, as timm's plain ResNets do."""
+        if self.name == _SMALL_ALEXNET or _entry_family(self.name) is not ResNet:
+            return False
+        try:
+            with torch.device("meta"):
+                network = timm.create_model(_known(self.name), num_classes=0, **self.options)
+        except Exception:  # wrong options are told where the network is built
+            return False
+        return _has_plain_stem(network)
+
+
+class ImageStatistics(NamedTuple):
+    """What pretrained weights expect of images: mean and deviation of RGB in [0, 1], and how they were resized."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+
+def statistics_of_weights(settings: ModelSettings) -> ImageStatistics | None:
+    """What the pretrained weights that the settings name expect of images; None where there are no such weights.
+
+    timm notes it beside the weights (`pretrained_cfg`); `options.pretrained_cfg_overlay` goes before that.
+
+    Raises:
+        GlocalError: timm has no such model.
+    """
+    if not settings.pretrained or settings.name == _SMALL_ALEXNET:
+        return None
+    known = timm.models.get_pretrained_cfg(_known(settings.name))
+    found: dict[str, Any] = {} if known is None else known.to_dict()
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
+        given = settings.options.get(name)
+        found |= given if isinstance(given, Mapping) else {}
+    mean, std = found.get("mean", IMAGENET_MEAN), found.get("std", IMAGENET_STD)
+    return ImageStatistics(tuple(mean), tuple(std), str(found.get("interpolation", "bilinear")))
+
+
+def _has_plain_stem(network: nn.Module) -> bool:
+    return isinstance(network, ResNet) and isinstance(network.conv1, nn.Conv2d) and hasattr(network, "maxpool")
 
 
 def _entry_family(name: str) -> type:
@@ -70,11 +120,13 @@ class Backbone(nn.Module):
     Attributes:
         recompute: while it is trained, a vision transformer makes cheap activations again instead of keeping them
             (`glocal.models.recompute`).
+        decoding: how the image files were decoded that it was trained on; None where that is not known.
     """
 
     mean: Tensor
     std: Tensor
     recompute = False
+    decoding: Decoding | None = None
 
     def __init__(
         self,
@@ -97,7 +149,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""
         if isinstance(self.network, VisionTransformer):
-            self.grid(images.shape[-1])
+            self._check_patches(images)
         with self._memory():
             return self.network(images)  # type: ignore[no-any-return]
 
@@ -114,7 +166,7 @@ class Backbone(nn.Module):
                 f"model.options: one CLS token before the patches is expected, not {self.network.num_prefix_tokens} "
                 "tokens (class_token, reg_tokens)"
             )
-        self.grid(images.shape[-1])
+        self._check_patches(images)
         with self._memory():
             return self.network.forward_features(images)
 
@@ -127,7 +179,7 @@ class Backbone(nn.Module):
             GlocalError: timm's network has no such map, or its patches do not divide the images.
         """
         if isinstance(self.network, VisionTransformer):
-            self.grid(images.shape[-1])
+            self._check_patches(images)
         if not hasattr(self.network, "forward_intermediates"):
             raise GlocalError(f"{type(self.network).__name__} has no feature map; choose a ResNet (model.name)")
         with self._memory():
@@ -159,6 +211,11 @@ class Backbone(nn.Module):
             )
         return int(size // patch[0])
 
+    def _check_patches(self, images: Tensor) -> None:
+        """Raises GlocalError where patches do not divide height and width."""
+        for side in sorted(set(images.shape[-2:])):
+            self.grid(side)
+
     def prepare(self, images: Tensor) -> Tensor:
         """Images as users have them → normalised images on the backbone's device.
 
@@ -178,16 +235,20 @@ class Backbone(nn.Module):
         return (images.to(self.mean) - self.mean) / self.std
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: AnyImages) -> Tensor:
         """Features (B, D) in float32, in evaluation mode and without gradient.
 
         Args:
-            images: (B, 3, S, S) uint8, or floating point in [0, 1]; normalised here.
+            images: (B, 3, H, W) uint8, or floating point in [0, 1]; or a PIL image, an array (H, W, 3) or (B, H, W, 3)
+                uint8, or a list of such images of one size. They are normalised here, not resized.
+
+        Raises:
+            GlocalError: another shape, dtype or range, or a size that the network does not take.
         """
         return self._in_eval_mode(self.network, images)
 
     @torch.no_grad()
-    def tokens(self, images: Tensor) -> Tensor:
+    def tokens(self, images: AnyImages) -> Tensor:
         """The class token and the patch tokens of a vision transformer, (B, 1 + N, D) in float32.
 
         Args:
@@ -204,7 +265,7 @@ class Backbone(nn.Module):
         return isinstance(self.network, VisionTransformer) and self.network.cls_token is not None
 
     @torch.no_grad()
-    def last_tokens(self, images: Tensor, blocks: int) -> list[Tensor]:
+    def last_tokens(self, images: AnyImages, blocks: int) -> list[Tensor]:
         """The tokens (B, 1 + N, D) after each of a vision transformer's last blocks, in float32.
 
         Each goes through the final normalisation, as DINO's probes have it.
@@ -224,14 +285,14 @@ class Backbone(nn.Module):
             raise GlocalError(f"{self.label} has {len(network.blocks)} blocks, not {blocks}")
 
         def tokens(prepared: Tensor) -> Tensor:
-            self.grid(prepared.shape[-1])
+            self._check_patches(prepared)
             found = network.get_intermediate_layers(prepared, n=blocks, norm=True, return_prefix_tokens=True)
             return torch.stack([torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found])
 
         return list(self._in_eval_mode(tokens, images))
 
     @torch.no_grad()
-    def feature_map(self, images: Tensor) -> Tensor:
+    def feature_map(self, images: AnyImages) -> Tensor:
         """The last feature map (B, C, h, w) in float32: of a vision transformer, its patch tokens.
 
         Args:
@@ -257,37 +318,129 @@ class Backbone(nn.Module):
                 found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return found.hexdigest()
 
-    def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: AnyImages) -> Tensor:
+        checked = _checked(images)
+        height, width = checked.shape[-2:]
         training = self.training
         self.eval()
         try:
-            return function(self.prepare(images)).float()
+            if function is self.network and isinstance(self.network, VisionTransformer):
+                self._check_patches(checked)
+            return function(self.prepare(checked)).float()
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:
+            if (height, width) == (self.size, self.size):
+                raise
+            raise GlocalError(
+                f"{self.label} takes no images of {height} × {width} pixels (it was made for {self.size} × "
+                f"{self.size}): {one_line(error)}"
+            ) from error
         finally:
             self.train(training)
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another library says, in one line that is not too long; its name where it says nothing."""
+    return textwrap.shorten(str(error), 160, placeholder="…") or type(error).__name__
+
+
+def _checked(images: AnyImages) -> Tensor:
+    """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1].
+
+    Raises:
+        GlocalError: they are not.
+    """
+    if not isinstance(images, Tensor):
+        images = _stacked(images)
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise GlocalError(f"images must have the shape (B, 3, height, width), not {tuple(images.shape)}")
+    if images.is_floating_point() and len(images) > 0:
+        low, high = (float(value) for value in images.aminmax())
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also where one is no number
+            raise GlocalError(
+                f"images in floating point must lie in [0, 1], not in [{low:g}, {high:g}]; they are normalised "
+                "here, so divide by 255 at most, or give uint8"
+            )
+    return images
+
+
+def _stacked(images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]) -> Tensor:
+    """PIL images and arrays (one, or several of one size) as one tensor (B, 3, H, W)."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        several: Sequence[Any] = list(images)
+    elif isinstance(images, Sequence):
+        several = images
+    else:
+        several = [images]
+    if not several:
+        raise GlocalError("images: the list is empty")
+    found = [_pixels(image) for image in several]
+    sizes = sorted({f"{image.shape[-2]} × {image.shape[-1]}" for image in found})
+    if len(sizes) > 1:
+        raise GlocalError(f"images of one call must have one size, not {' and '.join(sizes[:3])}; resize them first")
+    return torch.stack(found)
+
+
+def _pixels(image: Tensor | np.ndarray | Image.Image) -> Tensor:
+    """One image as (3, H, W)."""
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise GlocalError(f"a tensor in a list of images must have the shape (3, H, W), not {tuple(image.shape)}")
+        return image
+    if isinstance(image, Image.Image):
+        return rgb_pixels(image)
+    if not isinstance(image, np.ndarray):
+        raise GlocalError(f"images must be tensors, NumPy arrays or PIL images, not {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise GlocalError(
+            f"arrays of images must be (height, width, 3) uint8, not {tuple(image.shape)} {image.dtype}; give other "
+            "values as a tensor (B, 3, height, width) in [0, 1]"
+        )
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def build_backbone(
     settings: ModelSettings,
     *,
     size: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Backbone:
     """Builds the network of a recipe's `model` section, randomly initialised by torch's global generator.
 
     Residual branches of ResNets do not start at zero (torchvision's default, which the papers use) unless
     `options.zero_init_last` says so. Vision transformers take any image size that their patches divide.
 
+    Args:
+        settings: the section.
+        size: side of the images in pixels.
+        mean, std: per channel; None takes what the pretrained weights expect, or ImageNet's where there are none.
+
     Raises:
-        GlocalError: unknown name, an option that the model does not take, or a small stem on another family.
+        GlocalError: unknown name, an option that the model does not take, a small stem on another family or on
+            pretrained weights, or weights that cannot be had.
     """
     settings = settings.for_size(size)
+    known = statistics_of_weights(settings)
+    mean = mean or (known.mean if known else IMAGENET_MEAN)
+    std = std or (known.std if known else IMAGENET_STD)
     if settings.name == _SMALL_ALEXNET:
         if settings.options or settings.pretrained or settings.stem == "small":
             raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no small stem")
         return Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
     name = _known(settings.name)
     options = dict(settings.options)
+    if options.get("in_chans", 3) != 3:
+        raise GlocalError(
+            f"model.options.in_chans={options['in_chans']}: all images come as RGB, grey ones with three equal "
+            "channels; leave it out"
+        )
+    if settings.stem == "small" and settings.pretrained:
+        raise GlocalError(
+            "model.stem=small does not go with model.pretrained: a new first convolution has no pretrained weights; "
+            "use model.stem=standard"
+        )
     if _entry_family(name) is ResNet:
         options.setdefault("zero_init_last", False)
     elif name.startswith("vit_"):
@@ -296,11 +449,20 @@ def build_backbone(
         network = timm.create_model(name, pretrained=settings.pretrained, num_classes=0, **options)
     except TypeError as error:
         raise GlocalError(f"model.options: {settings.name} does not take them: {error}") from error
-    except OSError as error:
-        raise GlocalError(f"model.pretrained: the weights of {settings.name} cannot be fetched: {error}") from error
+    except Exception as error:  # every hub client fails in its own way; so do networks with options that do not fit
+        if settings.pretrained:
+            raise GlocalError(
+                f"model.pretrained: the weights of {settings.name} cannot be had: {one_line(error)}"
+            ) from error
+        raise GlocalError(
+            f"model.name={settings.name} cannot be built for images of {size} pixels (data.size): {one_line(error)}"
+        ) from error
     if settings.stem == "small":
-        if not isinstance(network, ResNet) or not isinstance(network.conv1, nn.Conv2d):
-            raise GlocalError(f"model.stem: the small stem is for ResNets, not for {settings.name}; use standard")
+        if not _has_plain_stem(network):
+            raise GlocalError(
+                "model.stem: the small stem is for ResNets whose stem is one convolution and a pooling, not for "
+                f"{settings.name}; use standard"
+            )
         network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()

@@ -7,6 +7,7 @@ from pathlib import Path
 import timm
 import torch
 
+from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import Backbone, build_backbone
 from glocal.settings import read_yaml
@@ -64,6 +65,7 @@ def load_backbone(path: str | Path) -> Backbone:
     prefix = f"{state['evaluated']}."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
     load_weights(backbone, weights, what=text)
+    backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
     return backbone.eval()
 
@@ -75,6 +77,7 @@ def _untrained(folder: Path) -> Backbone:
     recipe = build_recipe(load_mapping(folder / "recipe.yaml"))
     torch.manual_seed(recipe.seed)
     backbone = build_method(recipe).backbone
+    backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
     backbone.label = f"{folder.name} untrained ({recipe.model.name})"
     return backbone.eval()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.lanes.choice import Lane, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
+from glocal.data.ranges import settle_decoding
 from glocal.data.sources.base import MemorySource, Source, Subset
 from glocal.data.sources.decoding import read_image
 from glocal.data.sources.listed import is_list
@@ -60,6 +61,7 @@ def preview(
     if recipe is None and match is not None:
         mapping["method"] = {"name": "patchwise_dino"}
     resolved = build_recipe(mapping, overrides, data_size=natural_size(source))
+    resolved = resolved.model_copy(update={"data": settle_decoding(resolved.data, source)})
     out = Path(out)
     check_picture(out)
     if match is None:
@@ -73,7 +75,8 @@ def preview(
         raise GlocalError(f"--pair {match[0]},{match[1]}: choose two of the views 0 to {len(lane.plan) - 1}")
     views = next(lane.batches(0, 1))
     assert resolved.data.size is not None  # resolved
-    backbone = build_backbone(resolved.model, size=resolved.data.size)
+    untrained = resolved.model.model_copy(update={"pretrained": False})  # only its patches are asked for
+    backbone = build_backbone(untrained, size=resolved.data.size)
     grids = [backbone.grid(views.images[view].shape[-1]) for view in match]
     rule: MatchRule = getattr(resolved.method, "matching", "spread")
     matches = match_patches(views.geometry[match[0]], views.geometry[match[1]], *grids, rule=rule)

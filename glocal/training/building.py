@@ -60,15 +60,20 @@ def batch_order(recipe: AnyRecipe, source: Source, fabric: Fabric) -> BatchOrder
 
 
 def build(
-    recipe: AnyRecipe, source: Source, order: BatchOrder, fabric: Fabric, folder: Path, *, progress: bool
+    recipe: AnyRecipe, source: Source, order: BatchOrder, fabric: Fabric, folder: Path, *, weights: bool, progress: bool
 ) -> Training:
     """Builds all parts; the recipe's seed decides the first weights.
+
+    Args:
+        recipe, source, order, fabric, folder: of the run.
+        weights: take pretrained ones where the recipe says so; they are not needed where a checkpoint follows.
+        progress: show progress.
 
     Raises:
         GlocalError: the method does not work with the optimiser, or images cannot be read.
     """
     torch.manual_seed(recipe.seed)
-    method = build_method(recipe)
+    method = build_method(recipe, weights=weights)
     if recipe.train.devices > 1 and fabric.device.type == "cuda":  # torch has it for GPUs only
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
     lane = open_lane(

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from glocal.config import AnyRecipe
 from glocal.console import note
+from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
@@ -71,7 +73,14 @@ def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
     if train is None or len(train) < _FEWEST:
         return None
     settings = recipe.monitor
-    monitor = KNNMonitor(train, recipe.data.test, images=settings.knn_images, k=settings.knn_k, seed=recipe.seed)
+    monitor = KNNMonitor(
+        train,
+        recipe.data.test,
+        images=settings.knn_images,
+        k=settings.knn_k,
+        seed=recipe.seed,
+        decoding=Decoding(recipe.data.range, recipe.data.max_pixels),
+    )
     some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
     note(f"k-NN accuracy is measured every {settings.knn_epochs} epochs on {monitor.where}{some}")
     return monitor
@@ -89,12 +98,15 @@ class KNNMonitor:
         images: at most this many images in the bank.
         k: neighbours that vote.
         seed: chooses the images.
+        decoding: how the images of `test` are decoded; those of `train` are as they are.
 
     Raises:
         GlocalError: the test source has no labels, or a class that training lacks.
     """
 
-    def __init__(self, train: Source, test: str | None, *, images: int, k: int, seed: int) -> None:
+    def __init__(
+        self, train: Source, test: str | None, *, images: int, k: int, seed: int, decoding: Decoding | None = None
+    ) -> None:
         chosen = permutation(len(train), seed, "knn monitor")
         self._numbers: Tensor | None = None  # of the test source's classes among those of training, (C,) int64
         if test is None:
@@ -103,7 +115,10 @@ class KNNMonitor:
             self.queries: Source = Subset(train, chosen[:part])
             self.where = "a part of the training images"
         else:
-            queries = labelled_part(open_source(test))
+            source = open_source(test)
+            if decoding is not None:
+                decode_as(source, decoding)
+            queries = labelled_part(source)
             if queries is None or queries.classes is None:
                 raise GlocalError(
                     f"data.test={test} has no labels, on which k-NN accuracy could be measured; give labelled images, "

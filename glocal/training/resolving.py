@@ -9,7 +9,9 @@ from typing import Any
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.lanes.choice import natural_size
+from glocal.data.ranges import settle_decoding
 from glocal.data.sources.base import Source
+from glocal.data.sources.decoding import allow_pixels
 from glocal.data.sources.opening import Images, names_of, open_source
 from glocal.errors import GlocalError
 from glocal.methods import method_class
@@ -20,13 +22,19 @@ from glocal.training.precision import choose_precision
 
 
 def resolve(
-    data: Images | None, recipe: str | Path | None, overrides: Mapping[str, Any] | None, folder: Path
+    data: Images | None,
+    recipe: str | Path | None,
+    overrides: Mapping[str, Any] | None,
+    folder: Path,
+    *,
+    progress: bool,
 ) -> tuple[AnyRecipe, Source]:
     """The recipe with a value for everything, and its images.
 
     Args:
         data, recipe, overrides: as for `pretrain`.
         folder: the run's; a run in it has chosen its precision.
+        progress: say what was measured of the images.
 
     Raises:
         GlocalError: no images are named, they cannot be opened or do not go with the recipe, or a setting is wrong.
@@ -36,9 +44,12 @@ def resolve(
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
     source = open_source(data if data is not None else mapping["data"]["source"], without=folder)
     overrides = dict(overrides or {}) | {"data.source": names_of(source)}
+    largest = overrides.get("data.max_pixels", (mapping.get("data") or {}).get("max_pixels"))
+    allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     resolved = _fit_to(build_recipe(mapping, overrides, data_size=size), source)
-    return _settle_precision(resolved, folder), source
+    resolved = _settle_precision(resolved, folder)
+    return resolved.model_copy(update={"data": settle_decoding(resolved.data, source, progress=progress)}), source
 
 
 def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:

@@ -22,6 +22,7 @@ from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
 from glocal.training.machine import launch, suit_to_machine
 from glocal.training.monitors import knn_monitor
+from glocal.training.rehearsal import rehearse
 from glocal.training.resolving import resolve
 from glocal.training.saving import restore, save
 from glocal.training.threads import advice_on_threads
@@ -89,8 +90,9 @@ def pretrain(
     >>> run = pretrain("shapes", "runs/a", overrides={"train.epochs": 20})  # doctest: +SKIP
     """
     folder = Path(out)
-    resolved, source = resolve(data, recipe, overrides, folder)
+    resolved, source = resolve(data, recipe, overrides, folder, progress=progress)
     fabric = launch(resolved)
+    rehearse(resolved, progress=progress and fabric.global_rank == 0)
     resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend)
     if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
         note(advice)
@@ -103,7 +105,7 @@ def pretrain(
         return Run(folder)
     if extend and resolved.train.extended_from:
         note(what_changes(resolved, order.steps_per_epoch))
-    training = build(resolved, source, order, fabric, folder, progress=progress)
+    training = build(resolved, source, order, fabric, folder, weights=state is None, progress=progress)
     if state is not None:
         note(f"{folder} continues after step {first_step} of {total}")
         restore(state, training)

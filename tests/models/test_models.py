@@ -1,14 +1,22 @@
 """Backbones, heads, the momentum teacher and the queue."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from torch import nn
 
+from glocal.config import build_recipe
 from glocal.errors import GlocalError
+from glocal.methods.building import build_method
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import MomentumTeacher
 from glocal.models.queue import NegativeQueue
+from glocal.training.rehearsal import notes_on
 
 TINY = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}
 
@@ -165,3 +173,68 @@ def test_the_small_alexnet_takes_crops_of_any_size() -> None:
         assert network(torch.randn(2, 3, size, size)).shape == (2, 4096)
     with pytest.raises(GlocalError, match="small_alexnet has no options"):
         build_backbone(ModelSettings(name="small_alexnet", options={"depth": 3}), size=64)
+
+
+def test_pretrained_networks_keep_their_stem_and_bring_their_statistics(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    stored = timm.create_model("resnet18", **TINY, num_classes=0).state_dict()
+    torch.save(stored, tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth"), "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    model = {"name": "resnet18", "pretrained": True, "options": {**TINY, "pretrained_cfg_overlay": overlay}}
+    recipe = build_recipe({"model": model}, data_size=32)
+    assert recipe.model.stem == "standard"
+    assert recipe.data.mean == (0.1, 0.2, 0.3)
+    assert {view.interpolation for view in recipe.views or []} == {"bicubic"}  # of timm's note on resnet18
+    named = build_recipe({"model": model}, {"data.mean": [0.5, 0.5, 0.5]}, data_size=32)
+    assert named.data.mean == (0.5, 0.5, 0.5)
+    assert named.data.std == (0.4, 0.5, 0.6)
+    backbone = build_backbone(recipe.model, size=32)
+    assert torch.equal(backbone.network.conv1.weight, stored["conv1.weight"])
+    assert backbone.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert "kept" in notes_on(build_method(recipe), recipe)[0]
+    (tmp_path / "weights.pth").unlink()
+    build_method(recipe, weights=False)  # a run that goes on needs none
+    with pytest.raises(GlocalError, match=r"model.pretrained: the weights of resnet18 cannot be had"):
+        build_method(recipe)
+    with pytest.raises(GlocalError, match="model.stem=small does not go with model.pretrained"):
+        build_backbone(recipe.model.model_copy(update={"stem": "small"}), size=32)
+
+
+def test_networks_without_a_plain_stem_fall_back_to_the_standard_one() -> None:
+    assert ModelSettings(name="resnet18d").for_size(32).stem == "standard"
+    assert ModelSettings(name="resnet18").for_size(32).stem == "small"
+    with pytest.raises(GlocalError, match="small stem is for ResNets"):
+        build_backbone(ModelSettings(name="resnet18d", stem="small"), size=32)
+    with pytest.raises(GlocalError, match=r"model.options.in_chans=1: all images come as RGB"):
+        build_backbone(ModelSettings(options={"in_chans": 1, **TINY}), size=32)
+
+
+def test_features_take_what_people_have_and_refuse_the_rest_in_one_line() -> None:
+    backbone = build_backbone(ModelSettings(options=TINY), size=32)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    expected = backbone.features(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    pictures = [Image.fromarray(picture) for picture in pixels]
+    for given in (pixels, list(pixels), pictures, [pictures[0], pixels[1]]):
+        assert torch.allclose(backbone.features(given), expected, atol=1e-5)
+    assert torch.allclose(backbone.features(pictures[0]), expected[:1], atol=1e-5)
+    assert backbone.features(Image.new("LA", (32, 32))).shape == (1, 16)
+    wrong = {
+        r"must lie in \[0, 1\], not in \[0, 255\]": torch.linspace(0, 255, 3072).view(1, 3, 32, 32),
+        r"not in \[nan, nan\]": torch.full((1, 3, 32, 32), torch.nan),
+        "must have one size": [Image.new("RGB", (32, 32)), Image.new("RGB", (32, 16))],
+        r"\(height, width, 3\) uint8": pixels / 255,
+        "must be tensors, NumPy arrays or PIL images, not str": ["a.png"],
+        "the list is empty": [],
+        "must have the shape": torch.zeros(1, 3, 0, 32),
+    }
+    for message, images in wrong.items():
+        with pytest.raises(GlocalError, match=message):
+            backbone.features(images)  # type: ignore[arg-type]
+    vit = build_backbone(ModelSettings(name="vit_tiny", options={"depth": 1, "patch_size": 8}), size=32)
+    with pytest.raises(GlocalError, match="views of 20 pixels cannot be cut into patches of 8"):
+        vit.features(torch.zeros(1, 3, 20, 32))
+    swin = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 1), "img_size": 32, "window_size": 4}
+    fixed = build_backbone(ModelSettings(name="swin_tiny_patch4_window7_224", options=swin), size=32)
+    assert len(fixed.features(torch.zeros(1, 3, 32, 32))) == 1
+    with pytest.raises(GlocalError, match="takes no images of 40 × 32 pixels"):
+        fixed.features(torch.zeros(1, 3, 40, 32))

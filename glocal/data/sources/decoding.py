@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import os
@@ -9,6 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -47,7 +49,23 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def read_image(file: str | Path | BinaryIO, key: str) -> Tensor:
+@dataclass(frozen=True)
+class Decoding:
+    """What all images of a set have in common.
+
+    Attributes:
+        value_range: the values of grey images beyond 8 bits that become black and white; None guesses for each image.
+        max_pixels: images with more count as unreadable; None leaves it to Pillow (179 million).
+    """
+
+    value_range: tuple[float, float] | None = None
+    max_pixels: int | None = None
+
+
+_USUAL = Decoding()
+
+
+def read_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUAL) -> Tensor:
     """Reads an image.
 
     EXIF rotation is applied, transparency shows white, 16-bit and floating-point values are scaled to 8 bits (not
@@ -56,6 +74,7 @@ def read_image(file: str | Path | BinaryIO, key: str) -> Tensor:
     Args:
         file: a path or an open binary file.
         key: the name that errors give.
+        decoding: range of deep grey values, and how large images may be.
 
     Returns:
         (3, H, W) uint8; the memory is that of rows of RGB pixels (channels last).
@@ -63,20 +82,29 @@ def read_image(file: str | Path | BinaryIO, key: str) -> Tensor:
     Raises:
         BrokenImageError: the file cannot be read or decoded.
     """
-    return open_image(file, key).read()
+    return open_image(file, key, decoding).read()
 
 
-def open_image(file: str | Path | BinaryIO, key: str) -> StoredImage:
+def rgb_pixels(image: Image.Image) -> Tensor:
+    """An opened image as (3, H, W) uint8, with the same rules as `read_image` but for the rotation, which stays."""
+    return torch.from_numpy(np.array(_to_rgb(image), dtype=np.uint8)).permute(2, 0, 1)
+
+
+def open_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUAL) -> StoredImage:
     """Reads a file whole and its header, so that the size is known before a pixel is decoded.
 
     Raises:
         BrokenImageError: the file cannot be read, or its header not be understood.
     """
+    register_formats()
+    allow_pixels(decoding.max_pixels)
     try:
         content = Path(file).read_bytes() if isinstance(file, str | Path) else file.read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no news to the user; a bomb is an error below
-            return StoredImage(content, key)
+            return StoredImage(content, key, decoding)
+    except BrokenImageError:
+        raise
     except Exception as error:
         raise _broken(error, key, empty=isinstance(error, UnidentifiedImageError) and not content) from None
 
@@ -87,17 +115,23 @@ class StoredImage:
     Args:
         content: the file.
         key: the name that errors give.
+        decoding: range of deep grey values, and how large images may be.
 
     Attributes:
         size: height and width of the upright image. A rotation that a PNG notes only behind its pixels, which no
             common encoder does, is not seen.
     """
 
-    def __init__(self, content: bytes, key: str) -> None:
+    def __init__(self, content: bytes, key: str, decoding: Decoding = _USUAL) -> None:
         self.content = content
         self.key = key
+        self.decoding = decoding
         with Image.open(io.BytesIO(content)) as image:
             width, height = _stored_size(image)
+            if decoding.max_pixels is not None and width * height > decoding.max_pixels:
+                raise BrokenImageError(
+                    key, f"{width} × {height} pixels, more than data.max_pixels={decoding.max_pixels}"
+                )
             self._orientation = orientation_of(image)
             # torchvision decodes these in three quarters of Pillow's time, to the same values
             self._plain_jpeg = image.format == "JPEG" and image.mode in {"L", "RGB"}
@@ -155,7 +189,7 @@ class StoredImage:
                         width, height = image.size
                         image.draft("RGB", (width // factor, height // factor))
                     image.load()
-                    return _to_rgb(turned_upright(image, orientation_of(image)))
+                    return _to_rgb(turned_upright(image, orientation_of(image)), self.decoding.value_range)
             except Exception as error:  # Pillow's plugins raise anything on damaged bytes: RuntimeError, zlib.error, …
                 raise _broken(error, self.key, empty=not self.content) from None
 
@@ -229,7 +263,9 @@ def _broken(error: Exception, key: str, *, empty: bool) -> BrokenImageError:
     if isinstance(error, UnidentifiedImageError):
         return BrokenImageError(key, "empty file" if empty else "no image in a format that Pillow reads")
     if isinstance(error, Image.DecompressionBombError):
-        return BrokenImageError(key, "more pixels than Pillow thinks safe (decompression bomb)")
+        return BrokenImageError(
+            key, "more pixels than Pillow thinks safe (decompression bomb); data.max_pixels allows more"
+        )
     return BrokenImageError(key, _reason(error))
 
 
@@ -241,6 +277,7 @@ def image_size(file: str | Path) -> tuple[int, int]:
     Raises:
         BrokenImageError: the header cannot be read.
     """
+    register_formats()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -299,11 +336,11 @@ def _reason(error: Exception) -> str:
     return textwrap.shorten(text, 120, placeholder="…")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_eight_bits(image)).convert("RGB")
+    if is_deep(image):
+        return Image.fromarray(_to_eight_bits(image, value_range)).convert("RGB")
     if image.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -311,17 +348,59 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_eight_bits(image: Image.Image) -> np.ndarray:
-    """Grey values of deep images as uint8.
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey with more than 8 bits."""
+    return image.mode in {"I", "F"} or image.mode.startswith("I;16")
 
-    Integers are taken as 16 bits, or as 8 where none is above 255; floating point as [0, 1] where it lies there,
-    or as [0, 255] where it lies there. What lies outside is taken from its smallest to its largest finite value.
+
+def grey_values(file: str | Path, decoding: Decoding = _USUAL) -> tuple[str, np.ndarray] | None:
+    """Pillow's mode and the finite values of a grey image as they are stored; None for colours and broken files."""
+    register_formats()
+    allow_pixels(decoding.max_pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file) as image:
+                if image.mode != "L" and not is_deep(image):
+                    return None
+                values = np.asarray(image)
+                return image.mode, values[np.isfinite(values)]
+        except Exception:  # the lanes say what is wrong with it
+            return None
+
+
+@cache
+def register_formats() -> None:
+    """Lets Pillow read HEIC files where `pillow-heif` is installed, in this process; AVIF it reads by itself."""
+    try:
+        heif = importlib.import_module("pillow_heif")
+    except ImportError:
+        return
+    heif.register_heif_opener()
+
+
+def allow_pixels(pixels: int | None) -> None:
+    """Lets Pillow open, in this process, images of so many pixels; it refuses those above twice its own limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if pixels is not None and limit is not None and pixels > 2 * limit:
+        Image.MAX_IMAGE_PIXELS = pixels
+
+
+def _to_eight_bits(image: Image.Image, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """Grey values of deep images as uint8: the range becomes 0 to 255, what lies outside black or white.
+
+    Without a range, integers are taken as 16 bits, or as 8 where none is above 255; floating point as [0, 1] where it
+    lies there, or as [0, 255] where it lies there. What lies outside is taken from its smallest to its largest finite
+    value.
     """
     values = np.asarray(image, dtype=np.float64)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    if image.mode.startswith("I;16"):
+    if value_range is not None:
+        low, high = value_range
+        values = values.clip(low, high)
+    elif image.mode.startswith("I;16"):
         low, high = 0, 65535
     else:
         ranges = (1, 255) if image.mode == "F" else (255, 65535)

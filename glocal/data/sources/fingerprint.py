@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +30,9 @@ def fingerprint(source: Source) -> str | None:
         return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
     if hasattr(source, "files"):
         found = ((path, os.stat(path)) for path in source.files())
-        return _digest(os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0") for path, status in found)
+        values = getattr(getattr(source, "decoding", None), "value_range", None)
+        of_files = (os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0") for path, status in found)
+        return _digest(chain([] if values is None else [f"{values}\0".encode()], of_files))
     return None
 
 

@@ -7,13 +7,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from glocal.console import note
 from glocal.data.sources.base import Sample
-from glocal.data.sources.decoding import StoredImage, image_size, open_image, read_image
+from glocal.data.sources.decoding import (
+    Decoding,
+    StoredImage,
+    grey_values,
+    image_size,
+    open_image,
+    read_image,
+    register_formats,
+)
 from glocal.data.sources.labelled import are_splits
 from glocal.data.sources.passed_over import RUNS_OWN, count_endings, is_output, passed_over
 from glocal.errors import BrokenImageError, GlocalError
@@ -23,6 +32,7 @@ _OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
 
 def image_extensions() -> frozenset[str]:
     """The endings, with their dot and in lower case, of the files that Pillow opens as images."""
+    register_formats()
     readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     return frozenset(readable - {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
 
@@ -52,6 +62,7 @@ class ImageFiles:
         self.labels = labels
         self.classes = classes
         self.name = name or str(folder)
+        self.decoding = Decoding()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,16 +70,20 @@ class ImageFiles:
     def __getitem__(self, index: int) -> Sample:
         key = self.keys[index]
         label = None if self.labels is None else int(self.labels[index])
-        return Sample(read_image(self.folder / key, key), label, key)
+        return Sample(read_image(self.folder / key, key, self.decoding), label, key)
 
     def open(self, index: int) -> StoredImage:
         """An image before it is decoded; raises BrokenImageError where even its header cannot be read."""
         key = self.keys[index]
-        return open_image(self.folder / key, key)
+        return open_image(self.folder / key, key, self.decoding)
 
     def files(self) -> list[str]:
         """The images' absolute paths."""
         return [os.path.abspath(self.folder / key) for key in self.keys]
+
+    def grey_values(self, index: int) -> tuple[str, np.ndarray] | None:
+        """Mode and values of a grey image as they are stored; None for colours and unreadable files."""
+        return grey_values(self.folder / self.keys[index], self.decoding)
 
     def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Heights and widths from the headers of some images, unreadable ones left out."""

@@ -6,12 +6,13 @@ import bisect
 from collections.abc import Sequence
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from glocal.console import note
 from glocal.data.sources.base import Sample, Source
-from glocal.data.sources.decoding import StoredImage
+from glocal.data.sources.decoding import Decoding, StoredImage
 from glocal.data.sources.listed import in_order
 from glocal.errors import BrokenImageError, GlocalError
 
@@ -39,6 +40,7 @@ class JoinedSource:
         _check_once(self.parts)
         self._ends = list(accumulate(len(part) for part in parts))
         self.keys: Sequence[str] = [f"{part.name.rstrip('/')}/{key}" for part in parts for key in part.keys]
+        self.decoding = Decoding()  # that of the parts (`glocal.data.ranges.decode_as`)
         self.classes, self.labels = _joined_labels(self.parts)
         if all(hasattr(part, "open") for part in parts):
             self.open = self._open  # sources that cannot do it lack the attribute
@@ -55,6 +57,11 @@ class JoinedSource:
             return Sample(part[place].image, label, self.keys[index])
         except BrokenImageError as error:
             raise BrokenImageError(self.keys[index], error.reason) from None
+
+    def grey_values(self, index: int) -> tuple[str, np.ndarray] | None:
+        """Mode and values of a grey image as they are stored; None for colours, unreadable files and other sources."""
+        part, place = self._where(index)
+        return part.grey_values(place) if hasattr(part, "grey_values") else None
 
     def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Heights and widths of some images, unreadable ones left out."""

@@ -178,7 +178,7 @@ def test_runs_and_evaluations_take_lists_and_several_sources(image_folder: Calla
     pretrain(names, out, overrides=small, progress=False)
     assert glocal.config.load_mapping(out / "recipe.yaml")["data"]["source"] == names
     pretrain(None, out, recipe=out / "recipe.yaml", progress=False)  # finished; the same images say it again
-    with pytest.raises(GlocalError, match=r"data\.source"):
+    with pytest.raises(GlocalError, match="has learned from 24 images, .* has 22"):
         pretrain(names[:1], out, overrides=small, progress=False)
     found = glocal.evaluate(out, train=names, test=listed, protocols="knn", k=[1], progress=False)
     assert found["protocols"]["knn"]["results"][0]["metrics"]["top1"] == 100.0  # test images are in the bank

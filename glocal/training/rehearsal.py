@@ -1,0 +1,135 @@
+"""What would end in an error in the first step, found before a run's folder is made: sizes and shares of the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from glocal.config import AnyRecipe
+from glocal.console import note
+from glocal.errors import GlocalError
+from glocal.methods import method_class
+from glocal.methods.base import Method
+from glocal.models.backbone import Backbone, build_backbone, one_line
+from glocal.models.loading import choose_device
+
+
+def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> None:
+    """Builds a resolved recipe's networks without memory, sends images through, and looks at the shares of the batch.
+
+    Args:
+        recipe: what is to be trained.
+        progress: say what parts of a batch change.
+
+    Raises:
+        GlocalError: a network that does not take the size of a view, or batch normalisation over one image.
+    """
+    method = _shadow(recipe)
+    _check_sizes(method.backbone, recipe)
+    _check_shares(method, recipe)
+    if progress:
+        for line in notes_on(method, recipe):
+            note(line)
+
+
+def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
+    """What a user may not expect of a recipe: pretrained stems of small images, and what parts of a batch change."""
+    lines = []
+    size, train = recipe.data.size or 0, recipe.train
+    small = recipe.model.model_copy(update={"stem": "auto", "pretrained": False}).for_size(size).stem == "small"
+    if recipe.model.pretrained and small:
+        lines.append(f"model.stem is standard at {size} pixels, for the pretrained first convolution is kept")
+    share = train.batch_size // (train.devices * train.accumulate)
+    compared = share * train.devices  # what processes compute is gathered, parts are not
+    # Processes share their statistics on GPUs only, see `pretrain`.
+    on_gpus = train.devices > 1 and choose_device(train.device) == "cuda"
+    normalised = compared if on_gpus else share
+    changes = []
+    if method.compares_batch and compared < train.batch_size:
+        changes.append(f"the loss compares an image with the {compared} of its part")
+    if _normalises(method) and normalised < train.batch_size:
+        changes.append(f"batch normalisation sees {normalised} images at a time")
+    if changes:
+        setting = f"train.accumulate={train.accumulate}" if train.accumulate > 1 else f"train.devices={train.devices}"
+        lines.append(
+            f"{setting} is not the same as the whole batch of {train.batch_size}: {' and '.join(changes)}, so losses "
+            "and results differ"
+        )
+    return lines
+
+
+def _shadow(recipe: AnyRecipe) -> Method:
+    """The recipe's method on the meta device, or, where a network cannot be built there, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return _build(recipe)
+        except GlocalError:
+            pass  # the CPU says whether it is the recipe or the meta device
+        except (NotImplementedError, RuntimeError):
+            pass
+        return _build(recipe)
+
+
+def _build(recipe: AnyRecipe) -> Method:
+    model = recipe.model
+    assert recipe.data.size is not None  # resolved
+    if model.pretrained and model.stem == "small":
+        build_backbone(model, size=recipe.data.size)  # says what is wrong before any weights are looked for
+    untrained = model.model_copy(update={"pretrained": False})
+    backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    return method_class(recipe.method.name)(backbone, recipe.method)
+
+
+def _check_sizes(backbone: Backbone, recipe: AnyRecipe) -> None:
+    """Sends two images of every size that the views have through the network."""
+    places = {recipe.data.size or 0: f"data.size={recipe.data.size}"}
+    for number, view in enumerate(recipe.views or []):
+        places.setdefault(view.size, f"views.{number}.size={view.size}")
+    for size in sorted({view.size for view in recipe.views or []} or {recipe.data.size or 0}):
+        error = _failure(backbone, size)
+        if error is not None and backbone.mean.is_meta:  # is it the size or the meta device?
+            error = _failure(_on_cpu(recipe), size)
+        if error is not None:
+            raise GlocalError(
+                f"model.name={recipe.model.name} does not take images of {size} pixels ({places[size]}): "
+                f"{one_line(error)}; change the size or choose another network"
+            ) from error
+
+
+def _on_cpu(recipe: AnyRecipe) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        return _build(recipe).backbone
+
+
+def _failure(backbone: Backbone, size: int) -> Exception | None:
+    """What the network raises for two images of a size, if anything; an error of the package's own is let through."""
+    images: Tensor = torch.zeros(2, 3, size, size, device=backbone.mean.device)
+    try:
+        with torch.no_grad():
+            backbone.train()(images)
+    except GlocalError:
+        raise
+    except Exception as error:  # networks check their input in many ways
+        return error
+    return None
+
+
+def _check_shares(method: Method, recipe: AnyRecipe) -> None:
+    train = recipe.train
+    share = train.batch_size // (train.devices * train.accumulate)
+    if share >= 2:
+        return
+    why = "batch normalisation needs two" if _normalises(method) else "its loss compares it with others"
+    if _normalises(method) or (method.compares_batch and train.devices == 1):
+        raise GlocalError(
+            f"train.batch_size={train.batch_size} in train.accumulate={train.accumulate} parts on "
+            f"train.devices={train.devices} leaves {share} image at a time, but {why}; raise train.batch_size to "
+            f"{2 * train.devices * train.accumulate} or more, or lower train.accumulate"
+        )
+
+
+def _normalises(module: nn.Module) -> bool:
+    """Whether something in it looks at the statistics of a batch."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())

@@ -1,0 +1,57 @@
+"""What would fail in the first step is told in one line, before a folder is made; parts of a batch are spoken of."""
+
+from pathlib import Path
+
+import pytest
+
+from glocal.config import build_recipe
+from glocal.errors import GlocalError
+from glocal.training.rehearsal import notes_on, rehearse
+from glocal.training.run import build_method, pretrain
+
+TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.name": "swin_tiny_patch4_window7_224"}, r"model.name=swin_tiny.* of 32 pixels \(data.size=32\)"),
+        ({"train.batch_size": 4, "train.accumulate": 4}, r"leaves 1 image at a time.*raise train.batch_size to 8"),
+        ({"model.name": "resnet18d", "model.stem": "small"}, "the small stem is for ResNets"),
+    ],
+)
+def test_what_cannot_be_trained_makes_no_folder(overrides: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(GlocalError, match=message) as caught:
+        pretrain("shapes:train:40", tmp_path / "run", overrides={"data.size": 32, **overrides}, progress=False)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+VIT = {"model.name": "vit_tiny", "model.options": {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 8}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ({"method.name": "simclr"}, ["compares an image with the 4 of its part", "normalisation sees 4 images"]),
+        ({"method.name": "simsiam"}, ["normalisation sees 4 images"]),
+        ({"method.name": "logo", "method.base.name": "simsiam"}, ["normalisation sees 4 images"]),
+        ({"method.name": "dino", **VIT}, []),
+    ],
+)
+def test_parts_of_a_batch_are_spoken_of_where_they_change_something(
+    overrides: dict[str, object], parts: list[str]
+) -> None:
+    common = {"data.size": 16, "train.batch_size": 8, "train.device": "cpu"}
+    model = {} if "model.name" in overrides else {"model.options": TINY}
+    whole = build_recipe({}, {**common, **model, **overrides})
+    assert notes_on(build_method(whole), whole) == []
+    parted = build_recipe({}, {**common, **model, **overrides, "train.accumulate": 2})
+    found = notes_on(build_method(parted), parted)
+    assert len(found) == bool(parts)
+    assert all(part in found[0] for part in parts)
+
+
+def test_a_recipe_that_works_is_rehearsed_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    rehearse(build_recipe({}, {"data.size": 16, "model.options": TINY, "train.batch_size": 8}))
+    assert capsys.readouterr().err == ""
