@@ -18,7 +18,7 @@ import glocal
 LAYERS = (
     ("glocal.waiting",),
     ("glocal.errors", "glocal"),  # `glocal` itself loads its public names when they are asked for
-    ("glocal.files", "glocal.distributed", "glocal.transfer", "glocal.settings"),
+    ("glocal.files", "glocal.distributed", "glocal.transfer", "glocal.settings", "glocal.signals"),
     ("glocal.console", "glocal.schedules"),
     ("glocal.checkpoints",),
     ("glocal.views",),
@@ -44,7 +44,7 @@ NEVER = {
     "glocal.views": ("glocal.data", "glocal.models", "glocal.methods", "glocal.training", "glocal.evaluation"),
     "glocal.losses": ("glocal.data", "glocal.models", "glocal.methods", "glocal.training", "glocal.evaluation"),
     "glocal.data": ("glocal.methods", "glocal.training", "glocal.evaluation", "glocal.config"),
-    "glocal.models": ("glocal.training", "glocal.evaluation", "glocal.data"),
+    "glocal.models": ("glocal.training", "glocal.evaluation"),
     "glocal.methods": ("glocal.training", "glocal.evaluation", "glocal.data", "glocal.config"),
     "glocal.report": ("glocal.evaluation",),
     "glocal.evaluation": ("glocal.training",),

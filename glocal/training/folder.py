@@ -46,6 +46,9 @@ _FREE = {
 }
 
 
+# What a run did that is older than a setting, where that is not the default.
+_WAS = {"data.color": "exact"}
+
 _LOGS = ("metrics.csv", "monitor.csv", "loss.png", "views.png", "skipped.txt", FILE)
 
 
@@ -151,8 +154,10 @@ def _check_settings(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path,
     grown = recipe.train.extended_from[-1:] == (_epochs(written),)
     free = _FREE | ({"train.epochs"} if grown else set())
     lists = ("train.extended_from", *(("data.source",) if moved_images else ()))  # flattened, they have a key an entry
-    # Settings that are newer than the run have their defaults, which is what it was made with.
-    before, now = flatten(build_recipe(written).model_dump(mode="json")), flatten(recipe.model_dump(mode="json"))
+    # A run that is older than a setting was made with its default, or as _WAS says.
+    before = flatten(build_recipe(written).model_dump(mode="json"))
+    before |= {key: value for key, value in _WAS.items() if key not in flatten(written)}
+    now = flatten(recipe.model_dump(mode="json"))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     changed = [key for key in changed if key not in free and not key.startswith(lists)]
     if not changed:

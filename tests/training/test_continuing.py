@@ -184,8 +184,12 @@ def test_a_recipe_that_is_older_than_a_setting_goes_on_with_its_default(tmp_path
     del recipe["optimizer"]["schedule"], recipe["train"]["extended_from"], recipe["data"]["resize"]
     written.write_text(yaml.safe_dump(recipe))
     run(tmp_path / "a", DATA, **SMALL)
+    del recipe["data"]["color"]
+    written.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(GlocalError, match="data.color was exact, is fused"):
+        run(tmp_path / "a", DATA, **SMALL)
     with pytest.raises(GlocalError, match="optimizer.schedule was cosine, is step"):
-        run(tmp_path / "a", DATA, **SMALL, optimizer__schedule="step", optimizer__milestones=[1.0])
+        run(tmp_path / "a", DATA, **SMALL, data__color="exact", optimizer__schedule="step", optimizer__milestones=[1.0])
 
 
 @pytest.mark.parametrize("loss", [float("nan"), 1.0])
