@@ -66,9 +66,9 @@ def patchwise(
 ) -> Tensor:
     """Patch-wise DINO: DINO's cross-entropy for the CLS tokens and for matched patches of two views.
 
-    Javidani, Sadeghi and Araabi, "Patch-Wise Self-Supervised Visual Representation Learning", 2023, section 3.4. Of
-    each pair of a teacher and a student view and each image: `mean` averages over the CLS token and the matched
-    patches, `sum` adds them up, `lambda` is λ times the CLS token's loss + (1 − λ) times the mean of the patches'. Then
+    Javidani, Sadeghi and Araabi, "Local-Global Self-Supervised Visual Representation Learning", section 3.4. Of each
+    pair of a teacher and a student view and each image: `mean` averages over the CLS token and the matched patches,
+    `sum` adds them up, `lambda` is λ times the CLS token's loss + (1 − λ) times the mean of the patches'. Then
     the mean over images and pairs. The paper gives all images of a batch the same matches, so its mean over batch and
     tokens at once is the same.
 

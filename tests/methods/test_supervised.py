@@ -65,7 +65,8 @@ def test_a_run_looks_labels_up_by_the_images_index_and_counts_the_classes(
 def test_another_method_gets_no_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     real = glocal.training.building.build_method
-    monkeypatch.setattr(glocal.training.building, "build_method", lambda recipe: made.append(real(recipe)) or made[-1])
+    keep = lambda recipe, **options: made.append(real(recipe, **options)) or made[-1]  # noqa: E731
+    monkeypatch.setattr(glocal.training.building, "build_method", keep)
     overrides = {**ONE_EPOCH, "method.name": "simsiam"}
     glocal.pretrain("shapes:train:32", tmp_path / "run", overrides=overrides, progress=False)
     assert [method.labels for method in made] == [None]

@@ -1,5 +1,7 @@
 """The papers' tables: each row can be run or says why not, and recipes take their numbers from here."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from glocal.errors import GlocalError
 from glocal.papers import Paper, PaperTable, find_row, find_table, load_paper, paper_names
 from glocal.papers.measured import protocol_settings, row_recipe, scale_of
 from glocal.settings import validated
+from glocal.training.run import pretrain
 
 TABLES = [(paper, table.id) for paper in paper_names() for table in load_paper(paper).tables]
 
@@ -178,12 +181,17 @@ def test_a_recipe_whose_row_is_nowhere_is_refused_and_an_old_runs_recipe_is_not(
     assert build_recipe(load_mapping(path)).row == ""
 
 
-def test_a_run_from_before_its_recipe_had_a_row_goes_on(tmp_path: Any) -> None:
-    from glocal.training.run import _prepare_folder
-
-    recipe = build_recipe(load_mapping("sce-cifar10"))
-    _prepare_folder(tmp_path / "run", recipe, "auto")
+def test_a_run_from_before_its_recipe_had_a_row_goes_on(tmp_path: Path) -> None:
+    settings = {
+        "model.options": {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]},
+        "data.size": 16,
+        "train.epochs": 1,
+        "train.batch_size": 16,
+        "monitor.knn_epochs": 0,
+    }
+    start = partial(pretrain, "shapes:train:32", tmp_path / "run", recipe="sce-cifar10", overrides=settings)
+    start(progress=False)
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     del written["row"]
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump({**written, "published": "90.34 % linear top-1"}))
-    assert _prepare_folder(tmp_path / "run", recipe, "must") is None  # it has no checkpoint yet, and is not refused
+    start(progress=False, resume="must")  # it is finished, and not refused

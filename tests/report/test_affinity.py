@@ -12,10 +12,11 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.sources.base import MemorySource
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
+from glocal.methods.building import build_method
 from glocal.methods.logo import LoGo
 from glocal.report import affinity as drawing
 from glocal.report.affinity import compare_crops, draw_affinity
-from glocal.training.run import build_method, pretrain
+from glocal.training.run import pretrain
 
 SMALL = {
     "model.name": "resnet18",
