@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import views as lanes
+import views_vs_lightly as lanes
 from growth_plots import Line, Panel, draw
 from growth_steps import Point
 from torch.utils.data import DataLoader, Dataset

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-import step as steps
+import step_vs_lightly as steps
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn

@@ -36,7 +36,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from evaluation import peak_megabytes, resident_megabytes
+from neighbors_vs_faiss import peak_megabytes, resident_megabytes
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor

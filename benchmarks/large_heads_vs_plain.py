@@ -16,7 +16,7 @@ torch.cuda.max_memory_allocated), time the least of the steps after the first.
 Ratios are to the plain side in the same precision. bf16 is autocast, on either side. The authors train on GPUs in
 autocast to float16, and on a CPU in fp32.
 
-    python benchmarks/large_heads.py [--batches 2 4 8] [--head-batches 8 32] [--device cuda] [--json out.json]
+    python benchmarks/large_heads_vs_plain.py [--batches 2 4 8] [--head-batches 8 32] [--device cuda] [--json out.json]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import step as steps
+import step_vs_lightly as steps
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn

@@ -4,7 +4,7 @@ Work: 64 images × 18 view pairs (2 global views of 14×14 patches as teacher, e
 views of 6×6 patches). The peer is a plain reading of the rule with lists and numpy, pair by pair, as a data loader
 would run it. Both give the same matches, which is checked before the clock starts.
 
-    python benchmarks/matching.py [--device cuda] [--json out.json]
+    python benchmarks/matching_vs_plain.py [--device cuda] [--json out.json]
 """
 
 from __future__ import annotations

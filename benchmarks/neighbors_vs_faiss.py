@@ -11,7 +11,7 @@ rounds; memory is the peak of the process above what it took with the features b
 those in float64, and the inertia, are printed beside.
 
     pip install -e '.[bench]'
-    python benchmarks/evaluation.py [--rounds 3] [--threads 2] [--device cuda] [--json out.json]
+    python benchmarks/neighbors_vs_faiss.py [--rounds 3] [--threads 2] [--device cuda] [--json out.json]
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ of a step's products and convolutions over what a large product of matrices or a
 same precision.
 
     pip install -e '.[bench]'
-    python benchmarks/epoch.py --data cifar10/train --device cuda [--compile] [--json out.json]
-    python benchmarks/epoch.py --data cifar10/train --images 1024 --batch 128 --epochs 2     # a try on a CPU
+    python benchmarks/epoch_vs_lightly.py --data cifar10/train --device cuda [--compile] [--json out.json]
+    python benchmarks/epoch_vs_lightly.py --data cifar10/train --images 1024 --batch 128 --epochs 2     # a try on a CPU
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import peak_bytes
+from step_vs_lightly import peak_bytes
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.utils.data import DataLoader

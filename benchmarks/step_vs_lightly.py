@@ -12,7 +12,7 @@ a machine that slows down slows all sides down. Time is the median of the steps 
 the process above what it took after its imports (on a GPU: torch.cuda.max_memory_allocated).
 
     pip install -e '.[bench]'
-    python benchmarks/step.py [--methods simclr byol] [--batch 256] [--vit-batch 8] [--device cuda] [--json out.json]
+    python benchmarks/step_vs_lightly.py [--methods simclr byol] [--batch 256] [--vit-batch 8] [--device cuda]
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ which all take turns, of CPU time, so that neither a busy machine nor the order 
 photometric operations and the resident lane are also measured on the GPU, of wall time.
 
     pip install -e '.[bench]'
-    python benchmarks/views.py --small cifar10/train --large photos/ [--device cuda] [--json out.json]
+    python benchmarks/views_vs_lightly.py --small cifar10/train --large photos/ [--device cuda] [--json out.json]
 
 Without folders, it draws its own images: shapes at 32x32 and enlarged shapes at 500x375.
 """
