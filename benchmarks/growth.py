@@ -25,12 +25,7 @@ What --out holds of other parts is kept. Without --images it draws enlarged shap
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -39,8 +34,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lanes
 import torch
-import views as lanes
+from common import Table, command_line, in_own_process, machine, own_clock, print_machine, wait_for, write_json
 from growth_plots import Line, Panel, draw
 from growth_steps import Point
 from torch.utils.data import DataLoader, Dataset
@@ -180,8 +176,7 @@ class Growth:
         def write() -> int:
             for _ in range(8):
                 made.copy_(given)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for(self.device)
             return 8 * len(pixels)
 
         return {
@@ -192,8 +187,7 @@ class Growth:
         }
 
     def _rates(self, works: dict[str, lanes.Work]) -> dict[str, float]:
-        own_time = self.device.type == "cpu" and self.threads == 1
-        return lanes.rates(works, self.rounds, time.process_time if own_time else time.perf_counter)
+        return lanes.rates(works, self.rounds, own_clock(self.device))
 
     def _speed(
         self, points: Sequence[Point], x: Sequence[int], limit: str, precisions: Sequence[str] = ("fp32", "bf16")
@@ -224,8 +218,7 @@ class Growth:
 
     def _step(self, what: str, point: Point) -> dict[str, Any]:
         point = replace(point, device=self.device.type, threads=self.threads)
-        command = [sys.executable, str(Path(__file__).with_name("growth_steps.py")), what, json.dumps(asdict(point))]
-        return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+        return in_own_process(Path(__file__).with_name("growth_steps.py"), what, json.dumps(asdict(point)))
 
 
 def lines_of(x: Sequence[int], found: Sequence[dict[str, float]]) -> list[Line]:
@@ -240,15 +233,14 @@ def written(number: float) -> str:
 def show(name: str, panels: Sequence[Panel]) -> None:
     for panel in panels:
         print(f"\n{name}: {panel.title}; {panel.y_label} over {panel.x_label}")
-        print(f"{'':36}" + "".join(f"{x:>10}" for x in panel.lines[0].x))
+        table = Table({"": 36, **{str(x): 10 for x in panel.lines[0].x}})
         for line in panel.lines:
             at = dict(zip(line.x, line.y, strict=True))
-            shown = [written(at[x]) if x in at else "" for x in panel.lines[0].x]
-            print(f"{line.name:36}" + "".join(f"{number:>10}" for number in shown), flush=True)
+            table.row(line.name, *(written(at[x]) if x in at else "" for x in panel.lines[0].x))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, json_option=False)
     parser.add_argument("--what", nargs="+", choices=[*WHAT, "all"], default=["all"])
     parser.add_argument("--images", type=Path, help="a folder of photographs")
     parser.add_argument("--device", default="cpu")
@@ -265,14 +257,9 @@ def main() -> None:
     keep_freed_memory()  # as a training on a CPU does
     device = torch.device(arguments.device)
     found: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    found["machine"] = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": arguments.threads,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": str(torch.__version__),
-    }
-    print(" ".join(f"{key}={value}" for key, value in found["machine"].items()))
+    found.pop("machine", None)
+    described = machine(device)
+    print_machine(described)
     with tempfile.TemporaryDirectory() as scratch:
         photographs = arguments.images or lanes.drawn(Path(scratch) / "large", 96, (500, 375))
         growth = Growth(photographs, device, arguments.threads, arguments.rounds)
@@ -282,7 +269,7 @@ def main() -> None:
             show(name, panels)
             print(f"({time.perf_counter() - start:.0f} s)")
             found[name] = [asdict(panel) for panel in panels]
-            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+            write_json(arguments.out, described, **found)
     draw(found, arguments.pictures)
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-import step as steps
+import step_vs_lightly as steps
 import torch
+from common import PeakMemory, own_clock, wait_for
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -73,10 +73,9 @@ class Given:
 class Stopwatch:
     """The least seconds between `start` and `stop`, the first time left out; work in between that is none of it."""
 
-    def __init__(self, device: torch.device, threads: int) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        # One thread's own time does not count what other programs take of the processor.
-        self.clock = time.process_time if device.type == "cpu" and threads == 1 else time.perf_counter
+        self.clock = own_clock(device)
         self.taken: list[float] = []
         self.started: float | None = None
 
@@ -89,8 +88,7 @@ class Stopwatch:
         self.started = None
 
     def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait_for(self.device)
         return self.clock()
 
     @property
@@ -101,13 +99,13 @@ class Stopwatch:
 class Ceilings:
     """GFLOP/s of a convolution and of a product of matrices as the library computes them, the best of all calls."""
 
-    def __init__(self, device: torch.device, precision: str, threads: int) -> None:
+    def __init__(self, device: torch.device, precision: str) -> None:
         images = 8 if device.type == "cpu" else 256
         layers = {"convolution": nn.Conv2d(256, 256, 3, padding=1, bias=False), "product": nn.Linear(1024, 1024)}
         inputs = {"convolution": torch.randn(images, 256, 16, 16), "product": torch.randn(256 * images, 1024)}
         self.flop = {"convolution": images * 2 * 9 * 256**3, "product": 2 * 256 * images * 1024**2}
         self.works: dict[str, Callable[[], Tensor]] = {}
-        self.watches = {name: Stopwatch(device, threads) for name in layers}
+        self.watches = {name: Stopwatch(device) for name in layers}
         for name, layer in layers.items():
             layer.to(device, DTYPES[precision])
             given = inputs[name].to(device, DTYPES[precision])
@@ -236,7 +234,7 @@ def _addmm_flop(_: Sequence[int], left: Sequence[int], right: Sequence[int], *__
 def speed(point: Point) -> dict[str, Any]:
     """Images per second of the step, its operations for each image and what the machine can do, in GFLOP/s."""
     device = torch.device(point.device)
-    watch, ceilings = Stopwatch(device, point.threads), Ceilings(device, point.precision, point.threads)
+    watch, ceilings = Stopwatch(device), Ceilings(device, point.precision)
 
     def between() -> None:
         watch.stop()
@@ -254,11 +252,10 @@ def speed(point: Point) -> dict[str, Any]:
 
 def memory(point: Point) -> dict[str, Any]:
     """Gigabytes that the steps took at most, and what of it the weights and the forward pass explain."""
-    device = torch.device(point.device)
-    before = steps.peak_bytes(device)
+    peak = PeakMemory(point.device)
     state = take_steps(point, lambda: None, lambda: None)
-    peak = steps.peak_bytes(device) - (before if device.type == "cpu" else 0)
-    return {"gigabytes": peak / 1e9, "counted": (state + count(point)[1]) / 1e9}
+    gigabytes = peak.gigabytes  # before counting takes its own
+    return {"gigabytes": gigabytes, "counted": (state + count(point)[1]) / 1e9}
 
 
 def main() -> None:

@@ -9,19 +9,17 @@ part of the result.
     python benchmarks/methods_table.py --data cifar10 --epochs 100 --device cuda --full --out runs/table-full
 
 `--data` holds train/CLASS and test/CLASS. Without `--full` the network is a ResNet-18 of half width with the standard
-stem, small enough for a CPU.
+stem, small enough for a CPU. The numbers go to `table.json` in the folder of --out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import command_line, machine, print_machine, write_json
 
 import glocal
 from glocal.data.sources.base import Source, Subset
@@ -56,7 +54,7 @@ def accuracies(backbone: Any, train: Source, test: Source, device: str) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, json_option=False)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-class", type=int)
@@ -80,14 +78,8 @@ def main() -> None:
         "monitor.knn_epochs": 0,
         **({} if arguments.full else SMALL),
     }
-    machine = {
-        "machine": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "images": len(train),
-    }
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    described = machine("cuda" if torch.cuda.is_available() and arguments.device != "cpu" else "cpu")
+    print_machine({**described, "images": len(train)})
     print(f"| {'method':<14} | " + " | ".join(f"k = {k}" for k in NEIGHBORS) + " | minutes |")
     print("| --- " * (2 + len(NEIGHBORS)) + "|")
     rows: list[dict[str, Any]] = []
@@ -96,7 +88,7 @@ def main() -> None:
         rows.append({"method": name, "knn": dict(zip(NEIGHBORS, found, strict=True)), "minutes": minutes})
         taken = "" if minutes is None else f"{minutes:.1f}"
         print(f"| {name:<14} | " + " | ".join(f"{value:.2f}" for value in found) + f" | {taken} |", flush=True)
-        (arguments.out / "table.json").write_text(json.dumps({**machine, "rows": rows}, indent=2) + "\n")
+        write_json(arguments.out / "table.json", described, images=len(train), rows=rows)
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     report("raw pixels", accuracies("pixels", train, test, arguments.device), None)

@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
 import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 import torch
+from common import PeakMemory, Table, command_line, in_own_process, machine, print_machine, seconds_of, write_json
 from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.methods import method_class
@@ -38,15 +34,9 @@ def added_product(_: Any, left: torch.Size, right: torch.Size, out_shape: Any = 
     return 2 * left[0] * left[1] * right[1]
 
 
-def peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def measure(name: str, prototypes: int, batch: int, device: torch.device) -> dict[str, float]:
     """Steps of one method in this process."""
-    before = peak_bytes(device)
+    memory = PeakMemory(device)
     torch.manual_seed(0)
     kind = method_class(name)
     backbone = build_backbone(ModelSettings(name="vit_tiny"), size=224)
@@ -57,39 +47,33 @@ def measure(name: str, prototypes: int, batch: int, device: torch.device) -> dic
     views = Views(images, tuple(geometry.view(number) for number in range(len(plan))), torch.arange(batch))
     trained = [parameter for group in method.parameter_groups() for parameter in group.module.parameters()]
     optimizer = torch.optim.AdamW([p for p in trained if p.requires_grad], lr=1e-4, fused=True)
+    numbers = count(10)  # past the epoch in which the prototypes stand still
 
-    def step(number: int) -> None:
-        method.before_step(Clock(10 + number, 1, 100))  # past the epoch in which the prototypes stand still
+    def step() -> None:
+        method.before_step(Clock(next(numbers), 1, 100))
         method(views).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         method.after_step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
-    times = []
-    for number in range(WARM_UP + STEPS):
-        start = time.perf_counter()
-        step(number)
-        times.append(time.perf_counter() - start)
-    peak = peak_bytes(device) - (before if device.type == "cpu" else 0)
+    seconds = seconds_of(step, device, WARM_UP + STEPS)[WARM_UP:]
+    gigabytes = memory.gigabytes
     # The counter knows addmm, not its in-place form, by which our gradients are added up.
     in_place: Any = {torch.ops.aten.addmm_: added_product}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-        step(WARM_UP + STEPS)
+        step()
     return {
-        "seconds": statistics.median(times[WARM_UP:]),
-        "gigabytes": peak / 1e9,
+        "seconds": statistics.median(seconds),
+        "gigabytes": gigabytes,
         "teraflop": counter.get_total_flops() / 1e12,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--prototypes", type=int, nargs="+", default=[65536, 10000])
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 4, 16])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
@@ -97,24 +81,19 @@ def main() -> None:
         print(json.dumps(measure(arguments.only, arguments.prototypes[0], arguments.batch[0], device)))
         return
     rows: list[dict[str, Any]] = []
-    print(f"{platform.processor() or platform.machine()}, {arguments.device}, torch {torch.__version__}, "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
-    print(f"{'K':>6} {'batch':>5}  {'DINO':>22}  {'patch-wise':>22}  {'time':>5} {'count':>6} {'memory':>6}")
+    described = machine(arguments.device)
+    print_machine(described)
+    table = Table({"K": 6, "batch": 7, "DINO": 22, "patch-wise": 22, "time": 7, "count": 7, "memory": 8})
     for prototypes in arguments.prototypes:
         for batch in arguments.batch:
-            found = []
-            for name in ("dino", "patchwise_dino"):
-                command = [sys.executable, __file__, "--only", name, "--prototypes", str(prototypes)]
-                command += ["--batch", str(batch), "--device", arguments.device]
-                found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-            plain, ours = found
+            setting = ["--prototypes", prototypes, "--batch", batch, "--device", arguments.device]
+            plain, ours = (in_own_process(__file__, "--only", name, *setting) for name in ("dino", "patchwise_dino"))
             ratios = {key: ours[key] / plain[key] for key in plain}
             rows.append({"prototypes": prototypes, "batch": batch, "dino": plain, "patchwise": ours, "ratio": ratios})
-            shown = "  ".join(f"{side['seconds']:>10.2f} s {side['gigabytes']:>7.2f} GB" for side in found)
-            print(f"{prototypes:>6} {batch:>5}  {shown}  {ratios['seconds']:>5.2f} {ratios['teraflop']:>6.2f} "
-                  f"{ratios['gigabytes']:>6.2f}", flush=True)  # fmt: skip
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+            sides = (f"{side['seconds']:.2f} s {side['gigabytes']:>7.2f} GB" for side in (plain, ours))
+            shown = (f"{ratios[key]:.2f}" for key in ("seconds", "teraflop", "gigabytes"))
+            table.row(prototypes, batch, *sides, *shown)
+    write_json(arguments.json, described, rows=rows)
 
 
 if __name__ == "__main__":

@@ -25,18 +25,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from evaluation import peak_megabytes, resident_megabytes
+from common import command_line, machine, own_clock, peak_bytes, peak_from_here, print_machine, timed, write_json
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -90,18 +86,10 @@ class Clock:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.now = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+        self.now = own_clock(device)
 
     def seconds(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        self._finish()
-        start = self.now()
-        found = work()
-        self._finish()
-        return self.now() - start, found
-
-    def _finish(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+        return timed(work, self.device, self.now)
 
 
 def ceiling(clock: Clock) -> float:
@@ -112,7 +100,7 @@ def ceiling(clock: Clock) -> float:
 
 def select(features: Tensor, clusters: int, clock: Clock) -> dict[str, float]:
     """Seconds and operations of each stage, and the peak of memory, for one selection as `CLIM.refresh` makes it."""
-    before = resident_megabytes(clock.device)
+    before = peak_from_here(clock.device)
     row: dict[str, float] = {}
     with counted() as count:
         row["clustering s"], (centers, assignment, _) = clock.seconds(
@@ -134,7 +122,7 @@ def select(features: Tensor, clusters: int, clock: Clock) -> dict[str, float]:
     row["neighbours flop"] = 2 * WIDTH * (count["bounds"] + count["pairs"])
     row["choice flop"] = 3 * WIDTH * images  # distances to the own centre
     row["passes"], row["share of pairs"] = count["passes"], count["pairs"] / images**2
-    row["MB"] = peak_megabytes(clock.device) - before
+    row["MB"] = (peak_bytes(clock.device) - before) / 1e6
     return row
 
 
@@ -295,19 +283,19 @@ def print_memory(console: Console, *, gpu: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--factors", type=float, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: the full size")
     parser.add_argument("--gpu-tflops", type=float, nargs=2, default=[19.5, 312.0], metavar=("FP32", "BF16"))
     parser.add_argument("--gpu-bandwidth", type=float, default=1.555, help="TB/s")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console, clock = Console(width=120), Clock(options.device)
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
-    console.print(f"{machine}, {options.threads} threads, torch {torch.__version__}, {K} neighbours, {KEEP} kept")
+    described = machine(options.device)
+    print_machine(described)
+    console.print(f"{K} neighbours, {KEEP} kept")
     if options.device == "cuda":
         features = features_of("broad", FULL_IMAGES, FULL_CLUSTERS).cuda()
         select(features[:IMAGES], CLUSTERS, clock)  # warms up
@@ -332,8 +320,7 @@ def main() -> None:
             + ", ".join(f"{stage} {value:.1f}" for stage, value in result["estimate"].items())
         )
     result["memory"] = print_memory(console, gpu=True)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.json, described, **result)
 
 
 if __name__ == "__main__":

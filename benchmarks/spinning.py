@@ -10,16 +10,14 @@ are of `glocal.pretrain` alone, without the imports. What takes longer than the 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from common import Table, command_line, machine, print_machine, write_json
 
 VALUES = ("default", "0", "100", "1000", "10000")
 CHOSEN = "1000"
@@ -74,15 +72,15 @@ def shown(taken: float, limit: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--tries", type=int, default=2)
     parser.add_argument("--limit", type=float, default=180, help="seconds after which a value is given up")
     parser.add_argument("--values", nargs="+", default=VALUES)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    print(f"{platform.processor() or platform.machine()}, {cores} cores, Python {platform.python_version()}")
+    described, load = machine(), os.getloadavg()[0]
+    del described["threads"]  # which are this process's
+    print_machine(described)
     print(f"load before the start {load:.1f}: more than about 0.3 means that nothing below was measured in quiet")
     least = {state: dict.fromkeys(arguments.values, float("inf")) for state in ("alone", "busy")}
     for _ in range(arguments.tries):
@@ -92,15 +90,14 @@ def main() -> None:
                     taken = seconds(value, arguments.images, arguments.limit)
                 least[state][value] = min(least[state][value], taken)
                 print(f"  {state}, {value}: {shown(taken, arguments.limit)} s", file=sys.stderr)
-    print(f"{'GOMP_SPINCOUNT':>14}  {'alone, s':>9}  {'beside, s':>9}  ratio of the two to {CHOSEN}'s")
+    print(f"ratios to {CHOSEN}'s")
+    table = Table({"GOMP_SPINCOUNT": 14, "alone, s": 11, "beside, s": 11, "alone": 8, "beside": 8})
     for value in arguments.values:
         alone, busy = least["alone"][value], least["busy"][value]
         ratios = [least[state][value] / least[state].get(CHOSEN, float("nan")) for state in ("alone", "busy")]
-        columns = f"{shown(alone, arguments.limit):>9}  {shown(busy, arguments.limit):>9}"
-        print(f"{value:>14}  {columns}  {ratios[0]:.2f}  {ratios[1]:.2f}")
-    if arguments.json:
-        found = {"machine": platform.platform(), "cores": cores, "load": load, "seconds": least}
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+        taken = (shown(seconds, arguments.limit) for seconds in (alone, busy))
+        table.row(value, *taken, *(f"{ratio:.2f}" for ratio in ratios))
+    write_json(arguments.json, described, load=load, seconds=least)
 
 
 if __name__ == "__main__":

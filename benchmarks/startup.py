@@ -9,14 +9,12 @@ start of the process to the end of the first optimiser step, after which it is s
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+
+from common import Table, command_line, machine, print_machine, write_json
 
 TORCH = "import torch"
 HELP = "import sys; sys.argv = ['glocal', '--help']; from glocal.cli import main; main()"
@@ -42,9 +40,8 @@ def seconds(code: str, *arguments: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--tries", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found: dict[str, list[float]] = {"import torch": [], "glocal --help": [], "first step on shapes": []}
     for _ in range(arguments.tries):
@@ -53,11 +50,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found["first step on shapes"].append(seconds(FIRST_STEP, f"{folder}/run"))
     least = {name: min(taken) for name, taken in found.items()}
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    described = machine()
+    print_machine(described)
+    table = Table({"": 22, "s": 8, "ratio": 7})
     for name, taken in least.items():
-        print(f"{name:>22}  {taken:6.2f} s  {taken / least['import torch']:5.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(least, indent=2) + "\n")
+        table.row(name, f"{taken:.2f}", f"{taken / least['import torch']:.2f}")
+    write_json(arguments.json, described, seconds=least)
 
 
 if __name__ == "__main__":

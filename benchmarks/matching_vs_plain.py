@@ -4,21 +4,16 @@ Work: 64 images × 18 view pairs (2 global views of 14×14 patches as teacher, e
 views of 6×6 patches). The peer is a plain reading of the rule with lists and numpy, pair by pair, as a data loader
 would run it. Both give the same matches, which is checked before the clock starts.
 
-    python benchmarks/matching.py [--device cuda] [--json out.json]
+    python benchmarks/matching_vs_plain.py [--device cuda] [--json out.json]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from common import Table, command_line, machine, print_machine, seconds_of, write_json
 
 from glocal.views.geometry import ViewGeometry, match_patches
 from glocal.views.plan import View, ViewPlan
@@ -55,21 +50,9 @@ def match_pair(
     return tables[0].flatten().tolist(), tables[1].flatten().tolist()
 
 
-def median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
 
@@ -97,21 +80,15 @@ def main() -> None:
         valid = ours.valid[place]
         assert ours.index_a[place][valid].tolist() == a, place
         assert ours.index_b[place][valid].tolist() == b, place
-    fast, slow = median_seconds(batched, device), median_seconds(image_by_image, device)
-    result = {
-        "machine": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "pairs": IMAGES * len(PAIRS),
-        "one_call_ms": 1e3 * fast,
-        "image_by_image_ms": 1e3 * slow,
-        "ratio": slow / fast,
-    }
-    for name, value in result.items():
-        print(f"{name:>20}  {value:.2f}" if isinstance(value, float) else f"{name:>20}  {value}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    fast, slow = (statistics.median(seconds_of(work, device, REPEATS)) for work in (batched, image_by_image))
+    described = machine(device)
+    print_machine(described)
+    print(f"{IMAGES * len(PAIRS)} pairs")
+    table = Table({"": 16, "ms": 9, "ratio": 9})
+    table.row("one call", f"{1e3 * fast:.2f}", "1.00")
+    table.row("image by image", f"{1e3 * slow:.2f}", f"{slow / fast:.2f}")
+    found = {"one_call_ms": 1e3 * fast, "image_by_image_ms": 1e3 * slow, "ratio": slow / fast}
+    write_json(arguments.json, described, pairs=IMAGES * len(PAIRS), **found)
 
 
 if __name__ == "__main__":

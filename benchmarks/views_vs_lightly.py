@@ -19,17 +19,13 @@ which all take turns, of CPU time, so that neither a busy machine nor the order 
 photometric operations and the resident lane are also measured on the GPU, of wall time.
 
     pip install -e '.[bench]'
-    python benchmarks/views.py --small cifar10/train --large photos/ [--device cuda] [--json out.json]
+    python benchmarks/views_vs_lightly.py --small cifar10/train --large photos/ [--device cuda] [--json out.json]
 
 Without folders, it draws its own images: shapes at 32x32 and enlarged shapes at 500x375.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -37,51 +33,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightly
 import torch
+from common import Table, command_line, machine, print_machine, wait_for, write_json
+from lanes import COLORS, Work, dino_views, drawn, part_of, rates, resident_works, through_lane
 from lightly.transforms import DINOTransform, MoCoV2Transform
 from PIL import Image
 
 from glocal.data.lanes.order import BatchOrder
-from glocal.data.lanes.resident import ResidentLane, read_all
+from glocal.data.lanes.resident import read_all
 from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.streaming import StreamingLane
-from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.folder import ImageFolder
-from glocal.data.sources.opening import open_source
-from glocal.data.sources.shapes import Shapes
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD
 from glocal.training.memory import keep_freed_memory
-from glocal.views.plan import Blur, Color, Jitter, Solarize, View, ViewPlan
-
-Work = Callable[[], int]
-"""Makes the views of some images and says of how many."""
-
-COLORS: tuple[Color, ...] = ("exact", "fused")
-CPU = torch.device("cpu")
-JITTER = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)  # DINOTransform's defaults
-SMALL_JITTER = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)  # MoCoV2Transform's
-
-
-def dino_views() -> list[View]:
-    """The views of lightly's DINOTransform with its default settings and 8 local views."""
-    large = View(size=224, scale=(0.4, 1.0), interpolation="bicubic", jitter=JITTER, grey=0.2)
-    local = large.model_copy(update={"size": 96, "scale": (0.05, 0.4), "count": 8, "blur": Blur(probability=0.5)})
-    first = large.model_copy(update={"blur": Blur(probability=1.0)})
-    second = large.model_copy(update={"blur": Blur(probability=0.1), "solarize": Solarize(probability=0.2)})
-    return [first, second, local]
-
-
-def rates(works: dict[str, Work], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """The best images per second of each work; they take turns, and the first round is not counted."""
-    best = dict.fromkeys(works, 0.0)
-    for number in range(rounds + 1):
-        for name, work in works.items():
-            start = clock()
-            images = work()
-            if number > 0:
-                best[name] = max(best[name], images / (clock() - start))
-    return best
+from glocal.views.plan import ViewPlan
 
 
 def through_files(files: Sequence[Path], transform: Callable[[Any], Any]) -> int:
@@ -97,26 +61,11 @@ def through_images(images: Sequence[Image.Image], transform: Callable[[Any], Any
     return len(images)
 
 
-def through_lane(lane: StreamingLane | ResidentLane, steps: int) -> int:
-    images = sum(len(views.index) for views in lane.batches(0, steps))
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return images
-
-
 def crops_only(lane: StreamingLane, steps: int) -> int:
     count = 0
     for epoch, index in lane.order.batches(0, steps):
         count += len(lane.dataset.__getitems__([(epoch, number, number) for number in index.tolist()]).index)
     return count
-
-
-def part_of(folder: Path, limit: int) -> tuple[Source, list[Path]]:
-    """Images spread over a folder, as a source and as files."""
-    source = open_source(folder)
-    assert isinstance(source, ImageFolder)
-    source = Subset(source, torch.linspace(0, len(source) - 1, min(limit, len(source))).long())
-    return source, [folder / key for key in source.keys]
 
 
 def large_works(folder: Path, limit: int, batch: int) -> tuple[dict[str, Work], dict[str, Work]]:
@@ -128,7 +77,7 @@ def large_works(folder: Path, limit: int, batch: int) -> tuple[dict[str, Work], 
             source,
             plan,
             order,
-            CPU,
+            torch.device("cpu"),
             IMAGENET_MEAN,
             IMAGENET_STD,
             workers=0,
@@ -153,16 +102,9 @@ def small_works(folder: Path, limit: int, batch: int) -> dict[str, Work]:
         "lightly, in memory": partial(through_images, images, transform),
     }
     pixels = read_all(source, SkippedImages(len(source), 1.0), progress=False)
-    return works | {f"resident, {color}": work for color, work in resident_works(pixels, batch, CPU).items()}
-
-
-def resident_works(pixels: torch.Tensor, batch: int, device: torch.device) -> dict[Color, Work]:
-    plan = ViewPlan([View(count=2, size=32, jitter=SMALL_JITTER, grey=0.2)])
-    order = BatchOrder(len(pixels), min(batch, len(pixels)), seed=0)
-    lanes: dict[Color, ResidentLane] = {
-        color: ResidentLane(pixels, plan, order, device, IMAGENET_MEAN, IMAGENET_STD, color=color) for color in COLORS
+    return works | {
+        f"resident, {color}": work for color, work in resident_works(pixels, batch, torch.device("cpu")).items()
     }
-    return {color: partial(through_lane, lane, order.steps_per_epoch) for color, lane in lanes.items()}
 
 
 def device_works(folder: Path, batch: int, device: torch.device) -> tuple[dict[str, Work], dict[str, Work]]:
@@ -184,38 +126,31 @@ def device_works(folder: Path, batch: int, device: torch.device) -> tuple[dict[s
 def through_finish(lane: StreamingLane, cropped: Any) -> int:
     for _ in range(8):
         lane.finish(cropped)
-    torch.cuda.synchronize()
+    wait_for(lane.device)
     return 8 * len(cropped.index)
 
 
-def drawn(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    for index, image in enumerate(Shapes("train", count).images()):
-        place = folder / f"{index % 8}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size).save(place / f"{index}.jpg", quality=90)
-    return folder
-
-
 def show(found: dict[str, dict[str, float]]) -> None:
-    print(f"{'views':26}{'of':22}{'images/s':>12}{'ratio':>10}")
+    table = Table({"views": 50, "images/s": 12, "ratio": 10})
     for name, measured in found.items():
         reference = next(iter(measured.values()))  # lightly, or the exact colours
         for who, rate in measured.items():
-            print(f"{name:26}{who:22}{rate:12,.0f}{rate / reference:10.2f}")
+            table.row(f"{name:26}{who}", f"{rate:,.0f}", f"{rate / reference:.2f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--small", type=Path)
     parser.add_argument("--large", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=96, help="photographs in a round")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as a training on a CPU does; for both sides
     device = torch.device(arguments.device)
+    described = machine(device, "lightly")
+    print_machine(described)
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         small = arguments.small or drawn(Path(scratch) / "small", 5000, (32, 32))
@@ -228,18 +163,8 @@ def main() -> None:
             finish, resident = device_works(large, 64, device)
             found["dino, colours on the GPU"] = rates(finish, arguments.rounds, time.perf_counter)
             found["small, on the GPU"] = rates(resident, arguments.rounds, time.perf_counter)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": 1,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": str(torch.__version__),
-        "lightly": lightly.__version__,
-    }
-    print(" ".join(f"{key}={value}" for key, value in machine.items()))
     show(found)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "images_per_second": found}, indent=2) + "\n")
+    write_json(arguments.json, described, images_per_second=found)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ of a step's products and convolutions over what a large product of matrices or a
 same precision.
 
     pip install -e '.[bench]'
-    python benchmarks/epoch.py --data cifar10/train --device cuda [--compile] [--json out.json]
-    python benchmarks/epoch.py --data cifar10/train --images 1024 --batch 128 --epochs 2     # a try on a CPU
+    python benchmarks/epoch_vs_lightly.py --data cifar10/train --device cuda [--compile] [--json out.json]
+    python benchmarks/epoch_vs_lightly.py --data cifar10/train --images 1024 --batch 128 --epochs 2     # a try on a CPU
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ import argparse
 import copy
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from step import peak_bytes
+from common import (
+    PeakMemory,
+    Table,
+    command_line,
+    in_own_process,
+    machine,
+    print_machine,
+    seconds_of,
+    timed,
+    write_json,
+)
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.utils.data import DataLoader
@@ -92,11 +99,10 @@ def seconds_of_views(source: Source, recipe: AnyRecipe, arguments: argparse.Name
     """An epoch of views and nothing else, and what opening the lane takes before the first one."""
     device = torch.device(arguments.device)
     order = BatchOrder(len(source), arguments.batch, seed=1)
-    start = time.perf_counter()
-    lane = open_lane(source, recipe.data, ViewPlan(recipe.views or []), order, device, progress=False)
-    opening = time.perf_counter() - start
-    views = min(timed(lambda: [None for _ in lane.batches(0, order.steps_per_epoch)], device) for _ in range(3))
-    return {"views": views, "opening": opening}
+    plan = ViewPlan(recipe.views or [])
+    opening, lane = timed(lambda: open_lane(source, recipe.data, plan, order, device, progress=False), device)
+    views = seconds_of(lambda: [None for _ in lane.batches(0, order.steps_per_epoch)], device, 3)
+    return {"views": min(views), "opening": opening}
 
 
 def teraflop_of_image(method: str) -> float:
@@ -123,17 +129,7 @@ def teraflops_of_machine(device: torch.device, precision: str) -> float:
         (2 * side**3, lambda: left @ right.T),
         (2 * images.numel() * weight[0].numel(), lambda: conv2d(images, weight, padding=1)),
     ]
-    return max(count / min(timed(work, device) for _ in range(20)) / 1e12 for count, work in operations)
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall seconds until the device is done."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - start
+    return max(count / min(seconds_of(work, device, 20)) / 1e12 for count, work in operations)
 
 
 def train_lightly(side: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -172,7 +168,7 @@ def train_lightly(side: str, arguments: argparse.Namespace) -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad()
 
-    return {"seconds": min([timed(epoch, device) for _ in range(arguments.epochs)][1:])}
+    return {"seconds": min(seconds_of(epoch, device, arguments.epochs)[1:])}
 
 
 def their_backbone() -> nn.Module:
@@ -208,14 +204,13 @@ def their_loader(arguments: argparse.Namespace, *, persistent: bool) -> DataLoad
 
 def work(side: str, method: str, arguments: argparse.Namespace) -> dict[str, float]:
     """What a side takes, in a process of its own."""
-    device = torch.device(arguments.device)
-    before = peak_bytes(device)
+    memory = PeakMemory(arguments.device)
     found = train_ours(method, arguments) if side == "glocal" else train_lightly(side, arguments)
-    return {**found, "gigabytes": (peak_bytes(device) - (before if device.type == "cpu" else 0)) / 1e9}
+    return {**found, "gigabytes": memory.gigabytes}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10's training images, a folder for each class")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--methods", nargs="+", default=list(RECIPES), choices=list(RECIPES))
@@ -225,7 +220,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=tuple(DTYPES), default="bf16")
     parser.add_argument("--compile", action="store_true", help="our side with train.compile")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="of lightly's loader")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.epochs < 2:
@@ -234,34 +228,36 @@ def main() -> None:
         side, method = arguments.work
         print(json.dumps(work(side, method, arguments)))
         return
-    device = torch.device(arguments.device)
-    speed = teraflops_of_machine(device, arguments.precision)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"{name}, torch {torch.__version__}, {arguments.precision} products {speed:.2f} TFLOP/s")
-    print(f"{'':28}{'s/epoch':>9}{'images/s':>10}{'of speed':>9}{'views':>7}{'GB':>7}{'200 epochs':>12}{'ratio':>7}")
+    described = machine(arguments.device, "lightly")
+    speed = teraflops_of_machine(torch.device(arguments.device), arguments.precision)
+    print_machine(described)
+    print(f"{arguments.precision} products {speed:.2f} TFLOP/s")
+    table = Table(
+        {"": 28, "s/epoch": 9, "images/s": 10, "of speed": 9, "views": 7, "GB": 7, "200 epochs": 12, "ratio": 7}
+    )
     source = images_of(arguments)
     images = len(source) // arguments.batch * arguments.batch
     rows = [(method, "glocal") for method in arguments.methods] + [("moco", side) for side in SIDES[1:]]
     found: dict[str, dict[str, float]] = {}
     for method, side in rows:
-        command = [sys.executable, *sys.argv, "--work", side, method]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        row = found[f"{method}, {side}"] = json.loads(answer.splitlines()[-1])
+        row = found[f"{method}, {side}"] = in_own_process(*sys.argv, "--work", side, method)
         row["images_per_second"] = images / row["seconds"]
         share = views = ""
         if side == "glocal":
             row["of_speed"] = teraflop_of_image(method) * row["images_per_second"] / speed
             row["of_views"] = row["views"] / row["seconds"]
             share, views = f"{row['of_speed']:.0%}", f"{row['of_views']:.0%}"
-        print(
-            f"{method + ', ' + side:28}{row['seconds']:9.2f}{row['images_per_second']:10,.0f}{share:>9}{views:>7}"
-            f"{row['gigabytes']:7.2f}{(row['seconds'] * 200 + row.get('opening', 0)) / 60:8.1f} min"
-            f"{row['seconds'] / next(iter(found.values()))['seconds']:7.2f}",
-            flush=True,
+        table.row(
+            f"{method}, {side}",
+            f"{row['seconds']:.2f}",
+            f"{row['images_per_second']:,.0f}",
+            share,
+            views,
+            f"{row['gigabytes']:.2f}",
+            f"{(row['seconds'] * 200 + row.get('opening', 0)) / 60:.1f} min",
+            f"{row['seconds'] / next(iter(found.values()))['seconds']:.2f}",
         )
-    if arguments.json:
-        machine = {"device": name, "torch": str(torch.__version__), "teraflops": speed}
-        arguments.json.write_text(json.dumps({"machine": machine, "found": found}, indent=2) + "\n")
+    write_json(arguments.json, described, teraflops=speed, found=found)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ torch.cuda.max_memory_allocated), time the least of the steps after the first.
 Ratios are to the plain side in the same precision. bf16 is autocast, on either side. The authors train on GPUs in
 autocast to float16, and on a CPU in fp32.
 
-    python benchmarks/large_heads.py [--batches 2 4 8] [--head-batches 8 32] [--device cuda] [--json out.json]
+    python benchmarks/large_heads_vs_plain.py [--batches 2 4 8] [--head-batches 8 32] [--device cuda] [--json out.json]
 """
 
 from __future__ import annotations
@@ -24,15 +24,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
-import step as steps
+import step_vs_lightly as steps
 import torch
+from common import PeakMemory, Table, command_line, in_own_process, machine, print_machine, seconds_of, write_json
 from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize, softmax
@@ -151,7 +148,7 @@ def our_head(batch: int, device: torch.device, rounded: bool) -> Callable[[], No
 
 def work(part: str, side: str, batch: int, device: torch.device, count: int) -> None:
     """Takes the steps of one side and prints its seconds and gigabytes."""
-    before = steps.peak_bytes(device)
+    memory = PeakMemory(device)
     torch.manual_seed(0)
     rounded = side.endswith("bf16")
     if part == "head":
@@ -160,24 +157,16 @@ def work(part: str, side: str, batch: int, device: torch.device, count: int) -> 
         step = plain_step(batch, device, rounded, held=side.startswith("held"))
     else:
         step = steps.steps_of("dino", "glocal", batch, device, False, "bf16" if rounded else "fp32")
-    seconds = []
-    for _ in range(count):
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    peak = steps.peak_bytes(device) - (before if device.type == "cpu" else 0)
-    print(json.dumps({"seconds": min(seconds[1:]), "gigabytes": peak / 1e9}))
+    seconds = min(seconds_of(step, device, count)[1:])
+    print(json.dumps({"seconds": seconds, "gigabytes": memory.gigabytes}))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--batches", type=int, nargs="*", default=[2, 4, 8])
     parser.add_argument("--head-batches", type=int, nargs="*", default=[8, 32])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -185,26 +174,24 @@ def main() -> None:
         part, side, batch = arguments.work
         work(part, side, int(batch), device, arguments.steps)
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, K = {PROTOTYPES}; ratios to plain")
-    command = [sys.executable, __file__, "--device", arguments.device, "--steps", str(arguments.steps), "--work"]
+    described = machine(arguments.device)
+    print_machine(described)
+    print(f"K = {PROTOTYPES}; ratios to plain")
+    command = [__file__, "--device", arguments.device, "--steps", arguments.steps, "--work"]
     rows = {}
     for part, batch in [*(("step", b) for b in arguments.batches), *(("head", b) for b in arguments.head_batches)]:
         found = {
-            side: json.loads(
-                subprocess.run([*command, part, side, str(batch)], check=True, capture_output=True, text=True).stdout
-            )
+            side: in_own_process(*command, part, side, batch)
             for side in SIDES
             if part == "step" or not side.startswith("held")
         }
         rows[f"{part} {batch}"] = found
-        print(f"{part}, batch {batch}:")
+        table = Table({f"{part}, batch {batch}": 16, "s": 8, "GB": 8, "time": 8, "memory": 8})
         for side, numbers in found.items():
             reference = found["plain bf16" if side.endswith("bf16") else "plain"]
-            time_, memory = (numbers[key] / reference[key] for key in ("seconds", "gigabytes"))
-            shown = f"{numbers['seconds']:6.3f} s  {numbers['gigabytes']:5.2f} GB"
-            print(f"  {side:>12}  {shown}  time {time_:4.2f}  memory {memory:4.2f}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+            time, memory = (f"{numbers[key] / reference[key]:.2f}" for key in ("seconds", "gigabytes"))
+            table.row(side, f"{numbers['seconds']:.3f}", f"{numbers['gigabytes']:.2f}", time, memory)
+    write_json(arguments.json, described, **rows)
 
 
 if __name__ == "__main__":

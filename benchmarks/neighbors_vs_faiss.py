@@ -8,27 +8,33 @@ clusters, 20 iterations from random points, once; glocal assigns the points once
 The features are a mixture of normal distributions at unit length, broad enough that k-means has not converged. Every
 side runs in a process of its own with the same number of threads; the sides take turns. Time is the median of the
 rounds; memory is the peak of the process above what it took with the features before. How many predictions equal
-those in float64, and the inertia, are printed beside.
+those in float64, and the inertia, are printed beside; `time` and `memory` are glocal's over a side's.
 
     pip install -e '.[bench]'
-    python benchmarks/evaluation.py [--rounds 3] [--threads 2] [--device cuda] [--json out.json]
+    python benchmarks/neighbors_vs_faiss.py [--rounds 3] [--threads 2] [--device cuda] [--json out.json]
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import json
-import platform
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from common import (
+    Table,
+    answer_each_line,
+    command_line,
+    in_turn,
+    machine,
+    peak_bytes,
+    peak_from_here,
+    print_machine,
+    timed,
+    write_json,
+)
 from torch import Tensor
 
 BANK, QUERIES, WIDTH, K, CLASSES, TEMPERATURE = 50_000, 10_000, 512, 200, 100, 0.07
@@ -126,85 +132,43 @@ def kmeans_work(side: str, device: str) -> Callable[[], float]:
 
 
 def serve(task: str, side: str, device: str) -> None:
-    """One side: waits for a line, does the work, answers with seconds and peak memory in MB."""
+    """One side: waits for a line, does the work, answers with seconds, peak memory in MB and what was found."""
     work = (knn_work if task == "knn" else kmeans_work)(side, device)
-    for _ in sys.stdin:
-        before = resident_megabytes(device)
-        started = time.perf_counter()
-        found = work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        answer = found.tolist() if isinstance(found, Tensor) else found
-        print(
-            json.dumps({"seconds": seconds, "megabytes": peak_megabytes(device) - before, "found": answer}), flush=True
-        )
 
+    def answer() -> dict[str, Any]:
+        before = peak_from_here(device)
+        seconds, found = timed(work, device)
+        megabytes = (peak_bytes(device) - before) / 1e6
+        listed = found.tolist() if isinstance(found, Tensor) else found
+        return {"seconds": seconds, "megabytes": megabytes, "found": listed}
 
-def resident_megabytes(device: str) -> float:
-    """What the process takes now; from here on its peak is counted anew."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 1e6
-    ctypes.CDLL(None).malloc_trim(0)  # what making the features left free would hide what the work takes
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak_megabytes(device: str) -> float:
-    return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else _status("VmHWM")
-
-
-def _status(name: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
-def start(task: str, side: str, threads: int, device: str) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, "--serve", task, side, "--threads", str(threads), "--device", device]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def ask(process: subprocess.Popen[str]) -> dict[str, object]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{' '.join(map(str, process.args))} failed")  # type: ignore[arg-type]
-    return dict(json.loads(line))
+    answer_each_line(answer)
 
 
 def measure(task: str, rounds: int, threads: int, device: str) -> dict[str, dict[str, float]]:
     """Median seconds, peak memory and quality of every side."""
-    processes = {side: start(task, side, threads, device) for side in SIDES[task]}
-    answers: dict[str, list[dict[str, object]]] = {side: [] for side in processes}
-    for _ in range(rounds + 1):  # the first one warms up
-        for side, process in processes.items():
-            answers[side].append(ask(process))
-    for process in processes.values():
-        process.communicate()
+    commands = {
+        side: [__file__, "--serve", task, side, "--threads", threads, "--device", device] for side in SIDES[task]
+    }
+    answers = in_turn(commands, 1 + rounds)  # the first one warms up
     exact = np.array(knn_work("float64", device)().tolist()) if task == "knn" else None
     rows = {}
     for side, found in answers.items():
-        quality = (
-            float(found[-1]["found"]) if exact is None else 100 * float((np.array(found[-1]["found"]) == exact).mean())
-        )  # type: ignore[arg-type]
+        last = found[-1]["found"]
+        quality = last if exact is None else 100 * float((np.array(last) == exact).mean())
         rows[side] = {
-            "seconds": statistics.median(float(one["seconds"]) for one in found[1:]),  # type: ignore[arg-type]
-            "megabytes": max(float(one["megabytes"]) for one in found[1:]),  # type: ignore[arg-type]
+            "seconds": statistics.median(one["seconds"] for one in found[1:]),
+            "megabytes": max(one["megabytes"] for one in found[1:]),
             "inertia" if exact is None else "as in float64 %": quality,
         }
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cuda: glocal and lightly; the others stay on the CPU")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", nargs=2, metavar=("TASK", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -212,20 +176,20 @@ def main() -> None:
         serve(*options.serve, options.device)
         return
     result = {}
-    print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}")
+    described = machine(options.device, "lightly", "faiss", "sklearn")
+    print_machine(described)
     for task in SIDES:
         result[task] = measure(task, options.rounds, options.threads, options.device)
         own = result[task]["glocal"]
-        print(f"\n{task:14}{'seconds':>9}{'glocal/it':>11}{'MB':>9}{'glocal/it':>11}  quality")
+        print()
+        table = Table({task: 14, "seconds": 9, "time": 7, "MB": 9, "memory": 8, "quality": 26})
         for side, row in result[task].items():
             ratios = own["seconds"] / row["seconds"], own["megabytes"] / max(row["megabytes"], 1e-9)
             last, quality = list(row.items())[-1]
-            print(
-                f"{side:14}{row['seconds']:9.2f}{ratios[0]:11.2f}{row['megabytes']:9.0f}{ratios[1]:11.2f}"
-                f"  {quality:.2f} {last}"
-            )
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+            time, memory = (f"{ratio:.2f}" for ratio in ratios)
+            quality_shown = f"{quality:.2f} {last}"
+            table.row(side, f"{row['seconds']:.2f}", time, f"{row['megabytes']:.0f}", memory, quality_shown)
+    write_json(options.json, described, **result)
 
 
 if __name__ == "__main__":

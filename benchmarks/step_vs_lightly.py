@@ -12,25 +12,19 @@ a machine that slows down slows all sides down. Time is the median of the steps 
 the process above what it took after its imports (on a GPU: torch.cuda.max_memory_allocated).
 
     pip install -e '.[bench]'
-    python benchmarks/step.py [--methods simclr byol] [--batch 256] [--vit-batch 8] [--device cuda] [--json out.json]
+    python benchmarks/step_vs_lightly.py [--methods simclr byol] [--batch 256] [--vit-batch 8] [--device cuda]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import resource
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import PeakMemory, Table, answer_each_line, command_line, in_turn, machine, print_machine, timed, write_json
 from torch import Tensor, nn
 
 from glocal.config import build_recipe
@@ -202,55 +196,24 @@ def steps_of(
     return their_step
 
 
-def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process has held, in its imports too."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says on Linux begins with the peak of the process that started this one
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def work(name: str, side: str, batch: int, device: torch.device, keep_memory: bool, precision: str) -> None:
-    """Takes a step for each line of the standard input and answers with its seconds; at the end with the peak."""
+    """Takes a step for each line of the standard input and answers with its seconds and the peak of memory so far."""
     import lightly.loss  # noqa: F401  # the imports of all sides come before the memory's zero
 
-    before = peak_bytes(device)
+    memory = PeakMemory(device)
     step = steps_of(name, side, batch, device, keep_memory, precision)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        peak = peak_bytes(device) - (before if device.type == "cpu" else 0)
-        print(json.dumps({"seconds": time.perf_counter() - start, "gigabytes": peak / 1e9}), flush=True)
+    answer_each_line(lambda: {"seconds": timed(step, device)[0], "gigabytes": memory.gigabytes})
 
 
 def compare(
     name: str, batch: int, device: str, warm_up: int, steps: int, extra: list[str]
 ) -> dict[str, dict[str, float]]:
     """Median seconds and peak gigabytes of every side, steps taken in turn."""
-    command = [sys.executable, __file__, "--device", device, "--batch", str(batch), "--work", name, *extra]
-    sides = {
-        side: subprocess.Popen([*command, "--side", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for side in SIDES
-        if name != "dino" or side != "lightly, channels_last"  # a transformer has one layout
-    }
-    answers: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for number in range(warm_up + steps):
-        for side, process in sides.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(f"{number}\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit(f"{name}, {side}: the process ended with {process.wait()}")
-            answers[side].append(json.loads(line))
-    for process in sides.values():
-        process.communicate()
+    command = [__file__, "--device", device, "--batch", batch, "--work", name, *extra]
+    sides = [
+        side for side in SIDES if name != "dino" or side != "lightly, channels_last"
+    ]  # a transformer has one layout
+    answers = in_turn({side: [*command, "--side", side] for side in sides}, warm_up + steps)
     return {
         side: {
             "seconds": statistics.median(answer["seconds"] for answer in found[warm_up:]),
@@ -261,7 +224,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--methods", nargs="+", default=list(OURS), choices=list(OURS))
     parser.add_argument("--batch", type=int, default=256, help="of the ResNet-18 at 32 × 32")
     parser.add_argument("--vit-batch", type=int, default=8, help="of the ViT-Tiny/16 at 2 × 224 + 8 × 96")
@@ -270,7 +233,6 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--release-memory", action="store_true", help="our side with train.keep_memory=false")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of our side")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -284,11 +246,9 @@ def main() -> None:
             arguments.precision,
         )
         return
-    import lightly
-
-    machine = torch.cuda.get_device_name() if arguments.device == "cuda" else platform.processor() or platform.machine()
-    print(f"{machine}, torch {torch.__version__}, lightly {lightly.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'':>14}  {'glocal':>18}  {'lightly':>18}  {'channels_last':>18}  {'time':>5}  {'memory':>6}")
+    described = machine(arguments.device, "lightly")
+    print_machine(described)
+    table = Table({"": 14, **dict.fromkeys(SIDES, 24), "time": 7, "memory": 8})
     rows = {}
     for name in arguments.methods:
         batch = arguments.vit_batch if name == "dino" else arguments.batch
@@ -299,13 +259,10 @@ def main() -> None:
             for key in ("seconds", "gigabytes")
         }
         rows[name] = {"batch": batch, **found, "ratio": ratio}
-        cells = [found.get(side) for side in SIDES]
-        shown = "  ".join(
-            f"{cell['seconds']:>8.3f} s {cell['gigabytes']:>5.2f} GB" if cell else f"{'':>18}" for cell in cells
-        )
-        print(f"{name:>14}  {shown}  {ratio['seconds']:>5.2f}  {ratio['gigabytes']:>6.2f}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        sides = [found.get(side) for side in SIDES]
+        shown = [f"{side['seconds']:.3f} s {side['gigabytes']:>5.2f} GB" if side else "" for side in sides]
+        table.row(name, *shown, f"{ratio['seconds']:.2f}", f"{ratio['gigabytes']:.2f}")
+    write_json(arguments.json, described, **rows)
 
 
 if __name__ == "__main__":
