@@ -6,7 +6,7 @@ import hashlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import timm
@@ -22,6 +22,7 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
 from glocal.models.recompute import recomputing
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
+from glocal.views.crops import Interpolation
 
 _ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
 _SMALL_ALEXNET = "small_alexnet"
@@ -89,6 +90,11 @@ def statistics_of_weights(settings: ModelSettings) -> ImageStatistics | None:
     return ImageStatistics(tuple(mean), tuple(std), str(found.get("interpolation", "bilinear")))
 
 
+def known_interpolation(name: str) -> Interpolation | None:
+    """timm's name of an interpolation where it is one that images are resized by here; None of others ("lanczos")."""
+    return next((known for known in get_args(Interpolation) if known == name), None)
+
+
 def _has_plain_stem(network: nn.Module) -> bool:
     return isinstance(network, ResNet) and isinstance(network.conv1, nn.Conv2d) and hasattr(network, "maxpool")
 
@@ -121,12 +127,14 @@ class Backbone(nn.Module):
         recompute: while it is trained, a vision transformer makes cheap activations again instead of keeping them
             (`glocal.models.recompute`).
         decoding: how the image files were decoded that it was trained on; None where that is not known.
+        interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
     """
 
     mean: Tensor
     std: Tensor
     recompute = False
     decoding: Decoding | None = None
+    interpolation: Interpolation | None = None
 
     def __init__(
         self,

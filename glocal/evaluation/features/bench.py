@@ -14,8 +14,9 @@ from glocal.data.sources.base import Source
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.evaluation.features.cache import FeatureCache, Kept
-from glocal.evaluation.features.extraction import POOLED, Extractor, Features, Readout, extract, with_labels
+from glocal.evaluation.features.extraction import POOLED, Extractor, Features, Readout, extract, interpolation_of, with_labels
 from glocal.settings import Settings
+from glocal.views.crops import Interpolation
 
 _FORMAT = 1  # of kept features: another number whenever images come to backbones in another way
 
@@ -94,7 +95,9 @@ class Bench:
             skipped = [[error.key, error.reason] for error in found.skipped]
             return {"features": found.features, "index": found.index}, skipped
 
-        tensors, skipped = self.remember(source, {"readout": readout.name, "size": self.backbone.size}, compute)
+        tensors, skipped = self.remember(
+            source, {"readout": readout.name, "size": self.backbone.size, **self.resized(readout.interpolation)}, compute
+        )
         errors = [BrokenImageError(key, reason) for key, reason in skipped]
         found = with_labels(source, tensors["features"], tensors["index"], errors)
         self._kept[place] = (source, found)  # with the source, so that no other one gets its id
@@ -113,6 +116,11 @@ class Bench:
         if self.cache is None or images is None or backbone is None:
             return compute()
         return self.cache.remember({"format": _FORMAT, "backbone": backbone, "images": images, **key}, compute)
+
+    def resized(self, asked: Interpolation | None = None) -> dict[str, Any]:
+        """What a key of kept features says of an interpolation that is the backbone's own: nothing if it is bilinear."""
+        own = interpolation_of(self.backbone)
+        return {"interpolation": own} if asked is None and own != "bilinear" else {}
 
     def skipped(self, source: Source) -> list[str]:
         """The images of a source that could not be read when its features were computed, or that a protocol named."""
