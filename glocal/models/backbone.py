@@ -327,7 +327,7 @@ class Backbone(nn.Module):
         return found.hexdigest()
 
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: AnyImages) -> Tensor:
-        checked = _checked(images)
+        checked = _checked(images, self.decoding or Decoding())
         height, width = checked.shape[-2:]
         training = self.training
         self.eval()
@@ -353,14 +353,14 @@ def one_line(error: Exception) -> str:
     return textwrap.shorten(str(error), 160, placeholder="…") or type(error).__name__
 
 
-def _checked(images: AnyImages) -> Tensor:
+def _checked(images: AnyImages, decoding: Decoding) -> Tensor:
     """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1].
 
     Raises:
         GlocalError: they are not.
     """
     if not isinstance(images, Tensor):
-        images = _stacked(images)
+        images = _stacked(images, decoding)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise GlocalError(f"images must have the shape (B, 3, height, width), not {tuple(images.shape)}")
     if images.is_floating_point() and len(images) > 0:
@@ -373,7 +373,9 @@ def _checked(images: AnyImages) -> Tensor:
     return images
 
 
-def _stacked(images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]) -> Tensor:
+def _stacked(
+    images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image], decoding: Decoding
+) -> Tensor:
     """PIL images and arrays (one, or several of one size) as one tensor (B, 3, H, W)."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
         several: Sequence[Any] = list(images)
@@ -383,21 +385,21 @@ def _stacked(images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | I
         several = [images]
     if not several:
         raise GlocalError("images: the list is empty")
-    found = [_pixels(image) for image in several]
+    found = [_pixels(image, decoding) for image in several]
     sizes = sorted({f"{image.shape[-2]} × {image.shape[-1]}" for image in found})
     if len(sizes) > 1:
         raise GlocalError(f"images of one call must have one size, not {' and '.join(sizes[:3])}; resize them first")
     return torch.stack(found)
 
 
-def _pixels(image: Tensor | np.ndarray | Image.Image) -> Tensor:
+def _pixels(image: Tensor | np.ndarray | Image.Image, decoding: Decoding) -> Tensor:
     """One image as (3, H, W)."""
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise GlocalError(f"a tensor in a list of images must have the shape (3, H, W), not {tuple(image.shape)}")
         return image
     if isinstance(image, Image.Image):
-        return rgb_pixels(image)
+        return rgb_pixels(image, decoding)
     if not isinstance(image, np.ndarray):
         raise GlocalError(f"images must be tensors, NumPy arrays or PIL images, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

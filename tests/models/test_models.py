@@ -12,7 +12,7 @@ from torch import nn
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone, known_interpolation, statistics_of_weights
 from glocal.models.heads import mlp
 from glocal.models.momentum import MomentumTeacher
 from glocal.models.queue import NegativeQueue

@@ -6,8 +6,8 @@ import pytest
 
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
-from glocal.training.rehearsal import notes_on, rehearse
 from glocal.methods.building import build_method
+from glocal.training.rehearsal import notes_on, rehearse
 from glocal.training.run import pretrain
 
 TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}

@@ -61,6 +61,7 @@ def measure(bench: Bench, settings: DenseSettings) -> list[Measurement]:
     assert settings.data is not None  # the protocol has `data`
     maps = _maps(bench)
     train, test = open_masked(settings.data, images=settings.images, held_out=settings.held_out, seed=settings.seed)
+    bench.decode(train.images, test.images)
     bank, labels, classes = _bank(bench, settings, train, maps)
     bank, labels = bank.to(bench.device), labels.to(bench.device)
     k = min(settings.k, len(bank))
