@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,12 @@ _OVERSHOOT = 0.05  # by which resampling takes images in [0, 1] beyond
 _FEW = 1 / 8  # of the range
 
 
-class GreyValues(NamedTuple):
-    """What a sample of a set's grey images holds.
+class StoredValues(NamedTuple):
+    """What a sample of a set's images holds.
 
     Attributes:
         low, high: smallest and largest value.
-        deep: they have more than 8 bits.
+        deep: they are grey with more than 8 bits.
         real: some are floating point.
     """
 
@@ -54,7 +55,7 @@ def settle_decoding(data: DataSettings, source: Source, *, progress: bool = True
         The settings with the range; without one where no image of the sample has more than 8 bits.
     """
     decode_as(source, Decoding(data.range, data.max_pixels))
-    found = sample_grey_values(source)
+    found = sample_values(source)
     if found is None:
         return data
     chosen = data.range or (suitable_range(found) if found.deep else None)
@@ -65,39 +66,67 @@ def settle_decoding(data: DataSettings, source: Source, *, progress: bool = True
     if progress and share < _FEW:
         of = "data.range" if found.deep else "8 bits"
         note(
-            f"the grey values of {source.name} lie in [{found.low:g}, {found.high:g}], {max(share, 0):.0%} of {of} "
+            f"the values of {source.name} lie in [{found.low:g}, {found.high:g}], {max(share, 0):.0%} of {of} "
             f"[{low:g}, {high:g}]: the network sees few levels"
         )
     decode_as(source, Decoding(chosen, data.max_pixels))
     return data.model_copy(update={"range": chosen})
 
 
-def sample_grey_values(source: Source) -> GreyValues | None:
-    """The extremes of up to 64 images spread evenly over a source; None where none is grey, or none is a file.
+def decode_alike(sources: Sequence[Source], decoding: Decoding | None) -> None:
+    """Lets sources that are compared with one another be decoded with one range.
 
-    Where some have more than 8 bits, only these count.
+    Args:
+        sources: the images.
+        decoding: how the images of a backbone's training were decoded. Where it has no range, or is not known, the
+            range is what a sample suggests of the first source that has values beyond 8 bits.
+    """
+    if decoding is None or decoding.value_range is None:
+        most = None if decoding is None else decoding.max_pixels
+        found = next((values for source in sources if (values := sample_values(source, deep=True)) is not None), None)
+        decoding = Decoding(None if found is None else suitable_range(found), most)
+    for source in sources:
+        decode_as(source, decoding)
+
+
+def range_of(source: Source) -> tuple[float, float] | None:
+    """The range of grey values by which a source is decoded; None where it has none."""
+    while isinstance(source, Subset):
+        source = source.source
+    decoding: Decoding | None = getattr(source, "decoding", None)
+    return None if decoding is None else decoding.value_range
+
+
+def sample_values(source: Source, *, deep: bool = False) -> StoredValues | None:
+    """The extremes of up to 64 images spread evenly over a source; None where there are none, or none is a file.
+
+    Where some are grey with more than 8 bits, only these count.
+
+    Args:
+        source: the images.
+        deep: look at these alone.
     """
     places = np.linspace(0, len(source) - 1, min(_PROBES, len(source))).astype(int)
     while isinstance(source, Subset):
         places, source = source.indices.numpy()[places], source.source
-    if not hasattr(source, "grey_values"):
+    if not hasattr(source, "stored_values"):
         return None
-    found = [values for place in places if (values := source.grey_values(int(place))) is not None]
+    found = [values for place in places if (values := source.stored_values(int(place), deep=deep)) is not None]
     found = [(mode, values) for mode, values in found if values.size]
-    deep = [(mode, values) for mode, values in found if mode != "L"]
-    counted = deep or found
+    beyond = [(mode, values) for mode, values in found if mode not in {"L", "RGB"}]
+    counted = beyond or found
     if not counted:
         return None
     low, high = min(float(values.min()) for _, values in counted), max(float(values.max()) for _, values in counted)
-    return GreyValues(low, high, bool(deep), any(mode == "F" for mode, _ in counted))
+    return StoredValues(low, high, bool(beyond), any(mode == "F" for mode, _ in counted))
 
 
-def suitable_range(found: GreyValues) -> tuple[float, float]:
+def suitable_range(found: StoredValues) -> tuple[float, float]:
     """The range that a sample suggests: a whole number of bits, [0, 1] or [0, 255] where it fits, else its extremes.
 
-    >>> suitable_range(GreyValues(3, 4000, deep=True, real=False))
+    >>> suitable_range(StoredValues(3, 4000, deep=True, real=False))
     (0.0, 4095.0)
-    >>> suitable_range(GreyValues(0.0, 1.001, deep=True, real=True))
+    >>> suitable_range(StoredValues(0.0, 1.001, deep=True, real=True))
     (0.0, 1.0)
     """
     low, high = found.low, found.high

@@ -12,9 +12,7 @@ import torch
 
 import glocal
 from glocal.console import note, warn
-from glocal.data.ranges import decode_as, sample_grey_values, suitable_range
 from glocal.data.sources.base import Source
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, did_you_mean
@@ -117,7 +115,7 @@ def evaluate(
         out=folder,
         cache=None if cache is False else FeatureCache(default_cache() if cache is True else cache),
     )
-    _decode_alike(bench, getattr(backbone, "decoding", None))
+    bench.decode(*(source for source in (bench.train, bench.val, bench.test) if source is not None))
     if any(protocol(name).labels and getattr(its, "data", None) is None for name, its in chosen.items()):
         bench.sources()  # wrong classes are told once, and before anything is computed
     if every:
@@ -242,14 +240,3 @@ def _images(bench: Bench, settings: Settings, *, labels: bool) -> dict[str, Any]
             skipped = bench.skipped(source)
             found[what] = {"name": source.name, "images": len(source) - len(skipped), "skipped": skipped}
     return found
-
-
-def _decode_alike(bench: Bench, decoding: Decoding | None) -> None:
-    """All images are decoded as those of the run were; where that is not known, as a sample of them suggests."""
-    sources = [source for source in (bench.train, bench.val, bench.test) if source is not None]
-    if (decoding is None or decoding.value_range is None) and sources:
-        found = sample_grey_values(sources[0])
-        chosen = suitable_range(found) if found is not None and found.deep else None
-        decoding = Decoding(chosen, None if decoding is None else decoding.max_pixels)
-    for source in sources:
-        decode_as(source, decoding or Decoding())

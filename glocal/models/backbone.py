@@ -6,7 +6,7 @@ import hashlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import timm
@@ -22,6 +22,7 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
 from glocal.models.recompute import recomputing
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
+from glocal.views.crops import Interpolation
 
 _ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
 _SMALL_ALEXNET = "small_alexnet"
@@ -89,6 +90,11 @@ def statistics_of_weights(settings: ModelSettings) -> ImageStatistics | None:
     return ImageStatistics(tuple(mean), tuple(std), str(found.get("interpolation", "bilinear")))
 
 
+def known_interpolation(name: str) -> Interpolation | None:
+    """timm's name of an interpolation where it is one that images are resized by here; None of others ("lanczos")."""
+    return next((known for known in get_args(Interpolation) if known == name), None)
+
+
 def _has_plain_stem(network: nn.Module) -> bool:
     return isinstance(network, ResNet) and isinstance(network.conv1, nn.Conv2d) and hasattr(network, "maxpool")
 
@@ -121,12 +127,14 @@ class Backbone(nn.Module):
         recompute: while it is trained, a vision transformer makes cheap activations again instead of keeping them
             (`glocal.models.recompute`).
         decoding: how the image files were decoded that it was trained on; None where that is not known.
+        interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
     """
 
     mean: Tensor
     std: Tensor
     recompute = False
     decoding: Decoding | None = None
+    interpolation: Interpolation | None = None
 
     def __init__(
         self,
@@ -319,7 +327,7 @@ class Backbone(nn.Module):
         return found.hexdigest()
 
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: AnyImages) -> Tensor:
-        checked = _checked(images)
+        checked = _checked(images, self.decoding or Decoding())
         height, width = checked.shape[-2:]
         training = self.training
         self.eval()
@@ -345,14 +353,14 @@ def one_line(error: Exception) -> str:
     return textwrap.shorten(str(error), 160, placeholder="…") or type(error).__name__
 
 
-def _checked(images: AnyImages) -> Tensor:
+def _checked(images: AnyImages, decoding: Decoding) -> Tensor:
     """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1].
 
     Raises:
         GlocalError: they are not.
     """
     if not isinstance(images, Tensor):
-        images = _stacked(images)
+        images = _stacked(images, decoding)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise GlocalError(f"images must have the shape (B, 3, height, width), not {tuple(images.shape)}")
     if images.is_floating_point() and len(images) > 0:
@@ -365,7 +373,9 @@ def _checked(images: AnyImages) -> Tensor:
     return images
 
 
-def _stacked(images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]) -> Tensor:
+def _stacked(
+    images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image], decoding: Decoding
+) -> Tensor:
     """PIL images and arrays (one, or several of one size) as one tensor (B, 3, H, W)."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
         several: Sequence[Any] = list(images)
@@ -375,21 +385,21 @@ def _stacked(images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | I
         several = [images]
     if not several:
         raise GlocalError("images: the list is empty")
-    found = [_pixels(image) for image in several]
+    found = [_pixels(image, decoding) for image in several]
     sizes = sorted({f"{image.shape[-2]} × {image.shape[-1]}" for image in found})
     if len(sizes) > 1:
         raise GlocalError(f"images of one call must have one size, not {' and '.join(sizes[:3])}; resize them first")
     return torch.stack(found)
 
 
-def _pixels(image: Tensor | np.ndarray | Image.Image) -> Tensor:
+def _pixels(image: Tensor | np.ndarray | Image.Image, decoding: Decoding) -> Tensor:
     """One image as (3, H, W)."""
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise GlocalError(f"a tensor in a list of images must have the shape (3, H, W), not {tuple(image.shape)}")
         return image
     if isinstance(image, Image.Image):
-        return rgb_pixels(image)
+        return rgb_pixels(image, decoding)
     if not isinstance(image, np.ndarray):
         raise GlocalError(f"images must be tensors, NumPy arrays or PIL images, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import timm
 import torch
 
 from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, did_you_mean
-from glocal.models.backbone import Backbone, build_backbone
+from glocal.models.backbone import Backbone, build_backbone, known_interpolation, statistics_of_weights
 from glocal.settings import read_yaml
+
+if TYPE_CHECKING:
+    from glocal.config import AnyRecipe
 
 # Families that take images of any size where asked to: they resize their codes of positions.
 _ANY_SIZE = ("timm.models.vision_transformer", "timm.models.deit")
@@ -65,7 +69,7 @@ def load_backbone(path: str | Path) -> Backbone:
     prefix = f"{state['evaluated']}."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
     load_weights(backbone, weights, what=text)
-    backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
+    _tell_of_images(backbone, recipe)
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
     return backbone.eval()
 
@@ -77,9 +81,16 @@ def _untrained(folder: Path) -> Backbone:
     recipe = build_recipe(load_mapping(folder / "recipe.yaml"))
     torch.manual_seed(recipe.seed)
     backbone = build_method(recipe).backbone
-    backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
+    _tell_of_images(backbone, recipe)
     backbone.label = f"{folder.name} untrained ({recipe.model.name})"
     return backbone.eval()
+
+
+def _tell_of_images(backbone: Backbone, recipe: AnyRecipe) -> None:
+    """Lets a backbone know how its images were decoded, and resized where it began with pretrained weights."""
+    backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
+    expected = statistics_of_weights(recipe.model)
+    backbone.interpolation = None if expected is None else known_interpolation(expected.interpolation)
 
 
 def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:
@@ -97,4 +108,5 @@ def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:
     config = network.pretrained_cfg
     label = f"timm:{name}" if pretrained else f"timm:{name} untrained"
     backbone = Backbone(network, size=config["input_size"][-1], mean=config["mean"], std=config["std"], label=label)
+    backbone.interpolation = known_interpolation(str(config.get("interpolation", "")))
     return backbone.eval()

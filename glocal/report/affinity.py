@@ -14,7 +14,9 @@ from torch.nn.functional import cosine_similarity, normalize, pad
 
 from glocal.checkpoints import load_weights, newest_checkpoint
 from glocal.config import AnyRecipe, build_recipe
+from glocal.data.ranges import decode_alike
 from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
@@ -75,6 +77,7 @@ def draw_affinity(
     check_picture(out)
     method, recipe = _load(Path(run), overrides)
     source = open_source(data if data is not None else recipe.data.source or "")
+    decode_alike([source], Decoding(recipe.data.range, recipe.data.max_pixels))
     chosen = _choose(source, index, recipe.seed)
     crops = _crops(source, chosen, recipe)  # (4, 1 + 10, 3, S, S)
     learned, cosine = compare_crops(method, crops[0, 0], crops[:, 1:])

@@ -16,8 +16,8 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.lanes.choice import Lane, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.ranges import settle_decoding
-from glocal.data.sources.base import MemorySource, Source, Subset
-from glocal.data.sources.decoding import read_image
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.folder import ImageFiles
 from glocal.data.sources.listed import is_list
 from glocal.data.sources.opening import Images, open_source
 from glocal.data.sources.resized import resized
@@ -93,8 +93,9 @@ def _is_image(data: str | Path | Source) -> TypeGuard[str | Path]:
 
 
 def _one_image(path: str | Path) -> Source:
-    image = read_image(path, str(path))
-    return MemorySource(str(path), image[None], None, None)
+    image = ImageFiles("", [str(path)], name=str(path))
+    image.open(0)  # is it one?
+    return image
 
 
 def check_picture(path: Path) -> None:

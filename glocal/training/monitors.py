@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glocal.config import AnyRecipe
 from glocal.console import note
-from glocal.data.ranges import decode_as
+from glocal.data.ranges import decode_alike
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.labelled import labelled_part
@@ -117,7 +117,7 @@ class KNNMonitor:
         else:
             source = open_source(test)
             if decoding is not None:
-                decode_as(source, decoding)
+                decode_alike([source], decoding)
             queries = labelled_part(source)
             if queries is None or queries.classes is None:
                 raise GlocalError(

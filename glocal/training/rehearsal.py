@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from glocal.config import AnyRecipe
 from glocal.console import note
+from glocal.data.lanes.order import check_shares
 from glocal.errors import GlocalError
 from glocal.methods import method_class
 from glocal.methods.base import Method
@@ -23,8 +24,10 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> None:
         progress: say what parts of a batch change.
 
     Raises:
-        GlocalError: a network that does not take the size of a view, or batch normalisation over one image.
+        GlocalError: a batch that its shares do not divide, a network that does not take the size of a view, or batch
+            normalisation over one image.
     """
+    check_shares(recipe.train.batch_size, recipe.train.devices, recipe.train.accumulate)
     method = _shadow(recipe)
     _check_sizes(method.backbone, recipe)
     _check_shares(method, recipe)

@@ -1,6 +1,8 @@
 """Grey values beyond 8 bits: one range for a set, measured where it is not given, kept and used everywhere."""
 
+import struct
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,13 @@ from PIL import Image
 
 import glocal
 from glocal.config import build_recipe
-from glocal.data.ranges import GreyValues, decode_as, sample_grey_values, settle_decoding, suitable_range
+from glocal.data.ranges import (
+    StoredValues,
+    decode_as,
+    sample_values,
+    settle_decoding,
+    suitable_range,
+)
 from glocal.data.settings import DataSettings
 from glocal.data.sources.decoding import Decoding, read_image, register_formats
 from glocal.data.sources.fingerprint import fingerprint
@@ -81,8 +89,58 @@ def test_eight_bits_need_no_range_and_few_levels_are_told(tmp_path: Path, capsys
     assert "6% of data.range" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(GlocalError, match=r"data.range.*first number must be smaller"):
         build_recipe({}, {"data.range": [5, 5]})
-    found = sample_grey_values(open_source("shapes:train:10"))
+    found = sample_values(open_source("shapes:train:10"))
     assert found is None
+
+
+def test_few_levels_of_colours_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draws = np.random.default_rng(0)
+    for top, told in ((256, False), (25, True)):
+        for ending in ("png", "jpg"):
+            images = [draws.integers(0, top, (32, 32, 3)).astype(np.uint8) for _ in range(4)]
+            images[0][:16] = top - 1  # what an eighth of the size still shows
+            images[0][16:] = 0
+            source = open_source(folder_of(tmp_path / f"{top}{ending}", images, ending))
+            assert settle_decoding(DataSettings(), source).range is None
+            assert ("of 8 bits [0, 255]: the network sees few levels" in told_of(capsys)) == told
+    found = sample_values(source, deep=True)
+    assert found is None  # nothing beyond 8 bits
+
+
+def told_of(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_large_colours_are_not_decoded_for_a_sample(tmp_path: Path) -> None:
+    source = open_source(folder_of(tmp_path, [np.zeros((1025, 1024, 3), np.uint8)], "png"))
+    assert sample_values(source) is None
+    small = open_source(folder_of(tmp_path / "jpeg", [np.zeros((1025, 1024, 3), np.uint8)], "jpg"))
+    assert sample_values(small) == StoredValues(0, 0, deep=False, real=False)
+
+
+def png_of_48_bits(path: Path, pixels: np.ndarray) -> None:
+    """Written by hand: Pillow writes no such files."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    whole = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(whole))
+
+
+@pytest.mark.parametrize("top", [65535, 4095])
+def test_colours_of_48_bits_keep_their_upper_8(top: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.linspace(0, top, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint16)
+    for name, factor in (("a", 1.0), ("b", 0.3)):  # no guess for each image: b is darker than a
+        png_of_48_bits(tmp_path / f"{name}.png", (pixels * factor).astype(np.uint16))
+    source = open_source(tmp_path)
+    assert settle_decoding(DataSettings(), source).range is None
+    for index, factor in ((0, 1.0), (1, 0.3)):
+        expected = (pixels * factor).astype(np.uint16) >> 8
+        assert np.array_equal(source[index].image.permute(1, 2, 0).numpy(), expected)
+    assert ("few levels" in told_of(capsys)) == (top == 4095)
 
 
 def test_joined_sources_share_one_range(tmp_path: Path) -> None:
@@ -150,5 +208,5 @@ def test_avif_is_read(tmp_path: Path) -> None:
 
 
 def test_suitable_ranges_hold_the_sample() -> None:
-    assert suitable_range(GreyValues(7, 7, deep=True, real=True)) == (7, 8)
-    assert suitable_range(GreyValues(0, 70000, deep=True, real=False)) == (0, 70000)
+    assert suitable_range(StoredValues(7, 7, deep=True, real=True)) == (7, 8)
+    assert suitable_range(StoredValues(0, 70000, deep=True, real=False)) == (0, 70000)

@@ -12,7 +12,7 @@ from torch import nn
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone, known_interpolation, statistics_of_weights
 from glocal.models.heads import mlp
 from glocal.models.momentum import MomentumTeacher
 from glocal.models.queue import NegativeQueue
@@ -193,6 +193,9 @@ def test_pretrained_networks_keep_their_stem_and_bring_their_statistics(tmp_path
     assert backbone.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert "kept" in notes_on(build_method(recipe), recipe)[0]
     (tmp_path / "weights.pth").unlink()
+    statistics = statistics_of_weights(recipe.model)
+    assert statistics is not None
+    assert known_interpolation(statistics.interpolation) == "bicubic"
     build_method(recipe, weights=False)  # a run that goes on needs none
     with pytest.raises(GlocalError, match=r"model.pretrained: the weights of resnet18 cannot be had"):
         build_method(recipe)

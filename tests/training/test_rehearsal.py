@@ -17,6 +17,10 @@ TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
     ("overrides", "message"),
     [
         ({"model.name": "swin_tiny_patch4_window7_224"}, r"model.name=swin_tiny.* of 32 pixels \(data.size=32\)"),
+        (
+            {"train.batch_size": 10, "train.accumulate": 4},
+            r"train.batch_size=10 must be a multiple of train.devices=1 x train.accumulate=4: take 8 or 12",
+        ),
         ({"train.batch_size": 4, "train.accumulate": 4}, r"leaves 1 image at a time.*raise train.batch_size to 8"),
         ({"model.name": "resnet18d", "model.stem": "small"}, "the small stem is for ResNets"),
     ],

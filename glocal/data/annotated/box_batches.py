@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 from glocal.data.annotated.boxes import DetectionImages
 from glocal.data.annotated.outlines import Outline, filled
 from glocal.data.lanes.central import as_it_is
-from glocal.data.sources.decoding import read_image
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.random import permutation, random_bits, uniform
 
@@ -262,7 +261,7 @@ def read_annotated(images: DetectionImages, index: int) -> Tensor:
         BrokenImageError: it cannot be read, or has not the size that its annotation gives.
     """
     key = images.keys[index]
-    image = read_image(images.folder / key, key)
+    image = images.files[index].image
     told = tuple(images.sizes[index].tolist())
     if tuple(image.shape[1:]) != told:
         raise BrokenImageError(key, "it is {}×{} pixels, its annotation says {}×{}".format(*image.shape[1:], *told))

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ from torch import Tensor
 from glocal.data.annotated.outlines import Outline
 from glocal.data.annotated.voc import VOC, read_image_set, voc_root
 from glocal.data.sources.decoding import image_size
+from glocal.data.sources.folder import ImageFiles
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 
 Task = Literal["voc", "coco", "lvis"]
@@ -78,6 +80,7 @@ class DetectionImages:
         frequency: LVIS: for each class r (rare), c (common) or f (frequent).
         negative: LVIS: for each image the classes that are known not to be there.
         not_exhaustive: LVIS: for each image the classes of which not every object is marked.
+        files: the images without their objects, read as these are (`glocal.data.ranges.decode_as`).
     """
 
     name: str
@@ -94,6 +97,10 @@ class DetectionImages:
     frequency: list[str] | None = None
     negative: list[list[int]] | None = None
     not_exhaustive: list[list[int]] | None = None
+
+    @cached_property
+    def files(self) -> ImageFiles:
+        return ImageFiles(self.folder, self.keys, name=self.name)
 
     def __len__(self) -> int:
         return len(self.keys)

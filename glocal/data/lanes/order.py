@@ -17,6 +17,18 @@ def _epoch_order(length: int, seed: int, epoch: int) -> Tensor:
     return permutation(length, seed, "shuffle", epoch)
 
 
+def check_shares(batch_size: int, processes: int, parts: int) -> None:
+    """Raises GlocalError where a batch cannot be shared out evenly over processes and parts of their steps."""
+    shares = processes * parts
+    if batch_size % shares:
+        below = batch_size // shares * shares
+        near = f"{below} or {below + shares}" if below else f"{shares}"
+        raise GlocalError(
+            f"train.batch_size={batch_size} must be a multiple of train.devices={processes} x "
+            f"train.accumulate={parts}: take {near}"
+        )
+
+
 @dataclass(frozen=True)
 class BatchOrder:
     """The order of the images over a training.
@@ -42,11 +54,7 @@ class BatchOrder:
     def __post_init__(self) -> None:
         if self.batch_size > self.length:
             raise GlocalError(f"train.batch_size is {self.batch_size}, but there are only {self.length} images")
-        if self.batch_size % (self.processes * self.parts):
-            raise GlocalError(
-                f"train.batch_size={self.batch_size} must be a multiple of devices x accumulate = "
-                f"{self.processes} x {self.parts}"
-            )
+        check_shares(self.batch_size, self.processes, self.parts)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -36,6 +36,7 @@ _UPRIGHT = {  # what turns an image of that orientation upright
 _EXCHANGES_SIDES = {5, 6, 7, 8}
 # Pixels that reduced decoding leaves for each pixel of a view; 1 gives 27 dB in the worst of 240 photographs.
 _SPARE = 2
+_CHEAP = 1 << 20  # pixels of colour images that a sample decodes
 _REVERSES_ACROSS, _REVERSES_DOWN = (
     {2, 3, 6, 7},
     {3, 4, 7, 8},
@@ -85,9 +86,9 @@ def read_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUA
     return open_image(file, key, decoding).read()
 
 
-def rgb_pixels(image: Image.Image) -> Tensor:
+def rgb_pixels(image: Image.Image, decoding: Decoding = _USUAL) -> Tensor:
     """An opened image as (3, H, W) uint8, with the same rules as `read_image` but for the rotation, which stays."""
-    return torch.from_numpy(np.array(_to_rgb(image), dtype=np.uint8)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(_to_rgb(image, decoding.value_range), dtype=np.uint8)).permute(2, 0, 1)
 
 
 def open_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUAL) -> StoredImage:
@@ -353,18 +354,32 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode in {"I", "F"} or image.mode.startswith("I;16")
 
 
-def grey_values(file: str | Path, decoding: Decoding = _USUAL) -> tuple[str, np.ndarray] | None:
-    """Pillow's mode and the finite values of a grey image as they are stored; None for colours and broken files."""
+def stored_values(
+    file: str | Path, decoding: Decoding = _USUAL, *, deep: bool = False
+) -> tuple[str, np.ndarray] | None:
+    """Pillow's mode and the finite values of an image as they are stored; None for broken files.
+
+    Of colours, RGB in 8 bits: of JPEG files at an eighth of the size, of others where they are no larger than a
+    megapixel, else None.
+
+    Args:
+        file: its path.
+        decoding: how large images may be.
+        deep: only grey images beyond 8 bits are asked for, None for all others.
+    """
     register_formats()
     allow_pixels(decoding.max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(file) as image:
-                if image.mode != "L" and not is_deep(image):
+                if deep and not is_deep(image):
                     return None
-                values = np.asarray(image)
-                return image.mode, values[np.isfinite(values)]
+                if image.mode == "L" or is_deep(image):
+                    values = np.asarray(image)
+                    return image.mode, values[np.isfinite(values)]
+                image.draft("RGB", (image.width // 8, image.height // 8))
+                return ("RGB", np.asarray(image.convert("RGB"))) if image.width * image.height <= _CHEAP else None
         except Exception:  # the lanes say what is wrong with it
             return None
 

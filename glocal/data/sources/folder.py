@@ -17,11 +17,11 @@ from glocal.data.sources.base import Sample
 from glocal.data.sources.decoding import (
     Decoding,
     StoredImage,
-    grey_values,
     image_size,
     open_image,
     read_image,
     register_formats,
+    stored_values,
 )
 from glocal.data.sources.labelled import are_splits
 from glocal.data.sources.passed_over import RUNS_OWN, count_endings, is_output, passed_over
@@ -81,9 +81,9 @@ class ImageFiles:
         """The images' absolute paths."""
         return [os.path.abspath(self.folder / key) for key in self.keys]
 
-    def grey_values(self, index: int) -> tuple[str, np.ndarray] | None:
-        """Mode and values of a grey image as they are stored; None for colours and unreadable files."""
-        return grey_values(self.folder / self.keys[index], self.decoding)
+    def stored_values(self, index: int, *, deep: bool = False) -> tuple[str, np.ndarray] | None:
+        """Mode and values of an image as they are stored (`glocal.data.sources.decoding.stored_values`)."""
+        return stored_values(self.folder / self.keys[index], self.decoding, deep=deep)
 
     def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Heights and widths from the headers of some images, unreadable ones left out."""

@@ -58,10 +58,10 @@ class JoinedSource:
         except BrokenImageError as error:
             raise BrokenImageError(self.keys[index], error.reason) from None
 
-    def grey_values(self, index: int) -> tuple[str, np.ndarray] | None:
-        """Mode and values of a grey image as they are stored; None for colours, unreadable files and other sources."""
+    def stored_values(self, index: int, *, deep: bool = False) -> tuple[str, np.ndarray] | None:
+        """Mode and values of an image as they are stored; None for unreadable files and sources of other kinds."""
         part, place = self._where(index)
-        return part.grey_values(place) if hasattr(part, "grey_values") else None
+        return part.stored_values(place, deep=deep) if hasattr(part, "stored_values") else None
 
     def sizes_of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Heights and widths of some images, unreadable ones left out."""

@@ -10,12 +10,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from glocal.data.sources.base import Source
+from glocal.data.ranges import decode_alike, range_of
+from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.fingerprint import fingerprint
+from glocal.data.sources.opening import Images, open_source
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.evaluation.features.cache import FeatureCache, Kept
-from glocal.evaluation.features.extraction import POOLED, Extractor, Features, Readout, extract, with_labels
+from glocal.evaluation.features.extraction import (
+    POOLED,
+    Extractor,
+    Features,
+    Readout,
+    extract,
+    interpolation_of,
+    with_labels,
+)
 from glocal.settings import Settings
+from glocal.views.crops import Interpolation
 
 _FORMAT = 1  # of kept features: another number whenever images come to backbones in another way
 
@@ -73,9 +85,42 @@ class Bench:
     out: Path | None = None
     cache: FeatureCache | None = None
     resolved: dict[str, Any] = field(default_factory=dict, repr=False)
+    _decoded: dict[int, Source] = field(default_factory=dict, repr=False)
     _unreadable: dict[int, list[str]] = field(default_factory=dict, repr=False)
     _kept: dict[tuple[str, int], tuple[Source, Features]] = field(default_factory=dict, repr=False)
     _fingerprint: list[str] = field(default_factory=list, repr=False)
+
+    def open(self, name: Images, *, beside: Sequence[Source] = ()) -> Source:
+        """Opens images that a protocol asks for, to be decoded like those that they are compared with.
+
+        Args:
+            name: what `glocal.data.sources.opening.open_source` opens.
+            beside: other images that this bench has decoded.
+
+        Raises:
+            GlocalError: there is no such source.
+        """
+        source = open_source(name)
+        self.decode(*beside, source)
+        return source
+
+    def decode(self, *sources: Source) -> None:
+        """Lets images that are compared with one another be decoded alike: as those of the backbone's training were.
+
+        Where it is not known how these were, the range of what was decoded before is kept, or else measured on the
+        first source that has values beyond 8 bits. What is decoded once stays so.
+        """
+        given = [(_whole(source), source) for source in sources]
+        fresh = [source for whole, source in given if id(whole) not in self._decoded]
+        if not fresh:
+            return
+        decoding: Decoding | None = getattr(self.backbone, "decoding", None)
+        if decoding is None or decoding.value_range is None:
+            before = (range_of(whole) for whole, _ in given if id(whole) in self._decoded)
+            known = next((values for values in before if values is not None), None)
+            decoding = Decoding(known, None if decoding is None else decoding.max_pixels)
+        decode_alike(fresh, decoding)
+        self._decoded.update((id(whole), whole) for whole, _ in given)  # itself, so that no other one gets its id
 
     def features(self, source: Source, readout: Readout = POOLED, *, batch_size: int = 256) -> Features:
         """The features of all readable images of a source, from memory or the disk where they are there.
@@ -94,7 +139,11 @@ class Bench:
             skipped = [[error.key, error.reason] for error in found.skipped]
             return {"features": found.features, "index": found.index}, skipped
 
-        tensors, skipped = self.remember(source, {"readout": readout.name, "size": self.backbone.size}, compute)
+        tensors, skipped = self.remember(
+            source,
+            {"readout": readout.name, "size": self.backbone.size, **self.resized(readout.interpolation)},
+            compute,
+        )
         errors = [BrokenImageError(key, reason) for key, reason in skipped]
         found = with_labels(source, tensors["features"], tensors["index"], errors)
         self._kept[place] = (source, found)  # with the source, so that no other one gets its id
@@ -108,11 +157,17 @@ class Bench:
             key: what else decides the result, as JSON.
             compute: returns tensors on the CPU, and JSON.
         """
+        self.decode(source)  # where the protocol has not done it, with those that it is compared with
         images = fingerprint(source)
         backbone = self.fingerprint()
         if self.cache is None or images is None or backbone is None:
             return compute()
         return self.cache.remember({"format": _FORMAT, "backbone": backbone, "images": images, **key}, compute)
+
+    def resized(self, asked: Interpolation | None = None) -> dict[str, Any]:
+        """What a key of kept features says of an interpolation that is the backbone's own: nothing if it is bilinear."""
+        own = interpolation_of(self.backbone)
+        return {"interpolation": own} if asked is None and own != "bilinear" else {}
 
     def skipped(self, source: Source) -> list[str]:
         """The images of a source that could not be read when its features were computed, or that a protocol named."""
@@ -178,6 +233,12 @@ class Bench:
         if source is None:
             raise GlocalError(f"this protocol needs labelled images: give --{what}")
         return source
+
+
+def _whole(source: Source) -> Source:
+    while isinstance(source, Subset):
+        source = source.source
+    return source
 
 
 def _class_numbers(train: Source, test: Source) -> Tensor:

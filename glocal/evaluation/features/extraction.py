@@ -20,6 +20,7 @@ class Extractor(Protocol):
     """What evaluation needs of a backbone; `glocal.models.backbone.Backbone` is one.
 
     One that also has `fingerprint() -> str`, which changes whenever its features do, has its features kept on the disk.
+    One that has `interpolation` sees images resized so where a protocol does not say how.
     """
 
     dim: int
@@ -58,17 +59,24 @@ class Readout(NamedTuple):
     Attributes:
         name: names the features in the cache: another name for any other computation.
         compute: backbone and images (B, 3, S, S) uint8 → (B, …) float32.
-        share, interpolation: of the images (`glocal.data.lanes.central.images_of`).
+        share: of the images (`glocal.data.lanes.central.images_of`).
+        interpolation: how they are resized; None is the backbone's own (`interpolation_of`).
     """
 
     name: str
     compute: Callable[[Extractor, Tensor], Tensor]
     share: float | None = None
-    interpolation: Interpolation = "bilinear"
+    interpolation: Interpolation | None = None
 
 
 POOLED = Readout("pooled", lambda backbone, images: backbone.features(images))
 """What the backbone gives for an image: its pooled features, or the CLS token."""
+
+
+def interpolation_of(backbone: Extractor, asked: Interpolation | None = None) -> Interpolation:
+    """How images are resized for a backbone: as asked, else as its weights expect, else bilinearly."""
+    own: Interpolation | None = getattr(backbone, "interpolation", None)
+    return asked or own or "bilinear"
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def extract(
             workers=workers,
             skipped=skipped,
             share=readout.share,
-            interpolation=readout.interpolation,
+            interpolation=interpolation_of(backbone, readout.interpolation),
         ):
             features = readout.compute(backbone, images)
             if not features.isfinite().all():

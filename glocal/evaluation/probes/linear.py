@@ -49,7 +49,7 @@ class LinearSettings(Settings):
     augmentation: Literal["none", "crop", "pad", "flip", "auto"] = "none"  # auto: pad to 64 pixels, flip to 96, or crop
     scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a crop has
     padding: int = Field(4, ge=0)
-    interpolation: Interpolation = "bilinear"  # of central squares
+    interpolation: Interpolation | None = None  # of central squares; null: the backbone's own, or else bilinear
     whole_to: int = Field(64, ge=1)  # up to this size in pixels central squares are whole; above, 7/8 (224 of 256)
     standardise: bool = False
     tokens: bool = False  # CLS tokens of the last blocks, where the network has them

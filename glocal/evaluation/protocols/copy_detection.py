@@ -71,6 +71,7 @@ def measure(bench: Bench, settings: CopyDetectionSettings) -> list[Measurement]:
             "as 200001.jpg and 200000.jpg do; copy_detection.prefix says how many"
         )
     far, third = drawn_images(settings)
+    bench.decode(originals, copies, *(source for source in (far, third) if source is not None))
     readout, what = gem_readout(bench.backbone, settings.power)
     view = view_for(bench.backbone, settings.size, None, usual=_USUAL)
     bench.resolve(size=view.fit.size)

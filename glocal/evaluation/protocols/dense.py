@@ -16,6 +16,7 @@ from glocal.data.lanes.skipped import tell_unreadable
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.cache import Kept
+from glocal.evaluation.features.extraction import interpolation_of
 from glocal.evaluation.features.scales import patch_side
 from glocal.evaluation.metrics.segmentation import (
     Upsampling,
@@ -60,6 +61,7 @@ def measure(bench: Bench, settings: DenseSettings) -> list[Measurement]:
     assert settings.data is not None  # the protocol has `data`
     maps = _maps(bench)
     train, test = open_masked(settings.data, images=settings.images, held_out=settings.held_out, seed=settings.seed)
+    bench.decode(train.images, test.images)
     bank, labels, classes = _bank(bench, settings, train, maps)
     bank, labels = bank.to(bench.device), labels.to(bench.device)
     k = min(settings.k, len(bank))
@@ -122,7 +124,14 @@ def _batches(
     skipped: list[BrokenImageError] = []
     with progress_bar("images", visible=bench.progress) as bar:
         task = bar.add_task(f"{what} of {data.images.name}", total=len(data.images))
-        for index, images in images_of(data.images, size, batch_size=batch, workers=bench.workers, skipped=skipped):
+        for index, images in images_of(
+            data.images,
+            size,
+            batch_size=batch,
+            workers=bench.workers,
+            skipped=skipped,
+            interpolation=interpolation_of(bench.backbone),
+        ):
             masks = data.masks(index, size)
             masks[torch.isin(masks, ignored)] = UNKNOWN
             yield index, images, maps(images), masks
@@ -158,7 +167,7 @@ def _bank(
 
     drawn = settings.model_dump(mode="json", include={"bank_patches", "seed"})
     drawn["ignore"] = _ignored(settings, data)
-    key = {"dense": drawn, "side": settings.size or bench.backbone.size, "masks": data.fingerprint()}
+    key = {"dense": drawn, "side": settings.size or bench.backbone.size, "masks": data.fingerprint()} | bench.resized()
     kept, _ = bench.remember(data.images, key, compute)
     return kept["features"], patch_labels(kept["counts"], settings.labels), kept["classes"]
 

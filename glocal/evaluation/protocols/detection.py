@@ -21,6 +21,7 @@ from glocal.data.annotated.boxes import DATA, Task, open_detection
 from glocal.data.annotated.outlines import mask_tools
 from glocal.data.lanes.central import default_workers
 from glocal.data.lanes.skipped import tell_unreadable
+from glocal.data.ranges import range_of
 from glocal.errors import GlocalError
 from glocal.evaluation.detection.detectors import DETECTORS, Norm, torchvision_resnet
 from glocal.evaluation.detection.training import Keeper, Plan, detect, finetune
@@ -128,6 +129,7 @@ def measure(bench: Bench, settings: DetectionSettings) -> list[Measurement]:
         raise GlocalError("detection.model=mask_rcnn_fpn needs masks, which detection.task=voc has not: take coco")
     torchvision_resnet(bench.backbone)  # does it fit? Asked before a large file is read
     train, test = open_detection(its.data, its.task)
+    bench.decode(train.files, test.files)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(its.seed)  # the new layers
         model = DETECTORS[its.model](
@@ -153,6 +155,9 @@ def measure(bench: Bench, settings: DetectionSettings) -> list[Measurement]:
         "backbone": bench.fingerprint(),
         "images": [train.name, len(train), len(train.boxes), *train.classes],
     }
+    values = range_of(train.files)
+    if values is not None:  # else as it was before there were ranges
+        about["range"] = list(values)
     workers = default_workers() if bench.workers is None else bench.workers
     finetune(
         model,

@@ -34,7 +34,7 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import Source, Subset
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
-from glocal.evaluation.features.extraction import POOLED, Extractor, Readout
+from glocal.evaluation.features.extraction import POOLED, Extractor, Readout, interpolation_of
 from glocal.evaluation.metrics.accuracy import accuracies
 from glocal.evaluation.probes.augmented import Batch, padded_crops, resized_crops
 from glocal.evaluation.probes.linear import LinearSettings, Probe
@@ -54,9 +54,10 @@ def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
     share = settings.central_share(backbone.size)
     cut = "" if share is None else f", {share:g} of the side"
     pooled = POOLED if share is None else POOLED._replace(share=share, name=f"{POOLED.name}{cut}")
-    if settings.interpolation != POOLED.interpolation:
-        name = f"{pooled.name}, {settings.interpolation}"
-        pooled = pooled._replace(name=name, interpolation=settings.interpolation)
+    interpolation = interpolation_of(backbone, settings.interpolation)
+    if interpolation != interpolation_of(backbone):
+        name = f"{pooled.name}, {interpolation}"
+        pooled = pooled._replace(name=name, interpolation=interpolation)
     asked = settings.blocks is not None or settings.patch_mean
     if not settings.tokens and not asked:
         return pooled
@@ -78,8 +79,8 @@ def readout_of(backbone: Extractor, settings: LinearSettings) -> Readout:
         parts = [block[:, 0] for block in tokens]
         return torch.cat([*parts, tokens[-1][:, 1:].mean(dim=1)] if patch_mean else parts, dim=1)
 
-    name = f"CLS of the last {blocks}" + ", mean of patches" * patch_mean + f", {settings.interpolation}{cut}"
-    return Readout(name, compute, share=share, interpolation=settings.interpolation)
+    name = f"CLS of the last {blocks}" + ", mean of patches" * patch_mean + f", {interpolation}{cut}"
+    return Readout(name, compute, share=share, interpolation=interpolation)
 
 
 def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:
@@ -90,6 +91,7 @@ def measure(bench: Bench, settings: LinearSettings) -> list[Measurement]:
     on the disk, and other protocols use them too.
     """
     backbone, readout = bench.backbone, readout_of(bench.backbone, settings)
+    bench.resolve(interpolation=interpolation_of(backbone, settings.interpolation))
     pair = bench.labelled(readout)
     assert bench.train is not None  # `labelled` has seen it
     val, where = None, f"{100 * settings.held_out:g}% of train"
@@ -138,7 +140,7 @@ def _padded(bench: Bench, source: Source, order: BatchOrder, settings: LinearSet
         settings.epochs,
         padding=padding,
         share=settings.central_share(bench.backbone.size),
-        interpolation=settings.interpolation,
+        interpolation=interpolation_of(bench.backbone, settings.interpolation),
         device=bench.device,
         workers=bench.workers,
     )

@@ -9,6 +9,7 @@ scales are normalised before they are averaged (DINO's authors average first).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,6 @@ from glocal.data.annotated.queries import DATA, find_query_lists
 from glocal.data.lanes.whole import Fit
 from glocal.data.sources.base import Source
 from glocal.data.sources.labelled import labelled_part
-from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.extraction import POOLED
@@ -58,16 +58,17 @@ def measure(bench: Bench, settings: RetrievalSettings) -> list[Measurement]:
     """mAP and mP@k for each query list and level."""
     if settings.data is None:
         pair = bench.labelled()
-        whitening = _whitening(bench, settings, None)
+        whitening = _whitening(bench, settings, None, [bench.sources()[0]])
         relevance = same_class(pair.test_labels, pair.train_labels, themselves=False)
         found = _measured(bench, settings, pair.test, pair.train, relevance, whitening)
         return [Measurement(f"same class{_whitened(settings)}", found)]
     view = view_for(bench.backbone, settings.size, settings.scales, usual=_USUAL)
     bench.resolve(size=view.fit.size, scales=list(view.scales))
     if settings.relevant == "class":
-        return [_leave_one_out(bench, settings, open_source(settings.data), view)]
+        return [_leave_one_out(bench, settings, bench.open(settings.data), view)]
     lists = find_query_lists(Path(settings.data), settings.queries)
-    whitening = _whitening(bench, settings, view)
+    bench.decode(*(source for each in lists for source in (each.images, each.queries)))
+    whitening = _whitening(bench, settings, view, [each.images for each in lists])
     results = []
     for each in lists:
         boxes = each.boxes if settings.query_box else None
@@ -95,15 +96,18 @@ def _leave_one_out(bench: Bench, settings: RetrievalSettings, source: Source, vi
     readable = readable_rows(features)
     features, labels = features[readable], part.labels[readable]
     relevance = same_class(labels, labels, themselves=True)
-    found = _measured(bench, settings, features, features, relevance, _whitening(bench, settings, view))
+    whitening = _whitening(bench, settings, view, [source])
+    found = _measured(bench, settings, features, features, relevance, whitening)
     return Measurement(f"same class, {view}{_whitened(settings)}", found)
 
 
-def _whitening(bench: Bench, settings: RetrievalSettings, view: View | None) -> Whitening | None:
+def _whitening(
+    bench: Bench, settings: RetrievalSettings, view: View | None, beside: Sequence[Source]
+) -> Whitening | None:
     """Learned on features made like those that it is for: normalised, of whole images seen so or of central squares."""
     if settings.whiten is None:
         return None
-    source = open_source(settings.whiten)
+    source = bench.open(settings.whiten, beside=beside)
     if view is None:
         features = bench.features(source).features
     else:

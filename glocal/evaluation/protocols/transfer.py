@@ -49,6 +49,7 @@ def measure(bench: Bench, settings: TransferSettings) -> list[Measurement]:
     measured: list[Measurement] = []
     for name, (learn, val, test) in opened.items():
         benchmark = BENCHMARKS[name]
+        bench.decode(learn, test)
         own, other = bench.features(learn, WHOLE_SQUARES), bench.features(test, WHOLE_SQUARES)
         assert own.labels is not None and other.labels is not None and learn.classes is not None  # noqa: PT018
         found = logistic_regression(
