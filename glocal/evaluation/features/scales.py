@@ -184,7 +184,7 @@ def at_scales(backbone: Extractor, images: Tensor, readout: Readout, view: View)
 def _computed(backbone: Extractor, images: Tensor, readout: Readout) -> Tensor:
     try:
         return readout.compute(backbone, images)
-    except (AssertionError, RuntimeError) as error:  # networks refuse by whatever fails first
+    except (GlocalError, AssertionError, RuntimeError) as error:  # networks refuse by whatever fails first
         if isinstance(error, torch.OutOfMemoryError):
             raise
         height, width = images.shape[-2:]
