@@ -16,7 +16,6 @@ programs take nothing away; what worker processes do is measured in wall time, t
 process of their own for each point; memory is that process' peak above its imports (on a GPU:
 torch.cuda.max_memory_allocated).
 
-    pip install -e '.[bench]'
     python benchmarks/growth.py --images photos/ --out growth.json [--what views size] [--device cuda] [--threads 1]
     python benchmarks/growth.py --plot growth.json        # draws again without measuring
 
