@@ -165,7 +165,7 @@ class Bench:
         return self.cache.remember({"format": _FORMAT, "backbone": backbone, "images": images, **key}, compute)
 
     def resized(self, asked: Interpolation | None = None) -> dict[str, Any]:
-        """What a key of kept features says of an interpolation of the backbone's own: nothing if it is bilinear."""
+        """What a key of kept features says of an interpolation that is the backbone's own: nothing if bilinear."""
         own = interpolation_of(self.backbone)
         return {"interpolation": own} if asked is None and own != "bilinear" else {}
 
