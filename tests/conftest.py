@@ -1,7 +1,7 @@
 """Small data that tests make for themselves, and how many processes and threads they take."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is loaded: one thread for each of the processes that share the work, and for those that tests start.
@@ -17,6 +17,7 @@ from PIL import Image
 
 from glocal.data.sources.shapes import Shapes
 from glocal.training import run
+from tests.preloaded import Preloaded
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -35,6 +36,14 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw neither views nor losses, which takes as long as a small run's training. For tests of other things."""
     monkeypatch.setattr(run, "draw_views", lambda *_, **__: None)
     monkeypatch.setattr(run, "draw_loss", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
+    """Commands in processes of their own that need not load torch again."""
+    made = Preloaded(tmp_path_factory.mktemp("printed"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

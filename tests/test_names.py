@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from glocal.evaluation import evaluate
 from glocal.evaluation.protocols import protocol_names
 from glocal.report.affinity import draw_affinity
 from glocal.training.run import pretrain
+from tests.preloaded import Preloaded
 
 RUN = {
     "model.name": "resnet18",
@@ -76,11 +75,10 @@ def test_a_run_and_its_evaluation_finish_with_names_that_are_no_utf_8(folders: t
         assert len(list(csv.reader(file))) > len(found["protocols"])
 
 
-def test_the_command_line_prints_names_that_are_no_utf_8(folders: tuple[str, str, str]) -> None:
+def test_the_command_line_prints_names_that_are_no_utf_8(folders: tuple[str, str, str], preloaded: Preloaded) -> None:
     train, test, out = folders
     sets = [f"--set={key}={json.dumps(value)}" for key, value in {**RUN, "data.broken_limit": 0.1}.items()]
-    glocal = [sys.executable, "-m", "glocal"]
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8"}
+    strict = "import sys; sys.stdout.reconfigure(encoding='utf-8', errors='strict')"  # as a terminal in UTF-8
     for command in (
         ["pretrain", "--data", train, "--out", out, *sets],
         ["evaluate", out, "--train", train, "--test", test, "--protocol", "knn", "--k", "2"],
@@ -88,7 +86,7 @@ def test_the_command_line_prints_names_that_are_no_utf_8(folders: tuple[str, str
         ["views", "--data", train, "--out", named(os.fsencode(out), b"sheet\xff.png")],
         ["evaluate", named(os.fsencode(out), b"absent"), "--train", train, "--test", test],
     ):
-        done = subprocess.run([*glocal, *command], capture_output=True, check=False, env=environment)
+        done = preloaded.run(*command, before=strict)
         assert done.returncode == (2 if command[1].endswith("absent") else 0), done.stderr.decode(errors="replace")
         assert b"Traceback" not in done.stderr
         done.stdout.decode("utf-8")  # what is printed is UTF-8

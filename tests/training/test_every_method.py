@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from glocal.methods.patchwise_dino import PatchwiseDINO
 from glocal.training import loop
 from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, VIT_RUN, cases
+from tests.preloaded import Preloaded
 from tests.training.test_runs import assert_equal
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -87,22 +89,40 @@ TWO = {
 }
 
 
+NO_PICTURES = "from glocal.training import run; run.draw_views = run.draw_loss = lambda *_, **__: None"
+
+
+def start_itself(arguments: list[str]) -> str:
+    """The command as a user starts it, which starts its second process; what it prints."""
+    command = [sys.executable, "-m", "glocal", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def start_both(preloaded: Preloaded, arguments: list[str]) -> str:
+    """The command in two processes that were told their ranks, as torchrun and SLURM do; what both print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [{**meeting, "NODE_RANK": "0", "LOCAL_RANK": str(rank), "RANK": str(rank)} for rank in range(2)]
+    both = [preloaded.start(*arguments, before=NO_PICTURES, environment=rank) for rank in ranks]
+    done = [process.finish() for process in both]
+    assert [one.returncode for one in done] == [0, 0], b"".join(one.stderr for one in done).decode()
+    return b"".join(one.stdout for one in done).decode()
+
+
 @pytest.mark.parametrize("name", TWO)
-def test_two_processes_train_a_method(name: str, tmp_path: Path) -> None:
+def test_two_processes_train_a_method(name: str, tmp_path: Path, preloaded: Preloaded) -> None:
     """Gradients are averaged, keys of both processes queued, positives selected by both, all images' rows updated."""
     overrides = {**SETTINGS, **CASES[name].run, **TWO[name], "train.devices": 2, "train.device": "cpu"}
-    arguments = [f"--set={key}={json.dumps(value)}" for key, value in {**overrides, "method.name": name}.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "glocal", "pretrain", "--data", "shapes:train:128", "--out", str(tmp_path), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in {**overrides, "method.name": name}.items()]
+    arguments = ["pretrain", "--data", "shapes:train:128", "--out", str(tmp_path), *settings]
+    said = start_itself(arguments) if name == "npid" else start_both(preloaded, arguments)
     state = newest_checkpoint(tmp_path / "checkpoints")
     assert state is not None
     assert state["step"] == 8
-    assert done.stdout.count("run:") == 1
+    assert said.count("run:") == 1
     positions = {"logo": "base.queue.position", "clim": "moco.queue.position", "swav": "queues.1.position"}
     if name in positions:
         keys = 8 * 32 * (2 if name == "logo" else 1)

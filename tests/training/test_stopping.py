@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 
 from glocal.checkpoints import newest_checkpoint
 from glocal.signals import STOP, StopSignals
+from tests.preloaded import Command, Preloaded
 
 EPOCHS = 5  # 2 steps each
 SETTINGS = [
@@ -27,7 +27,6 @@ SETTINGS = [
     "data.lane=streaming",
     "data.workers=2",
 ]
-CODE = "from glocal.cli import main; main()"
 # The training waits at its fourth step until a signal has come: it cannot be over before.
 WAITING = """
 import time
@@ -56,16 +55,10 @@ def command(data: Path, out: Path) -> list[str]:
     return ["pretrain", "--data", str(data), "--out", str(out), *settings]
 
 
-def start(data: Path, out: Path, sign: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITING.format(sign=str(sign)) + CODE, *command(data, out)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+def start(preloaded: Preloaded, data: Path, out: Path, sign: Path) -> Command:
+    process = preloaded.start(*command(data, out), before=WAITING.format(sign=str(sign)))
     deadline = time.monotonic() + 120
-    while not sign.exists() and time.monotonic() < deadline and process.poll() is None:
+    while not sign.exists() and time.monotonic() < deadline and process.running():
         time.sleep(0.02)
     return process
 
@@ -76,14 +69,15 @@ def children(of: int) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_twice_leaves_a_checkpoint_and_one_line(
-    number: int, tmp_path: Path, image_folder: Callable[..., Path]
+    number: int, tmp_path: Path, image_folder: Callable[..., Path], preloaded: Preloaded
 ) -> None:
     data = image_folder(16, sizes=((32, 32), (48, 40)))
-    process = start(data, tmp_path / "a", tmp_path / "sign")
+    process = start(preloaded, data, tmp_path / "a", tmp_path / "sign")
     os.killpg(process.pid, number)
     os.killpg(process.pid, number)  # as `timeout` does
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 128 + number, errors
+    done = process.finish(timeout=100)
+    errors = done.stderr.decode()
+    assert done.returncode == 128 + number, errors
     assert "Traceback" not in errors
     assert errors.count("stopped after step 4 of 10; the same command continues it") == 1
     state = newest_checkpoint(tmp_path / "a" / "checkpoints")
@@ -92,7 +86,7 @@ def test_a_signal_to_the_whole_group_twice_leaves_a_checkpoint_and_one_line(
     if number != signal.SIGTERM:
         return
     for out in ("a", "whole"):
-        subprocess.run([sys.executable, "-c", CODE, *command(data, tmp_path / out)], check=True, capture_output=True)
+        preloaded.run(*command(data, tmp_path / out)).check_returncode()
     continued, whole = (newest_checkpoint(tmp_path / out / "checkpoints") for out in ("a", "whole"))
     assert continued is not None
     assert whole is not None
@@ -103,13 +97,14 @@ def test_a_signal_to_the_whole_group_twice_leaves_a_checkpoint_and_one_line(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at the parent's death")
 def test_processes_that_decode_end_with_a_training_that_is_killed(
-    tmp_path: Path, image_folder: Callable[..., Path]
+    tmp_path: Path, image_folder: Callable[..., Path], preloaded: Preloaded
 ) -> None:
-    process = start(image_folder(16, sizes=((32, 32), (48, 40))), tmp_path / "a", tmp_path / "sign")
+    data = image_folder(16, sizes=((32, 32), (48, 40)))
+    process = start(preloaded, data, tmp_path / "a", tmp_path / "sign")
     workers = children(process.pid)
     assert len(workers) == 2
-    process.kill()
-    process.wait()
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.finish().returncode == -signal.SIGKILL
     deadline = time.monotonic() + 3  # torch's own look takes five seconds
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
