@@ -48,6 +48,7 @@ class Preloaded:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.started = folder, 0
+        self.commands: list[Command] = []
         self.parent = subprocess.Popen(
             [sys.executable, "-c", _PARENT],
             stdin=subprocess.PIPE,
@@ -62,7 +63,8 @@ class Preloaded:
         self.started += 1
         files = [(os.devnull, os.O_RDONLY), (f"{place}.out", _WRITE), (f"{place}.err", _WRITE)]
         task = {"arguments": arguments, "files": files, "before": before, "environment": dict(environment or {})}
-        return Command(self, int(self.ask(task)), place)
+        self.commands.append(Command(self, int(self.ask(task)), place))
+        return self.commands[-1]
 
     def run(self, *arguments: str, before: str = "") -> subprocess.CompletedProcess[bytes]:
         """The same, to its end."""
@@ -77,6 +79,10 @@ class Preloaded:
         return self.parent.stdout.readline().strip()
 
     def close(self) -> None:
+        """Ends the parent, and what a test that was interrupted has left."""
+        for command in self.commands:
+            if command.running():
+                os.killpg(command.pid, signal.SIGKILL)
         assert self.parent.stdin is not None
         self.parent.stdin.close()
         self.parent.wait(timeout=20)
