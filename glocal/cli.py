@@ -109,10 +109,12 @@ def sweep(
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file.")] = None,
     settings: Sets = None,
     train: Annotated[
-        str | None, typer.Option(help="Labelled images that k-NN and the linear probe learn from; default: of --data.")
+        list[str] | None,
+        typer.Option(help="Labelled images that k-NN and the linear probe learn from; repeatable; default: of --data."),
     ] = None,
     test: Annotated[
-        str | None, typer.Option(help="Labelled images to measure on; default: data.test, or a fifth held out.")
+        list[str] | None,
+        typer.Option(help="Labelled images to measure on; repeatable; default: data.test, or a fifth held out."),
     ] = None,
     probe: Annotated[
         list[str] | None, typer.Option("--probe", help="How it is measured, e.g. linear.style=sce; repeatable.")
@@ -131,8 +133,8 @@ def sweep(
         grid=sweeping.parse_grid(grid),
         recipe=recipe,
         overrides=overrides,
-        train=train,
-        test=test,
+        train=train or None,
+        test=test or None,
         probe=parse_overrides(probe or []),
         progress=not quiet,
     )

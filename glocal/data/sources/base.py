@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from glocal.data.sources.decoding import StoredImage
 
 
 class Sample(NamedTuple):
@@ -94,10 +91,16 @@ class Subset:
         self.classes = source.classes
         self.labels = None if source.labels is None else source.labels[indices]
         self.keys: Sequence[str] = [source.keys[index] for index in indices.tolist()]
-        if hasattr(source, "images"):
-            self.images = partial(_images_at, source.images, indices)  # not a closure: it has to pickle
-        if hasattr(source, "open"):
-            self.open = partial(_open_at, source.open, indices)
+        # What a source can do beside, its parts can; not by closures, for they have to pickle.
+        for name, function in (
+            ("images", _images_at),
+            ("open", _one_at),
+            ("stored_values", _one_at),
+            ("sizes_of", _some_at),
+            ("files", _files_at),
+        ):
+            if hasattr(source, name):
+                setattr(self, name, partial(function, getattr(source, name), indices))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -110,5 +113,14 @@ def _images_at(images: Callable[[], Tensor], indices: Tensor) -> Tensor:
     return images()[indices]
 
 
-def _open_at(opened: Callable[[int], StoredImage], indices: Tensor, index: int) -> StoredImage:
-    return opened(int(indices[index]))
+def _one_at(function: Callable[..., Any], indices: Tensor, index: int, **options: Any) -> Any:
+    return function(int(indices[index]), **options)
+
+
+def _some_at(function: Callable[[Sequence[int]], Any], indices: Tensor, places: Sequence[int]) -> Any:
+    return function(indices[list(places)].tolist())
+
+
+def _files_at(files: Callable[[], list[str]], indices: Tensor) -> list[str]:
+    found = files()
+    return [found[index] for index in indices.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -20,8 +21,8 @@ from glocal.errors import BrokenImageError, GlocalError
 class JoinedSource:
     """The images of several sources, one after another.
 
-    Classes are joined by their names; where one of the sources has no labels, the whole has none. An image's key is its
-    source's name and its key there.
+    Classes are joined by their names; where one of the sources has no labels, the whole has none. An image's key is the
+    last part of its source's name and its key there, so that the sources may move.
 
     Args:
         parts: the sources, at least one.
@@ -39,7 +40,10 @@ class JoinedSource:
         self.name = " + ".join(self.names)
         _check_once(self.parts)
         self._ends = list(accumulate(len(part) for part in parts))
-        self.keys: Sequence[str] = [f"{part.name.rstrip('/')}/{key}" for part in parts for key in part.keys]
+        titles = _titles(self.names)
+        self.keys: Sequence[str] = [
+            f"{title}/{key}" for title, part in zip(titles, parts, strict=True) for key in part.keys
+        ]
         self.decoding = Decoding()  # that of the parts (`glocal.data.ranges.decode_as`)
         self.classes, self.labels = _joined_labels(self.parts)
         if all(hasattr(part, "open") for part in parts):
@@ -93,6 +97,16 @@ class JoinedSource:
 
     def _files(self) -> list[str]:
         return [file for part in self.parts for file in part.files()]  # type: ignore[attr-defined]
+
+
+def _titles(names: Sequence[str]) -> list[str]:
+    """The last part of each name, with a number where several end alike.
+
+    >>> _titles(["a/photos/", "b/photos", "shapes:test"])
+    ['photos (1)', 'photos (2)', 'shapes:test']
+    """
+    last = [os.path.basename(os.path.normpath(name)) for name in names]
+    return [f"{end} ({last[: place + 1].count(end)})" if last.count(end) > 1 else end for place, end in enumerate(last)]
 
 
 def _check_once(parts: Sequence[Source]) -> None:

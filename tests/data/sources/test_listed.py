@@ -94,7 +94,7 @@ def test_joined_sources_join_classes_by_name_and_keep_keys_apart(image_folder: C
     assert source.classes == ["class0", "class1", "class2", "class3", "class9"]
     assert source.labels is not None
     assert source.labels.tolist() == [0, 1, 4, 0, 1, 2, 3]
-    assert source.keys[2] == f"{first}/class9/0002.png"
+    assert source.keys[2] == "a/class9/0002.png"
     assert len(set(source.keys)) == 7
     assert source.files() == open_source(first).files() + open_source(second).files()
     for index, part, place in ((0, first, 0), (2, first, 2), (3, second, 0), (6, second, 3), (-1, second, 3)):
@@ -107,6 +107,24 @@ def test_joined_sources_join_classes_by_name_and_keep_keys_apart(image_folder: C
     assert names_of(source) == [str(first), str(second)]
     assert open_source(names_of(source)).keys == source.keys
     assert open_source([second]).keys == open_source(second).keys
+    assert open_source([f"{first}/", second]).keys == source.keys  # keys do not depend on how a place is spelled
+
+
+def test_parts_of_a_set_can_do_in_a_joined_source_what_the_whole_can(
+    image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, second = image_folder(8, name="a"), image_folder(8, name="b")
+    (tmp_path / "some.txt").write_text("class1\nclass2\n")
+    part = f"{first}@{tmp_path / 'some.txt'}"
+    source = open_source([part, str(second)])
+    assert source.files()[:2] == [str(first / "class1" / "0001.png"), str(first / "class2" / "0002.png")]  # type: ignore[attr-defined]
+    assert source.sizes_of([0, 1, 2]) == [(32, 32)] * 3  # type: ignore[attr-defined]
+    for index in range(3):
+        assert source.stored_values(index) is not None  # type: ignore[attr-defined]
+    with pytest.raises(GlocalError, match=r"is in .* already; give one of the two"):
+        open_source([part, str(first)])
+    again = pickle.loads(pickle.dumps(open_source(part)))
+    assert again.files() == source.files()[:2]  # type: ignore[attr-defined]
 
 
 def test_joined_sources_without_labels_have_none(image_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -130,7 +148,7 @@ def test_a_broken_image_of_a_part_goes_by_its_whole_key(image_folder: Callable[.
     for read in (source.__getitem__, source.open):
         with pytest.raises(BrokenImageError) as caught:
             read(3)
-        assert caught.value.key == f"{second}/class0/0000.png"
+        assert caught.value.key == "b/class0/0000.png"
 
 
 def test_nothing_is_joined_with_itself(folder: Path) -> None:
