@@ -49,6 +49,8 @@ _FREE = {
 # What a run did that is older than a setting, where that is not the default.
 _WAS = {"data.color": "exact"}
 
+_MILESTONES = "optimizer.milestones."
+
 _LOGS = ("metrics.csv", "monitor.csv", "loss.png", "views.png", "skipped.txt", FILE)
 
 
@@ -159,6 +161,10 @@ def _check_settings(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path,
     before |= {key: value for key, value in _WAS.items() if key not in flatten(written)}
     now = flatten(recipe.model_dump(mode="json"))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if grown:  # the epochs that are added may have milestones
+        free |= {
+            key for key in changed if key not in before and key.startswith(_MILESTONES) and now[key] >= _epochs(written)
+        }
     changed = [key for key in changed if key not in free and not key.startswith(lists)]
     if not changed:
         return

@@ -222,3 +222,19 @@ def test_weights_that_are_no_numbers_make_no_checkpoint(tmp_path: Path, monkeypa
     monkeypatch.setattr(loop, "_optimise", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"is no number after step 3; .* is .*step-000000002\.pt"):
         run(tmp_path / "a")
+
+
+def test_an_extended_run_may_have_milestones_in_the_epochs_that_are_added(tmp_path: Path) -> None:
+    steps = {**TINY, "train.batch_size": 8, "method.queue_size": 16, "train.log_steps": 1, "optimizer.schedule": "step"}
+
+    def train(epochs: int, milestones: list[float]) -> glocal.Run:
+        settings = {**steps, "train.epochs": epochs, "optimizer.milestones": milestones}
+        return glocal.pretrain(DATA, tmp_path / "a", overrides=settings, progress=False, extend=epochs > 2)
+
+    train(2, [1.0])
+    with pytest.raises(GlocalError, match=r"optimizer\.milestones\.1 was None, is 1\.5"):
+        train(4, [1.0, 1.5])
+    done = train(4, [1.0, 3.0])
+    assert done.recipe.optimizer.milestones == (1.0, 3.0)
+    rates = done.metrics["lr"]
+    assert rates[-1] == pytest.approx(0.01 * max(rates))
