@@ -389,16 +389,15 @@ def tables(
         return
     paper, table = find_table(place)
     from glocal.papers.measured import find_runs, measured
-    from glocal.papers.shown import remarks, save, table_of
+    from glocal.papers.shown import others, remarks, save, table_of
 
     if folder is None and Path("runs").is_dir():
         folder = Path("runs")
     there = find_runs(folder) if folder else []
     rows = measured(table, there)
     _show(table_of(paper, table, rows), *remarks(table, rows))
-    others = len(there) - len({run.folder for _, runs in rows for run in runs})
-    if others:
-        _show(f"no row of this table: {others} of the {len(there)} runs in {folder}")
+    if table.rows and (left := others(rows, there)):
+        _show(left)
     if out is not None:
         save(out, paper, table, rows)
         _show(f"written to {out}")

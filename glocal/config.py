@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +18,20 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import ModelSettings, statistics_of_weights
-from glocal.papers import find_row
+from glocal.papers import Published, find_row, load_paper
 from glocal.settings import Settings, assign, choices_of, read_yaml, validated, write_yaml
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import View
 
 M = TypeVar("M", bound=MethodSettings)
+
+# What makes a run; all else in a recipe is of the machine, or says how the run was watched.
+_SECTIONS = ("method", "model", "optimizer", "views")
+_SINGLE = {"data": ("size", "source", "shared_geometry"), "train": ("epochs", "batch_size", "clip_norm")}
+# Of LoGo: they say what the views are, which are compared themselves.
+_CROPS = ("global_ratio", "local_ratio", "smallest_local", "global_scale", "local_scale")
+_IN_THE_VIEWS = {f"method.{name}" for name in _CROPS}
+_FILLED_IN = {"method.images", "method.classes", "method.clusters"}  # by a run, from its images, where they are null
 
 _RESIZES = ("bilinear", "bicubic")  # what views can do of the ways in which weights' images were resized
 
@@ -133,6 +142,8 @@ def build_recipe(
 ) -> AnyRecipe:
     """Checks a mapping with its overrides and fills in what is derived: the size, the views, the stem.
 
+    Where overrides make another training of it, its `row` and `published` are that training's, or empty (`settle_row`).
+
     Args:
         mapping: sections as in a recipe file.
         overrides: values by dotted path, `{"train.epochs": 10, "views.1.grey": 0.2}`. Where `method.name` names
@@ -142,7 +153,11 @@ def build_recipe(
     Raises:
         GlocalError: an unknown key, a wrong type or value; one line that names the place and the nearest valid key.
     """
-    overrides = dict(overrides or {})
+    recipe = _resolved(mapping, dict(overrides or {}), data_size)
+    return settle_row(recipe, mapping) if overrides else recipe
+
+
+def _resolved(mapping: Mapping[str, Any], overrides: Mapping[str, Any], data_size: int | None) -> AnyRecipe:
     raw = copy.deepcopy(dict(mapping))
     method = raw.get("method")
     if isinstance(method, Mapping) and overrides.get("method.name", method.get("name")) != method.get("name"):
@@ -169,6 +184,71 @@ def build_recipe(
     for path, value in of_views.items():
         assign(raw, path, value)
     return _check(raw)
+
+
+def settle_row(recipe: AnyRecipe, mapping: Mapping[str, Any]) -> AnyRecipe:
+    """A recipe that says of itself no number that belongs to another training.
+
+    Args:
+        recipe: what was made of `mapping`, by overrides or to fit its images.
+        mapping: whose `row` and `published` the recipe has.
+
+    Returns:
+        The recipe as it is, where it still is the training that the mapping describes; else with the row of the same
+        paper that it is exactly, or with neither row nor number.
+    """
+    own = {key: str(mapping.get(key) or "") for key in ("row", "published")}
+    if not any(own.values()) or (recipe.row, recipe.published) != (own["row"], own["published"]):
+        return recipe  # nothing is said, or an override says it
+    if next(differences(_resolved(mapping, {}, recipe.data.size), recipe), None) is None:
+        return recipe
+    for found, wanted in _rows_of(own["row"].partition("/")[0], recipe.name):
+        if next(differences(wanted, recipe), None) is None:
+            return recipe.model_copy(update={"row": found.place, "published": found.text})
+    return recipe.model_copy(update={"row": "", "published": ""})
+
+
+@cache
+def _rows_of(paper: str, recipe: str) -> tuple[tuple[Published, AnyRecipe], ...]:
+    """The rows of a paper that one of the package's recipes is, with the row's settings."""
+    if not paper or recipe not in recipe_names():
+        return ()
+    mapping, whole = load_mapping(recipe), load_paper(paper)
+    return tuple(
+        (Published(whole, table, row), _resolved(mapping, row.settings, None))
+        for table in whole.tables
+        for row in table.rows
+        if row.recipe == recipe
+    )
+
+
+def differences(wanted: AnyRecipe, found: AnyRecipe) -> Iterator[tuple[str, Any, Any]]:
+    """Where two recipes are different trainings: the path of each setting, and both values, as JSON.
+
+    A data set's name may say its part where the wanted one does not (torchvision:CIFAR10:train), and a recipe without a
+    data set, or with null for what images decide, is the same training whatever stands there.
+    """
+    for path, printed, own in _apart("", _decisive(wanted), _decisive(found)):
+        if path == "data.source":
+            if printed is not None and not str(own).startswith(f"{printed}:"):
+                yield path, printed, own
+        elif path not in _IN_THE_VIEWS and not (path in _FILLED_IN and printed is None):
+            yield path, printed, own
+
+
+def _decisive(recipe: AnyRecipe) -> dict[str, Any]:
+    whole = {**recipe.model_dump(mode="json"), "method": recipe.method.explicit().model_dump(mode="json")}
+    parts = {section: {key: whole[section][key] for key in keys} for section, keys in _SINGLE.items()}
+    return {**{section: whole[section] for section in _SECTIONS}, **parts}
+
+
+def _apart(path: str, wanted: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees of settings differ: the path, and both values."""
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        for key in {**wanted, **found}:
+            yield from _apart(f"{path}.{key}".removeprefix("."), wanted.get(key), found.get(key))
+    elif wanted != found:
+        yield path, wanted, found
 
 
 def method_options(recipe: AnyRecipe) -> list[tuple[str, str, str, str]]:

@@ -1,5 +1,6 @@
 """Recipes: every wrong key, type, range or name is one line with the nearest valid choice."""
 
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,26 @@ def test_four_crops_are_those_of_equation_1(name: str) -> None:
 def test_rates_that_fell_in_steps_do_so(name: str, milestones: tuple[float, ...]) -> None:
     optimizer = build_recipe(load_mapping(name)).optimizer
     assert (optimizer.schedule, optimizer.milestones, optimizer.factor) == ("step", milestones, 0.1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "logo-moco-coco",
+        "logo-moco-imagenet100-resnet34",
+        "logo-moco-imagenet100-resnet50",
+        "moco-coco",
+        "moco-imagenet100",
+    ],
+)
+def test_logos_recipes_name_the_steps_of_its_code_beside_their_cosine(name: str) -> None:
+    written = resources.files("glocal.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    given = ["optimizer.schedule=step", "optimizer.milestones=[120, 160]"]
+    assert all(setting in written for setting in given)
+    optimizer = build_recipe(load_mapping(name)).optimizer
+    assert (optimizer.schedule, optimizer.milestones) == ("cosine", ())
+    optimizer = build_recipe(load_mapping(name), parse_overrides(given)).optimizer
+    assert (optimizer.schedule, optimizer.milestones, optimizer.factor) == ("step", (120, 160), 0.1)
 
 
 def test_swav_as_logos_baseline_has_four_crops() -> None:

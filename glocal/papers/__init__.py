@@ -162,6 +162,11 @@ class Published(NamedTuple):
     row: PaperRow
 
     @property
+    def place(self) -> str:
+        """What finds it again (`find_row`)."""
+        return f"{self.paper.paper}/{self.table.id}/{self.row.label}"
+
+    @property
     def text(self) -> str:
         """The row's numbers in a line.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.config import AnyRecipe, build_recipe, differences, load_mapping
 from glocal.console import note
 from glocal.errors import GlocalError
 from glocal.evaluation import results
@@ -15,9 +15,6 @@ from glocal.evaluation.protocols import protocol
 from glocal.papers import Metric, PaperRow, PaperTable
 from glocal.settings import assign, validated
 
-# What makes a run; all else in a recipe is of the machine, or says how the run was watched.
-_SECTIONS = ("method", "model", "optimizer", "views")
-_SINGLE = {"data": ("size", "source", "shared_geometry"), "train": ("epochs", "batch_size", "clip_norm")}
 # What a run has less of, or takes from elsewhere, and still is the row, on a smaller scale.
 _SCALED = (
     "train.epochs",
@@ -29,10 +26,6 @@ _SCALED = (
     "method.base.queue_size",
     "data.source",
 )
-# Of LoGo: they say what the views are, which are compared themselves.
-_CROPS = ("global_ratio", "local_ratio", "smallest_local", "global_scale", "local_scale")
-_IN_THE_VIEWS = {f"method.{name}" for name in _CROPS}
-_FILLED_IN = {"method.images", "method.classes", "method.clusters"}  # by a run, from its images, where they are null
 # Settings of protocols that do not change what is measured.
 _OF_THE_MACHINE = {"data", "lists", "seed", "jobs", "save_every", "resident_megabytes", "channels_last", "pictures"}
 _RECIPES = ("recipe.yaml", "*/recipe.yaml", "*/*/recipe.yaml", "*/*/*/recipe.yaml")  # a sweep's runs lie deeper
@@ -136,31 +129,15 @@ def scale_of(wanted: AnyRecipe, found: AnyRecipe) -> tuple[str, ...] | None:
     """
     if found.name != wanted.name:
         return None
-    marks = []
-    for path, printed, own in _apart("", _decisive(wanted), _decisive(found)):
+    marks, less = [], []
+    for path, printed, own in differences(wanted, found):
         if path == "data.source":
-            if printed is not None and not str(own).startswith(str(printed)):  # a data set's name may say its part
-                marks.append(f"data.source {own} instead of {printed}")
+            marks.append(f"data.source {own} instead of {printed}")
         elif path in _SCALED:
-            marks.append(f"scaled: {path} {own} of {printed}")
-        elif path not in _IN_THE_VIEWS and not (path in _FILLED_IN and printed is None):
+            less.append(f"{path} {own} of {printed}")
+        else:
             return None
-    return tuple(marks)
-
-
-def _decisive(recipe: AnyRecipe) -> dict[str, Any]:
-    whole = {**recipe.model_dump(mode="json"), "method": recipe.method.explicit().model_dump(mode="json")}
-    parts = {section: {key: whole[section][key] for key in keys} for section, keys in _SINGLE.items()}
-    return {**{section: whole[section] for section in _SECTIONS}, **parts}
-
-
-def _apart(path: str, wanted: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Where two trees of settings differ: the path, and both values."""
-    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
-        for key in {**wanted, **found}:
-            yield from _apart(f"{path}.{key}".removeprefix("."), wanted.get(key), found.get(key))
-    elif wanted != found:
-        yield path, wanted, found
+    return (*([f"scaled: {', '.join(less)}"] if less else []), *marks)
 
 
 def _read(table: PaperTable, row: PaperRow, folder: Path, marks: tuple[str, ...]) -> MeasuredRun:

@@ -14,7 +14,7 @@ from rich.text import Text
 from glocal.errors import GlocalError
 from glocal.files import write_csv, write_text
 from glocal.papers import Paper, PaperRow, PaperTable
-from glocal.papers.measured import MeasuredRow, MeasuredRun
+from glocal.papers.measured import MeasuredRow, MeasuredRun, Run
 
 
 def overview(papers: Sequence[Paper]) -> Table:
@@ -33,11 +33,14 @@ def overview(papers: Sequence[Paper]) -> Table:
 
 
 _WIDE = 6  # columns of numbers, above which recipes stand below the table
+_FEW = 5  # runs that are no row, up to which they are named
 
 
-def table_of(paper: Paper, table: PaperTable, rows: Sequence[MeasuredRow]) -> Table:
-    """A printed table, under each row the runs that are it."""
+def table_of(paper: Paper, table: PaperTable, rows: Sequence[MeasuredRow]) -> Table | str:
+    """A printed table, under each row the runs that are it; its title alone where no numbers are in print."""
     title = f"{paper.paper}/{table.id}: {table.title} ({paper.authors}, {paper.venue}; {table.place})"
+    if not rows:
+        return title
     shown = Table(title=Text(title), title_justify="left")
     shown.add_column("row", overflow="fold")
     for metric in table.metrics.values():
@@ -73,6 +76,18 @@ def remarks(table: PaperTable, rows: Sequence[MeasuredRow]) -> Iterator[str]:
     yield from (f"measured by: {command}" for command in commands)
     for images in sorted({images for _, runs in rows for run in runs for images in run.images.values()}):
         yield f"measured on: {images}"
+
+
+def others(rows: Sequence[MeasuredRow], there: Sequence[Run]) -> str:
+    """How many runs are no row of a table, by name where they are few; empty where each is one."""
+    placed = {run.folder for _, runs in rows for run in runs}
+    left = [str(run.folder) for run in there if str(run.folder) not in placed]
+    if not left:
+        return ""
+    names = f": {', '.join(left)}" if len(left) <= _FEW else ""
+    runs = "run" if len(there) == 1 else "runs"
+    verb = "is no row" if len(left) == 1 else "are no rows"
+    return f"{len(left)} of {len(there)} {runs} {verb} of this table{names}"
 
 
 def save(path: Path, paper: Paper, table: PaperTable, rows: Sequence[MeasuredRow]) -> None:

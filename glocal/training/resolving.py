@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.config import AnyRecipe, build_recipe, load_mapping, settle_row
 from glocal.console import note
 from glocal.data.lanes.choice import natural_size
 from glocal.data.ranges import settle_decoding
@@ -47,7 +47,7 @@ def resolve(
     largest = overrides.get("data.max_pixels", (mapping.get("data") or {}).get("max_pixels"))
     allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
-    resolved = _fit_to(build_recipe(mapping, overrides, data_size=size), source)
+    resolved = settle_row(_fit_to(build_recipe(mapping, overrides, data_size=size), source), mapping)
     resolved = _settle_precision(resolved, folder)
     return resolved.model_copy(update={"data": settle_decoding(resolved.data, source, progress=progress)}), source
 

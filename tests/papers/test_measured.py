@@ -13,6 +13,7 @@ from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.papers import find_table
 from glocal.papers.measured import MeasuredRun, find_runs, measured
+from glocal.papers.shown import others
 
 Entry = dict[str, Any]
 LABEL = "tau=0.2 target=0.10 CIFAR10"
@@ -60,11 +61,18 @@ def test_what_is_on_a_smaller_scale_is_marked(tmp_path: Path) -> None:
     run(tmp_path / "short", {"train.epochs": 5, "optimizer.warmup_epochs": 1, "data.source": "some/folder"})
     [short] = found(tmp_path)[LABEL]
     assert set(short.marks) == {
-        "scaled: train.epochs 5 of 200",
-        "scaled: optimizer.warmup_epochs 1.0 of 5.0",
+        "scaled: optimizer.warmup_epochs 1.0 of 5.0, train.epochs 5 of 200",
         "data.source some/folder instead of torchvision:CIFAR10",
     }
     assert not short.evaluated
+
+
+def test_a_data_set_may_say_its_part_and_is_not_another_whose_name_begins_alike(tmp_path: Path) -> None:
+    run(tmp_path / "part", {"data.source": "torchvision:CIFAR10:train"})
+    run(tmp_path / "other", {"data.source": "torchvision:CIFAR100"})
+    other, part = found(tmp_path)[LABEL]
+    assert part.marks == ()
+    assert other.marks == ("data.source torchvision:CIFAR100 instead of torchvision:CIFAR10",)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +211,7 @@ def test_the_command_lists_shows_and_writes(
         "scaled: train.epochs 5 of 200",
         "linear.style=sce",
         "measured on: cifar10/train",
-        "1 of the 2 runs",
+        "1 of 2 runs is no row of this table: runs/other",
     ):
         assert words in shown
     lines = list(csv.DictReader((tmp_path / "table.csv").open()))
@@ -212,6 +220,33 @@ def test_the_command_lists_shows_and_writes(
     assert len(lines) == 65
     assert glocal(capsys, monkeypatch, "tables", "clim/13", "--out", "table.json")[0] == 0
     assert [row["label"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]][-1] == "1200 epochs"
+
+
+def test_a_figure_without_numbers_is_no_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "a", recipe="clim-imagenet")
+    code, shown, _ = glocal(capsys, monkeypatch, "tables", "clim/figure-3", str(tmp_path))
+    assert code == 0
+    title, *notes = shown.splitlines()
+    assert title.startswith("clim/figure-3: t-SNE of ten random classes")
+    assert [note.split(";")[0] for note in notes] == ["note: no numbers"]
+    assert "glocal maps" in notes[0]
+
+
+def test_runs_that_are_no_row_are_named_where_they_are_few(tmp_path: Path) -> None:
+    _, table = find_table("sce/2")
+    run(tmp_path / "row")
+    for number in range(5):
+        run(tmp_path / f"x{number}", recipe="ressl-cifar10")
+    there = find_runs(tmp_path)
+    names = ", ".join(str(tmp_path / f"x{number}") for number in range(5))
+    assert others(measured(table, there), there) == f"5 of 6 runs are no rows of this table: {names}"
+    run(tmp_path / "x5", recipe="ressl-cifar10")
+    there = find_runs(tmp_path)
+    assert others(measured(table, there), there) == "6 of 7 runs are no rows of this table"
+    one = find_runs(tmp_path / "row")
+    assert others(measured(table, one), one) == ""
 
 
 def test_a_wide_table_has_its_recipes_below(

@@ -11,7 +11,7 @@ from glocal.config import build_recipe, load_mapping, recipe_names
 from glocal.errors import GlocalError
 from glocal.papers import Paper, PaperTable, find_row, find_table, load_paper, paper_names
 from glocal.papers.measured import protocol_settings, row_recipe, scale_of
-from glocal.settings import validated
+from glocal.settings import assign, validated
 from glocal.training.run import pretrain
 
 TABLES = [(paper, table.id) for paper in paper_names() for table in load_paper(paper).tables]
@@ -195,3 +195,95 @@ def test_a_run_from_before_its_recipe_had_a_row_goes_on(tmp_path: Path) -> None:
     del written["row"]
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump({**written, "published": "90.34 % linear top-1"}))
     start(progress=False, resume="must")  # it is finished, and not refused
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "row", "published"),
+    [
+        # The number of another length is in another table of the paper; clim/13 prints the same one.
+        ("clim-imagenet", {"train.epochs": 200}, "clim/7/224, 160", "72.3 % linear top-1 (clim/7)"),
+        (
+            "sce-cifar10",
+            {"method.temperature": 0.1, "method.target_temperature": 0.03},
+            "sce/2/tau=0.1 target=0.03 CIFAR10",
+            "89.93 % linear top-1 (sce/2)",
+        ),
+        # No row: nothing is said.
+        ("clim-imagenet", {"train.epochs": 7}, "", ""),
+        ("sce-cifar10", {"method.name": "moco"}, "", ""),
+        ("sce-cifar10", {"model.name": "resnet34"}, "", ""),
+        ("sce-cifar10", {"views.1.grey": 0.5}, "", ""),
+        ("sce-cifar10", {"optimizer.lr": 0.1}, "", ""),
+        ("sce-cifar10", {"train.batch_size": 64}, "", ""),
+        ("sce-cifar10", {"data.source": "torchvision:CIFAR100:train"}, "", ""),
+        ("logo-simsiam-cifar10", {"train.epochs": 7}, "", ""),  # a number and no row
+        # Of the machine, or as it was.
+        (
+            "sce-cifar10",
+            {
+                "train.precision": "bf16",
+                "train.epochs": 200,
+                "data.source": "torchvision:CIFAR10:train",
+                "data.workers": 3,
+                "monitor.knn_epochs": 0,
+            },
+            "sce/2/tau=0.2 target=0.10 CIFAR10",
+            "90.34 % linear top-1 (sce/2)",
+        ),
+        ("logo-simsiam-cifar10", {"seed": 3}, "", "87.67 % k-NN (k = 1)"),
+        # An override is what the user says.
+        ("sce-cifar10", {"train.epochs": 7, "row": "", "published": "5 %"}, "", "5 %"),
+    ],
+)
+def test_a_changed_recipe_has_the_number_of_what_it_is_now(
+    recipe: str, overrides: dict[str, Any], row: str, published: str
+) -> None:
+    found = build_recipe(load_mapping(recipe), overrides)
+    assert (found.row, found.published) == (row, published)
+
+
+@pytest.mark.parametrize(("paper", "table_id"), TABLES)
+def test_each_row_that_is_run_has_its_own_number(paper: str, table_id: str) -> None:
+    """Or that of another row that is the same training."""
+    _, table = find_table(f"{paper}/{table_id}")
+    for row in table.rows:
+        if row.recipe is not None and load_mapping(row.recipe).get("row", "").startswith(f"{paper}/"):
+            its = row_recipe(row)
+            assert scale_of(row_recipe(find_row(its.row).row), its) == ()
+            assert its.published == find_row(its.row).text
+
+
+def test_a_run_that_is_fitted_to_few_images_has_no_number(tmp_path: Path) -> None:
+    settings = {
+        "model.options": {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]},
+        "data.size": 16,
+        "train.epochs": 1,
+        "monitor.knn_epochs": 0,
+    }
+    for images, batch, published in ((64, 16, "90 %"), (64, 128, ""), (32, 16, "")):  # as written; batch; queue
+        whole: dict[str, Any] = {"published": "90 %", "method": {"name": "sce", "queue_size": 64}}
+        for path, value in {**settings, "train.batch_size": batch}.items():
+            assign(whole, path, value)
+        mine, folder = tmp_path / "mine.yaml", tmp_path / f"{images}-{batch}"
+        mine.write_text(yaml.safe_dump(whole))
+        pretrain(f"shapes:train:{images}", folder, recipe=mine, progress=False)
+        assert load_mapping(folder / "recipe.yaml")["published"] == published
+
+
+@pytest.mark.parametrize("table_id", ["5", "7"])
+def test_patchwise_dino_retrieves_as_dino_does(table_id: str) -> None:
+    """DINO's eval_image_retrieval.py: whole queries, 224 pixels, one scale."""
+    _, table = find_table(f"patchwise_dino/{table_id}")
+    for name in ("oxford_medium", "oxford_hard", "paris_medium", "paris_hard"):
+        found = protocol_settings(table.metrics[name])
+        assert (found["query_box"], found["size"], found["scales"]) == (False, 224, [1.0])
+
+
+@pytest.mark.parametrize("table_id", ["5", "7"])
+def test_patchwise_dino_detects_copies_as_section_4_3_1_says(table_id: str) -> None:
+    _, table = find_table(f"patchwise_dino/{table_id}")
+    for row in table.rows:
+        found = protocol_settings(table.metric_of(row, "copies"))
+        whole = row.recipe == "patchwise-dino-imagenet"  # all of ImageNet-1K trains the whitening
+        assert found["distractor_images"] == 10_000
+        assert (found["whiten_images"], found["leave_out"]) == ((None, None) if whole else (20_000, "imagenet100"))
