@@ -419,7 +419,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Pretrain on the embedded shapes for about two minutes and show what was learned."""
+    """Pretrain on the embedded shapes for about three minutes on two cores and show what was learned."""
     from glocal.demo import run_demo
 
     table = run_demo(out, progress=not quiet)

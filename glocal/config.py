@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from glocal.data.settings import DataSettings
-from glocal.errors import GlocalError, did_you_mean
+from glocal.errors import GlocalError, counted, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import ModelSettings, statistics_of_weights
@@ -59,9 +59,13 @@ class TrainSettings(Settings):
     @field_validator("extended_from")
     @classmethod
     def _rises_up_to_epochs(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        whole = (0, *lengths, info.data.get("epochs", math.inf))
-        if any(before >= after for before, after in pairwise(whole)):
-            raise ValueError("numbers of epochs rise and stay below train.epochs")
+        if any(before >= after for before, after in pairwise((0, *lengths))):
+            raise ValueError("each number of epochs must be higher than the one before, as in [100, 200]")
+        if lengths and lengths[-1] >= info.data.get("epochs", math.inf):
+            raise ValueError(
+                f"the run has had {counted(lengths[-1], 'epoch')} already; give more, not "
+                f"train.epochs={info.data['epochs']}"
+            )
         return lengths
 
 

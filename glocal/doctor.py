@@ -15,6 +15,7 @@ import torch
 from rich.table import Table
 
 import glocal
+from glocal.errors import counted
 from glocal.training.precision import WORTHWHILE, cpu_bf16_gain
 
 Status = Literal["ok", "warn", "bad"]
@@ -99,8 +100,8 @@ def _devices() -> Iterator[Finding]:
         yield Finding("MPS", "usable", "ok", "train.device=mps, or auto")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
-    advice = "" if threads >= cores // 2 else f"torch uses {threads} threads: see OMP_NUM_THREADS"
-    yield Finding("CPU", f"{cores} cores, {threads} threads", "warn" if advice else "ok", advice)
+    advice = "" if threads >= cores // 2 else f"torch uses {counted(threads, 'thread')}: see OMP_NUM_THREADS"
+    yield Finding("CPU", f"{counted(cores, 'core')}, {counted(threads, 'thread')}", "warn" if advice else "ok", advice)
     if not torch.cuda.is_available():
         gain = cpu_bf16_gain()
         chosen = "bf16" if gain >= WORTHWHILE else "fp32"

@@ -66,6 +66,15 @@ _SYNONYMS = {
 }
 
 
+def counted(number: float, thing: str) -> str:
+    """A number and the word for what is counted, whose plural ends in s.
+
+    >>> counted(1, "epoch"), counted(2, "epoch")
+    ('1 epoch', '2 epochs')
+    """
+    return f"{number:g} {thing}" if number == 1 else f"{number:g} {thing}s"
+
+
 def did_you_mean(name: str, choices: Iterable[str], *, elsewhere: Iterable[str] = ()) -> str:
     """The end of an error message: the nearest valid choice, or all choices when none is near.
 

@@ -197,6 +197,14 @@ def _position(values: Sequence[Any], part: str, path: str) -> int:
     return int(part)
 
 
+# What pydantic says with "…, unable to parse string as …" behind it.
+_KINDS = {
+    "integer": "must be a whole number",
+    "number": "must be a number",
+    "boolean": "must be true or false",
+}
+
+
 def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
     """One of pydantic's findings as a sentence that names the place and the mend."""
     location = [part for part in error["loc"] if part not in _BRANCHES]
@@ -210,6 +218,7 @@ def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
         return f"{path} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message.replace("Input should be", "must be", 1).replace("a valid tuple", "a list, as [0.1, 0.2]")
+    message = re.sub(r"^must be a valid (integer|number|boolean)\b.*", lambda found: _KINDS[found[1]], message)
     return f"{path} {message}, not {error['input']!r}" if message.startswith("must be") else f"{path}: {message}"
 
 

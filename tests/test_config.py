@@ -156,7 +156,10 @@ def test_swav_as_logos_baseline_has_four_crops() -> None:
     [
         ({"train.epoch": 3}, "train.epoch is not a setting; did you mean train.epochs?"),
         ({"trian.epochs": 3}, "trian is not a setting; did you mean train?"),
-        ({"train.epochs": "many"}, "train.epochs must be a valid integer, .* not 'many'"),
+        ({"train.epochs": "many"}, "train.epochs must be a whole number, not 'many'"),
+        ({"train.epochs": 1.5}, "train.epochs must be a whole number, not 1.5"),
+        ({"train.compile": "abc"}, "train.compile must be true or false, not 'abc'"),
+        ({"optimizer.lr": "abc"}, "optimizer.lr must be a number, not 'abc'"),
         ({"train.epochs": 0}, "train.epochs must be greater than or equal to 1, not 0"),
         ({"train.precision": "bf8"}, "train.precision must be 'auto', 'fp32', 'bf16' or 'fp16', not 'bf8'"),
         ({"method.name": "simclear"}, "no method 'simclear'"),

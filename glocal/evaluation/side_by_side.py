@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glocal.console import progress_bar
 from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.labelled import labelled_part
+from glocal.data.sources.labelled import has_no_labels, labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench
@@ -126,9 +126,7 @@ def draw_side_by_side(
 def _choose(source: Source, classes: int, images: int, seed: int) -> Source:
     part = labelled_part(source)
     if part is None or part.labels is None:
-        raise GlocalError(
-            f"{source.name} has no labels; in a folder, the two or more folders of the first level are the classes"
-        )
+        raise GlocalError(has_no_labels(source))
     return Subset(part, choose_classes(part.labels, classes, images, seed))
 
 

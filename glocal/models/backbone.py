@@ -327,7 +327,7 @@ class Backbone(nn.Module):
         return found.hexdigest()
 
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: AnyImages) -> Tensor:
-        checked = _checked(images, self.decoding or Decoding())
+        checked = _checked(images, self.decoding or Decoding(), self.size)
         height, width = checked.shape[-2:]
         training = self.training
         self.eval()
@@ -353,14 +353,14 @@ def one_line(error: Exception) -> str:
     return textwrap.shorten(str(error), 160, placeholder="…") or type(error).__name__
 
 
-def _checked(images: AnyImages, decoding: Decoding) -> Tensor:
+def _checked(images: AnyImages, decoding: Decoding, size: int) -> Tensor:
     """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1].
 
     Raises:
         GlocalError: they are not.
     """
     if not isinstance(images, Tensor):
-        images = _stacked(images, decoding)
+        images = _stacked(images, decoding, size)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise GlocalError(f"images must have the shape (B, 3, height, width), not {tuple(images.shape)}")
     if images.is_floating_point() and len(images) > 0:
@@ -374,9 +374,9 @@ def _checked(images: AnyImages, decoding: Decoding) -> Tensor:
 
 
 def _stacked(
-    images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image], decoding: Decoding
+    images: np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image], decoding: Decoding, size: int
 ) -> Tensor:
-    """PIL images and arrays (one, or several of one size) as one tensor (B, 3, H, W)."""
+    """PIL images and arrays (one, or several of one size) as one tensor (B, 3, H, W); an error names `size`."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
         several: Sequence[Any] = list(images)
     elif isinstance(images, Sequence):
@@ -388,7 +388,10 @@ def _stacked(
     found = [_pixels(image, decoding) for image in several]
     sizes = sorted({f"{image.shape[-2]} × {image.shape[-1]}" for image in found})
     if len(sizes) > 1:
-        raise GlocalError(f"images of one call must have one size, not {' and '.join(sizes[:3])}; resize them first")
+        raise GlocalError(
+            f"images of one call must have one size, not {' and '.join(sizes[:3])}; resize them first, for example to "
+            f"{size} × {size} (what it was trained on)"
+        )
     return torch.stack(found)
 
 
@@ -407,7 +410,7 @@ def _pixels(image: Tensor | np.ndarray | Image.Image, decoding: Decoding) -> Ten
             f"arrays of images must be (height, width, 3) uint8, not {tuple(image.shape)} {image.dtype}; give other "
             "values as a tensor (B, 3, height, width) in [0, 1]"
         )
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)  # torch warns of arrays that it could not write to
 
 
 def build_backbone(

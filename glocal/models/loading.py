@@ -61,6 +61,10 @@ def load_backbone(path: str | Path) -> Backbone:
         raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
+        if (path / "recipe.yaml").is_file():
+            raise GlocalError(
+                f"{path}: this run has not saved a checkpoint yet; the same pretrain command starts it again"
+            )
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
     recipe = build_recipe(read_yaml(state["recipe"], text))
     assert recipe.data.size is not None  # a resolved recipe has it

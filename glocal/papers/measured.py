@@ -70,7 +70,7 @@ def find_runs(folder: Path) -> list[Run]:
         GlocalError: there is no such folder.
     """
     if not folder.is_dir():
-        raise GlocalError(f"there is no folder {folder} of runs")
+        raise GlocalError(f"there is no folder {folder}; give one that holds runs, for example runs")
     found = []
     for path in sorted({path for pattern in _RECIPES for path in folder.glob(pattern)}):
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from pathlib import Path
 
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from glocal.config import AnyRecipe
 from glocal.data.lanes.choice import Lane
@@ -18,6 +20,7 @@ matplotlib.use("Agg")
 
 _IMAGES = 8
 _MOST_VIEWS = 10
+_FEW_POINTS = 3
 
 
 def draw_loss(folder: Path) -> None:
@@ -30,14 +33,21 @@ def draw_loss(folder: Path) -> None:
     axes, *below = figure.subplots(2 if knn else 1, sharex=True, squeeze=False, height_ratios=[2, 1] if knn else None)[
         :, 0
     ]
-    lines = axes.plot(metrics["epoch"], metrics["loss"], color="#1f5fa8", label="loss")
+    marker = "o" if len(metrics["epoch"]) <= _FEW_POINTS else ""  # a line of one point shows nothing
+    lines = axes.plot(metrics["epoch"], metrics["loss"], color="#1f5fa8", marker=marker, label="loss")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
     other = axes.twinx()
-    lines += other.plot(metrics["epoch"], metrics["lr"], color="#b0772b", alpha=0.7, label="learning rate")
+    lines += other.plot(
+        metrics["epoch"], metrics["lr"], color="#b0772b", marker=marker, alpha=0.7, label="learning rate"
+    )
     other.set_ylabel("learning rate")
-    axes.legend(handles=lines, loc="upper right")
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))  # inside, it covers one of the lines
     axes.set_title(plain(folder.name))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if marker:  # about a single point, the axis would be a thousandth of an epoch wide
+        axes.set_xlim(0, 1.05 * math.ceil(metrics["epoch"][-1]))
+        other.set_ylim(bottom=0)  # else single points of both lie on one another
     for accuracy in below:
         # Steps are whole batches, so that an epoch has as many everywhere.
         epochs = [step * metrics["epoch"][-1] / metrics["step"][-1] for step, _ in knn]

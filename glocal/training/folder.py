@@ -17,7 +17,7 @@ from glocal.config import AnyRecipe, TrainSettings, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.sources.base import Source
 from glocal.distributed import process_rank
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, counted
 from glocal.files import write_text
 from glocal.training.extending import extended
 from glocal.training.flat import flatten
@@ -99,7 +99,7 @@ def prepare_folder(
     else:
         check_images(images, source, folder)
     longer = _lengthened(recipe, written, folder, extend=extend)
-    _check_settings(longer, written, folder, moved_images=images is not None)
+    _check_settings(longer, written, folder, moved_images=images is not None, extend=extend)
     if process_rank() == 0 and (longer.train.epochs, longer.data.source) != (_epochs(written), _source(written)):
         if longer.data.source != _source(written):
             note(f"data.source was {_source(written)}, is {longer.data.source}: the same images by name")
@@ -139,12 +139,15 @@ def _lengthened(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path, *, 
         return recipe
     if recipe.train.epochs < epochs:
         raise GlocalError(
-            f"--extend: the run in {folder} has {epochs} epochs, more than train.epochs={recipe.train.epochs}"
+            f"--extend: the run in {folder} has {counted(epochs, 'epoch')} already; give more, not "
+            f"train.epochs={recipe.train.epochs}"
         )
     return extended(recipe, (*lengths, epochs))
 
 
-def _check_settings(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path, *, moved_images: bool) -> None:
+def _check_settings(
+    recipe: AnyRecipe, written: Mapping[str, Any], folder: Path, *, moved_images: bool, extend: bool
+) -> None:
     """Refuses settings by which something else would come out.
 
     Args:
@@ -152,6 +155,7 @@ def _check_settings(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path,
         written: what the folder's recipe says.
         folder: the run's.
         moved_images: the images may have another place, for the checkpoint knows them by their names.
+        extend: the run was to become longer, so that the mend is its own settings rather than another folder.
     """
     grown = recipe.train.extended_from[-1:] == (_epochs(written),)
     free = _FREE | ({"train.epochs"} if grown else set())
@@ -171,8 +175,13 @@ def _check_settings(recipe: AnyRecipe, written: Mapping[str, Any], folder: Path,
     listed = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed[:3])
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     longer = changed == ["train.epochs"] and now["train.epochs"] > before.get("train.epochs", 0)
-    way = "continue it for longer with --extend, or choose another folder" if longer else "choose another folder"
-    raise GlocalError(f"the run in {folder} has other settings: {listed}{more}; {way} (--out)")
+    own = f"repeat the settings of that run, or take them from it: --recipe {folder / 'recipe.yaml'}"
+    way = (
+        "continue it for longer with --extend, or choose another folder (--out)"
+        if longer
+        else (own if extend else f"choose another folder (--out), or to continue it, {own}")
+    )
+    raise GlocalError(f"the run in {folder} has other settings: {listed}{more}; {way}")
 
 
 def _epochs(written: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from glocal.data.ranges import settle_decoding
 from glocal.data.sources.base import Source
 from glocal.data.sources.decoding import allow_pixels
 from glocal.data.sources.opening import Images, names_of, open_source
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, counted
 from glocal.methods import method_class
 from glocal.models.loading import choose_device
 from glocal.training.flat import flatten
@@ -69,11 +69,11 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
         why = "for" if before.get(key) is None else f"instead of {before[key]}: there are only"
         note(f"method.{key} is {after[key]} {why} {images} images")
     recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
-    if recipe.optimizer.warmup_epochs > recipe.train.epochs / 2:
-        note(
-            f"the warm-up takes {recipe.optimizer.warmup_epochs:g} of {recipe.train.epochs} epochs; for a short run "
-            "set optimizer.warmup_epochs lower"
-        )
+    warmup, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
+    if warmup > epochs / 2:
+        longer = f"of {counted(warmup, 'epoch')} is longer than the training of {epochs}"
+        much = longer if warmup > epochs else f"takes {warmup:g} of {counted(epochs, 'epoch')}"
+        note(f"the warm-up {much}; for a short run set optimizer.warmup_epochs lower")
     return recipe
 
 

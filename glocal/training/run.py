@@ -101,7 +101,8 @@ def pretrain(
     total = resolved.train.epochs * order.steps_per_epoch
     first_step = 0 if state is None else int(state["step"])
     if first_step >= total:
-        note(f"{folder} is finished ({total} steps); nothing to do")
+        more = f"; to extend it, give more than train.epochs={resolved.train.epochs}" if extend else ""
+        note(f"{folder} is finished ({total} steps); nothing to do{more}")
         return Run(folder)
     if extend and resolved.train.extended_from:
         note(what_changes(resolved, order.steps_per_epoch))

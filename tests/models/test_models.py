@@ -1,5 +1,6 @@
 """Backbones, heads, the momentum teacher and the queue."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -221,10 +222,16 @@ def test_features_take_what_people_have_and_refuse_the_rest_in_one_line() -> Non
         assert torch.allclose(backbone.features(given), expected, atol=1e-5)
     assert torch.allclose(backbone.features(pictures[0]), expected[:1], atol=1e-5)
     assert backbone.features(Image.new("LA", (32, 32))).shape == (1, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns once of an array that cannot be written to
+        assert torch.allclose(backbone.features(np.asarray(pictures[0])), expected[:1], atol=1e-5)
     wrong = {
         r"must lie in \[0, 1\], not in \[0, 255\]": torch.linspace(0, 255, 3072).view(1, 3, 32, 32),
         r"not in \[nan, nan\]": torch.full((1, 3, 32, 32), torch.nan),
-        "must have one size": [Image.new("RGB", (32, 32)), Image.new("RGB", (32, 16))],
+        r"must have one size, not .*; resize them first, for example to 32 × 32 \(what": [
+            Image.new("RGB", (32, 32)),
+            Image.new("RGB", (32, 16)),
+        ],
         r"\(height, width, 3\) uint8": pixels / 255,
         "must be tensors, NumPy arrays or PIL images, not str": ["a.png"],
         "the list is empty": [],

@@ -29,6 +29,17 @@ def test_the_k_nn_accuracy_is_drawn_over_the_epochs(tmp_path: Path, monkeypatch:
     assert curves["loss"] == [[0.5, 3.0], [1.0, 2.0], [4.0, 1.0]]
 
 
+def test_one_point_is_seen_and_nothing_covers_the_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for lines, marker in ((METRICS.splitlines()[:2], "o"), ([*METRICS.splitlines(), "50,5.0,0.9,0.0"], "")):
+        (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+        figure = drawn(tmp_path, monkeypatch)
+        assert [axes.lines[0].get_marker() for axes in figure.axes] == [marker, marker]
+        assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())
+        [legend] = figure.legends
+        around = legend.get_window_extent()
+        assert not any(around.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
 def test_without_measurements_the_sheet_has_the_loss_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "metrics.csv").write_text(METRICS)
     (tmp_path / "monitor.csv").write_text("step,name,value\n20,spread,0.5\n")

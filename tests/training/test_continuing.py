@@ -15,6 +15,7 @@ from glocal.errors import GlocalError
 from glocal.schedules import Clock, Schedule
 from glocal.training import loop
 from glocal.training.loop import NonFiniteLossError
+from glocal.training.resolving import resolve
 from tests.training.test_runs import DATA, TINY, assert_equal, final_state, run
 
 SMALL: dict[str, Any] = {"train__batch_size": 8, "method__queue_size": 16, "train__epochs": 1}
@@ -116,6 +117,8 @@ def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path: Path) -> No
     (tmp_path / "a" / "recipe.yaml").write_text("not: [a recipe")
     with pytest.raises(GlocalError, match=r"no run in .* to continue \(no checkpoint\)"):
         glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, resume="must")
+    with pytest.raises(GlocalError, match="this run has not saved a checkpoint yet; the same pretrain command starts"):
+        glocal.load_backbone(tmp_path / "a")
     with pytest.raises(GlocalError, match=r"no run in .* to extend"):
         glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, extend=True)
     glocal.pretrain(DATA, tmp_path / "a", overrides={**TINY, "train.epochs": 1}, resume="never", progress=False)
@@ -146,8 +149,25 @@ def test_an_extended_run_follows_the_longer_schedules_and_says_so(
     written = yaml.safe_load((tmp_path / "a" / "recipe.yaml").read_text())["train"]
     assert (written["epochs"], written["extended_from"]) == (3, [1])
     longer(tmp_path / "a", 3, extend=False)  # the plain command knows it as finished
-    with pytest.raises(GlocalError, match=r"has 3 epochs, more than train.epochs=2"):
+    with pytest.raises(GlocalError, match=r"has 3 epochs already; give more, not train.epochs=2"):
         longer(tmp_path / "a", 2)
+    own = tmp_path / "a" / "recipe.yaml"
+    with pytest.raises(GlocalError, match=r"the run has had 1 epoch already; give more, not train.epochs=1"):
+        glocal.pretrain(None, tmp_path / "a", recipe=own, overrides={"train.epochs": 1}, extend=True, progress=False)
+    with pytest.raises(
+        GlocalError, match=r"repeat the settings of that run, or take them .*: --recipe .*a.recipe.yaml$"
+    ):
+        glocal.pretrain(DATA, tmp_path / "a", overrides={"train.epochs": 5}, extend=True, progress=False)
+    capsys.readouterr()
+    longer(tmp_path / "a", 3)
+    assert "to extend it, give more than train.epochs=3" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_warm_up_that_is_too_long_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    longer, half = "the warm-up of 5 epochs is longer than the training of 2;", "the warm-up takes 1.5 of 2 epochs;"
+    for warmup, told in ((5, longer), (1.5, half)):
+        resolve(DATA, None, {**TINY, "train.epochs": 2, "optimizer.warmup_epochs": warmup}, tmp_path, progress=False)
+        assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_extended_run_that_is_stopped_goes_on_exactly_and_its_recipe_repeats_it(

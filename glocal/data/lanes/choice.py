@@ -150,5 +150,7 @@ def _choice(lane: Lane, reason: str, device: torch.device) -> str:
     if isinstance(lane, ResidentLane):
         megabytes = lane.images.numel() >> 20
         return f"data.lane: resident; all images have one size and lie in the memory of {device} ({megabytes:,} MB)"
-    where = f"{lane.workers} processes decode" if lane.workers else "this process decodes"
+    where = "this process decodes"
+    if lane.workers:
+        where = "1 process decodes" if lane.workers == 1 else f"{lane.workers} processes decode"
     return f"data.lane: streaming; {where} the images as they are needed, for {reason}"

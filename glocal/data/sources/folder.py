@@ -23,7 +23,7 @@ from glocal.data.sources.decoding import (
     register_formats,
     stored_values,
 )
-from glocal.data.sources.labelled import are_splits
+from glocal.data.sources.labelled import are_splits, training_part
 from glocal.data.sources.passed_over import RUNS_OWN, count_endings, is_output, passed_over
 from glocal.errors import BrokenImageError, GlocalError
 
@@ -112,6 +112,7 @@ class ImageFolder(ImageFiles):
 
     Attributes:
         passed_over: what was passed over that might be missed, as a list in words; "" where there is nothing.
+        part: of a folder that holds the parts of a data set, the path of the one to learn from; None of others.
 
     Raises:
         GlocalError: there is no such folder, or no image in it.
@@ -132,17 +133,19 @@ class ImageFolder(ImageFiles):
                 f"{Path(folder)}: there is no image among its {len(found)} files{over}; "
                 "files ending in .jpg, .png, .webp, .tif, .bmp, .gif and what else Pillow opens count"
             )
-        classes, labels = None, None
+        classes, labels, part = None, None, None
         tops = [key.partition("/")[0] if "/" in key else None for key in keys]
         names = sorted({top for top in tops if top is not None})
         if None not in tops and len(names) > 1 and are_splits(names):
+            part = str(Path(folder) / training_part(names))
             note(
                 f"{Path(folder)}: {', '.join(names)} are parts of a data set and not its classes, so its images have "
-                f"no labels; give one part to have those of its folders: {Path(folder) / names[0]}"
+                f"no labels; give one part to have those of its folders: {part}"
             )
         elif None not in tops and len(names) > 1:
             number = {name: place for place, name in enumerate(names)}
             classes, labels = names, torch.tensor([number[top] for top in tops if top is not None])
+        self.part = part
         super().__init__(folder, keys, labels, classes)
 
 

@@ -14,6 +14,7 @@ from glocal.data.ranges import decode_alike, range_of
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.fingerprint import fingerprint
+from glocal.data.sources.labelled import has_no_labels
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.evaluation.features.cache import FeatureCache, Kept
@@ -244,9 +245,7 @@ def _whole(source: Source) -> Source:
 def _class_numbers(train: Source, test: Source) -> Tensor:
     for source in (train, test):
         if source.labels is None or source.classes is None:
-            raise GlocalError(
-                f"{source.name} has no labels; in a folder, the two or more folders of the first level are the classes"
-            )
+            raise GlocalError(has_no_labels(source))
     assert train.classes is not None and test.classes is not None  # noqa: PT018
     return classes_by_name(train.classes, test.classes, test.name)
 

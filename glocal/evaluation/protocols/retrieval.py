@@ -21,7 +21,7 @@ from glocal.console import progress_bar
 from glocal.data.annotated.queries import DATA, find_query_lists
 from glocal.data.lanes.whole import Fit
 from glocal.data.sources.base import Source
-from glocal.data.sources.labelled import labelled_part
+from glocal.data.sources.labelled import has_no_labels, labelled_part
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.extraction import POOLED
@@ -90,7 +90,7 @@ def measure(bench: Bench, settings: RetrievalSettings) -> list[Measurement]:
 def _leave_one_out(bench: Bench, settings: RetrievalSettings, source: Source, view: View) -> Measurement:
     part = labelled_part(source)
     if part is None or part.labels is None:
-        raise GlocalError(f"{source.name} has no labels; in a folder, the folders of the first level are the classes")
+        raise GlocalError(has_no_labels(source))
     source = part
     features = whole_features(bench, source, POOLED, view)
     readable = readable_rows(features)

@@ -226,7 +226,7 @@ def test_processes_are_as_many_as_shared_memory_has_room_for(
         order = BatchOrder(length=48, batch_size=4 * processes, seed=0, processes=processes)
         assert _processes(DataSettings(), plan, order) == expected
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
-    assert "1 processes decode" in choice_of(folder, capsys, workers=1)
+    assert "1 process decodes" in choice_of(folder, capsys, workers=1)
 
 
 def large_photographs(folder: Path, orientations: tuple[int, ...]) -> Path:

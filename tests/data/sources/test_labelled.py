@@ -85,6 +85,9 @@ def test_folders_named_like_splits_are_no_classes(tmp_path: Path, capsys: pytest
     assert f"give one part to have those of its folders: {root / 'train'}" in said
     assert open_source(root / "train").classes == ["cat", "dog"]
     assert capsys.readouterr().err == ""
+    folder_of(root, "test/cat/5.png")  # goes before train by its name
+    open_source(root)
+    assert f"give one part to have those of its folders: {root / 'train'}" in capsys.readouterr().err
     vehicles = folder_of(tmp_path / "vehicles", "plane/1.png", "train/2.png")
     assert open_source(vehicles).classes == ["plane", "train"]
     for names in (["Train", "Validation", "TEST"], ["train2017", "val2017"], ["test", "train", "unlabeled"]):
