@@ -1,0 +1,45 @@
+"""The program that all commands belong to, and how they print."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Self-supervised visual representation learning, globally and locally at once.",
+    epilog="--debug, anywhere in the command, shows the traceback of an error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting by its path, e.g. train.epochs=10; repeatable.")
+]
+
+
+def show(*things: Any) -> None:
+    console = Console(emoji=False)
+    if not console.is_terminal:  # a pipe has no width; rich would cut tables at 80 columns
+        console = Console(width=160, emoji=False)
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, str), highlight=False, markup=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from glocal import __version__
+
+        print(f"glocal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,5 @@
+"""Commands that write a backbone for other programs."""
+
+from __future__ import annotations
+
+PANEL = "Use"

@@ -1,0 +1,113 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glocal.cli.app import Sets, app, show
+from glocal.errors import GlocalError, did_you_mean
+
+PANEL = "Train"
+
+
+@app.command(rich_help_panel=PANEL)
+def pretrain(
+    out: Annotated[Path, typer.Option(help="The run's folder; a run in it is continued.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A folder of images, a list (.txt, .csv), or shapes, torchvision:CIFAR10, …; repeatable."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
+    settings: Sets = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: continue a run in --out; must: demand one; never: refuse one.")
+    ] = "auto",
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Train the run in --out for longer: up to the train.epochs given now.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Pretrain a backbone on unlabelled images, or continue a stopped run."""
+    choices = ("auto", "must", "never")
+    if resume not in choices:
+        raise GlocalError(f"--resume {resume}: {did_you_mean(resume, choices)}")
+    from glocal.distributed import process_rank
+    from glocal.settings import parse_overrides
+    from glocal.training.run import pretrain
+
+    overrides = parse_overrides(settings or [])
+    run = pretrain(
+        data or None,
+        out,
+        recipe=recipe,
+        overrides=overrides,
+        resume=resume,  # type: ignore[arg-type]
+        progress=not quiet,
+        extend=extend,
+    )
+    if process_rank() > 0:
+        return
+    show(
+        f"run:       {run.folder} (loss.png, views.png, metrics.csv, checkpoints/)",
+        f"measure:   glocal evaluate {run.folder} --train LABELLED --test LABELLED",
+        f'use:       glocal.load_backbone("{run.folder}").features(images)',
+    )
+
+
+@app.command(rich_help_panel=PANEL)
+def sweep(
+    grid: Annotated[
+        list[str], typer.Option("--grid", help="Values of a setting, e.g. method.temperature=0.1,0.2; repeatable.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's folder, continued if it is there; default: sweeps/RECIPE.")
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option(help="As for pretrain; repeatable.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file.")] = None,
+    settings: Sets = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(help="Labelled images that k-NN and the linear probe learn from; repeatable; default: of --data."),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(help="Labelled images to measure on; repeatable; default: data.test, or a fifth held out."),
+    ] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", help="How it is measured, e.g. linear.style=sce; repeatable.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Pretrain with every combination of some settings, and write one table of loss, k-NN and linear accuracy."""
+    from glocal import sweep as sweeping
+    from glocal.settings import parse_overrides
+
+    overrides = parse_overrides(settings or [])
+    out = out or Path("sweeps") / (Path(recipe).stem if recipe else "default")
+    rows = sweeping.sweep(
+        data or None,
+        out,
+        grid=sweeping.parse_grid(grid),
+        recipe=recipe,
+        overrides=overrides,
+        train=train or None,
+        test=test or None,
+        probe=parse_overrides(probe or []),
+        progress=not quiet,
+    )
+    show(sweeping.table(rows), f"written to {out}/sweep.csv and {out}/sweep.md; the runs are in {out}/runs")
+
+
+@app.command(rich_help_panel=PANEL)
+def demo(
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Pretrain on the embedded shapes for about three minutes on two cores and show what was learned."""
+    from glocal.demo import run_demo
+
+    table = run_demo(out, progress=not quiet)
+    show(table, f"loss curve: {out}/loss.png   views: {out}/views.png")

@@ -1,0 +1,1 @@
+"""Backbones as files for other programs, each checked against the one that it was made from."""

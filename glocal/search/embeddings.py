@@ -1,0 +1,196 @@
+"""A folder of embeddings, opened without reading them: vectors stay in their files until they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from glocal.errors import GlocalError
+from glocal.search.shards import map_vectors
+from glocal.settings import Settings
+
+FORMAT = 1
+ABOUT = "embeddings.json"
+SHARD_ROWS = 4096
+
+
+class About(Settings):
+    """What `embeddings.json` says of a folder of embeddings.
+
+    Attributes:
+        format: of the folder.
+        backbone: as it was named to `glocal embed`, so that queries go through the same one.
+        label: what the backbone calls itself.
+        fingerprint: of its weights; None where it has none.
+        source: the images, by name.
+        images: how many the source has.
+        size: side of the squares that the backbone saw.
+        dim: of a vector.
+        classes: names of the classes; None for unlabelled images.
+        tokens: patches and width of the patch tokens; None where they were not kept.
+        complete: all images of the source are there, but for unreadable ones.
+    """
+
+    format: int = FORMAT
+    backbone: str
+    label: str
+    fingerprint: str | None
+    source: str | list[str]
+    images: int
+    size: int
+    dim: int
+    classes: list[str] | None = None
+    tokens: tuple[int, int] | None = None
+    complete: bool = False
+
+
+class Embeddings:
+    """Embeddings of images, row by row in the order of their source; unreadable images have no row.
+
+    Args:
+        folder: what `glocal embed --out` wrote.
+
+    Attributes:
+        folder: as given.
+        about: what is known of all of them.
+
+    Raises:
+        GlocalError: there are none, they are not complete, or a file is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.about = read_about(self.folder)
+        if not self.about.complete:
+            raise GlocalError(f"{folder} is not complete; the same `glocal embed` command goes on with it")
+        self.shards = shard_paths(self.folder)
+        self._vectors = [map_vectors(path) for path in self.shards]
+        if not self._vectors:
+            raise GlocalError(f"{folder} holds no embeddings")
+        self._begin = np.cumsum([0, *(len(vectors) for vectors in self._vectors)])
+
+    def __len__(self) -> int:
+        return int(self._begin[-1])
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return self.about.dim
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Vectors of some rows in order, (stop − start, D) float32; only these are read."""
+        found = torch.empty(stop - start, self.dim)
+        for vectors, begin in zip(self._vectors, self._begin[:-1].tolist(), strict=True):
+            low, high = max(start, begin), min(stop, begin + len(vectors))
+            if low < high:
+                found[low - start : high - start] = torch.from_numpy(vectors[low - begin : high - begin].astype("f4"))
+        return found
+
+    def chunks(self, size: int = 65_536) -> Iterator[tuple[int, Tensor]]:
+        """All vectors, some rows at a time.
+
+        Yields:
+            the number of the first row, and vectors (size, D) float32; fewer in the end.
+        """
+        for start in range(0, len(self), size):
+            yield start, self.rows(start, min(start + size, len(self)))
+
+    def take(self, rows: Sequence[int] | Tensor) -> Tensor:
+        """Vectors of rows in any order, (n, D) float32."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        shard = np.searchsorted(self._begin, wanted, side="right") - 1
+        found = np.empty((len(wanted), self.dim), np.float32)
+        for number in np.unique(shard):
+            here = shard == number
+            found[here] = self._vectors[number][wanted[here] - self._begin[number]]
+        return torch.from_numpy(found)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of all rows: index, key, path, label, width, height, tokens, thumbnail.
+
+        Raises:
+            GlocalError: it was not kept.
+        """
+        try:
+            return pa.chunked_array(
+                [part for path in self.shards for part in pq.read_table(path, columns=[name]).column(name).chunks]
+            )
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise GlocalError(f"{self.folder}: column {name!r} cannot be read: {error}") from error
+
+    def has(self, name: str) -> bool:
+        """Whether a column was kept."""
+        return name in pq.read_schema(self.shards[0]).names
+
+    def thumbnails(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Thumbnails as JPEG files in memory; None where there are none."""
+        if not self.has("thumbnail"):
+            return [None] * len(rows)
+        wanted = np.asarray(rows, dtype=np.int64)
+        shard = np.searchsorted(self._begin, wanted, side="right") - 1
+        found: list[bytes | None] = [None] * len(wanted)
+        for number in np.unique(shard).tolist():
+            here = np.flatnonzero(shard == number)
+            column = pq.read_table(self.shards[number], columns=["thumbnail"]).column("thumbnail")
+            for place, one in zip(here, column.take(wanted[here] - self._begin[number]).to_pylist(), strict=True):
+                found[place] = one
+        return found
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Names of the images in their source."""
+        return self.column("key").to_pylist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def paths(self) -> list[str | None]:
+        """Absolute paths of the images; None for those that are no files."""
+        return self.column("path").to_pylist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def labels(self) -> list[str | None]:
+        """Names of the images' classes; None for images without one."""
+        return self.column("label").to_pylist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Width and height of the images in pixels, (N, 2) int32."""
+        return np.stack([np.asarray(self.column(name)) for name in ("width", "height")], axis=1)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The row of each key."""
+        return {key: row for row, key in enumerate(self.keys)}
+
+
+def read_about(folder: Path) -> About:
+    """What `embeddings.json` in a folder says.
+
+    Raises:
+        GlocalError: there is no such folder or file, or it is of another format.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        what = "there is no such folder" if not folder.exists() else f"there is no {ABOUT} in it"
+        raise GlocalError(f"{folder}: {what}; `glocal embed BACKBONE DATA --out {folder}` makes embeddings")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise GlocalError(f"{path}: format {content.get('format')!r}, but this glocal reads {FORMAT}")
+        return About(**content)
+    except (ValueError, TypeError, AttributeError, ValidationError) as error:
+        raise GlocalError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder, in order."""
+    return sorted(folder.glob("shard-*.parquet"))

@@ -1,0 +1,54 @@
+"""A folder of embeddings, opened: vectors are those of the files, in order, and are mapped, not read."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from glocal.errors import GlocalError
+from glocal.search.embeddings import ABOUT, Embeddings, shard_paths
+from glocal.search.shards import map_vectors
+from tests.search.made import make_embeddings
+
+
+@pytest.mark.parametrize(("count", "dim"), [(1, 5), (7, 3), (100, 1), (1000, 512)])
+def test_vectors_are_mapped_from_where_a_parquet_reader_finds_them(tmp_path: Path, count: int, dim: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)
+    made = make_embeddings(tmp_path / "e", vectors, shard_rows=400)
+    for path in shard_paths(made.folder):
+        mapped = map_vectors(path)
+        assert isinstance(mapped, np.memmap)
+        plain = np.array(pq.read_table(path).column("vector").to_pylist(), np.float16)
+        assert np.array_equal(mapped, plain)
+    assert np.array_equal(made.rows(0, count).numpy(), vectors.astype(np.float16).astype(np.float32))
+    shuffled = np.random.default_rng(1).permutation(count)
+    assert np.array_equal(made.take(shuffled).numpy(), vectors[shuffled].astype(np.float16).astype(np.float32))
+    assert sum(len(chunk) for _, chunk in made.chunks(300)) == count
+    assert made.keys[-1] == f"{count - 1:06d}.png"
+
+
+def test_shards_of_other_programs_are_read_where_they_cannot_be_mapped(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    made = make_embeddings(tmp_path / "e", vectors)
+    [path] = shard_paths(made.folder)
+    table = pq.read_table(path)
+    for options in ({"compression": "zstd"}, {"row_group_size": 20, "compression": "none"}, {"data_page_size": 64}):
+        pq.write_table(table, path, **options)
+        found = Embeddings(made.folder)
+        assert np.array_equal(found.rows(0, 50).numpy(), vectors.astype(np.float16).astype(np.float32)), options
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GlocalError, match=r"there is no such folder; `glocal embed"):
+        Embeddings(tmp_path / "nothing")
+    made = make_embeddings(tmp_path / "e", np.ones((3, 2), np.float32))
+    with pytest.raises(GlocalError, match="column 'tokens' cannot be read"):
+        made.column("tokens")
+    [path] = shard_paths(made.folder)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(GlocalError, match=r"shard-00000.parquet: no shard of embeddings, or damaged"):
+        Embeddings(made.folder)
+    (made.folder / ABOUT).write_text("{")
+    with pytest.raises(GlocalError, match=r"embeddings.json is damaged"):
+        Embeddings(made.folder)
