@@ -267,6 +267,28 @@ class Backbone(nn.Module):
         """
         return self._in_eval_mode(self.forward_tokens, images)
 
+    @torch.no_grad()
+    def features_and_patches(self, images: AnyImages) -> tuple[Tensor, Tensor]:
+        """Features (B, D), as `features` gives them, and patch tokens (B, N, D) in float32, in one pass.
+
+        Args:
+            images: as for `features`.
+
+        Raises:
+            GlocalError: the network is no vision transformer.
+        """
+        network = self.network
+        if not isinstance(network, VisionTransformer):
+            raise GlocalError(f"{self.label} has no patch tokens; choose a vision transformer")
+
+        def both(prepared: Tensor) -> Tensor:
+            self._check_patches(prepared)
+            tokens = network.forward_features(prepared)
+            return torch.cat([network.forward_head(tokens)[:, None], tokens[:, network.num_prefix_tokens :]], dim=1)
+
+        found = self._in_eval_mode(both, images)
+        return found[:, 0], found[:, 1:]
+
     @property
     def has_cls_token(self) -> bool:
         """The network is a vision transformer with a class token: `last_tokens` works."""
