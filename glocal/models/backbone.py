@@ -42,13 +42,14 @@ class ModelSettings(Settings):
     name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base, small_alexnet
     stem: Literal["auto", "standard", "small"] = "auto"  # small: 3×3 stride 1, no pooling (ResNets; images ≤ 64)
     pretrained: bool = False
+    init: str | None = None  # weights to begin with: timm:NAME, a run, a checkpoint, a .safetensors or .pth file
     options: dict[str, Any] = Field(default_factory=dict)
 
     def for_size(self, size: int) -> ModelSettings:
         """The same with the stem decided for images of `size` pixels."""
         if self.stem != "auto":
             return self
-        small = size <= _SMALL_SIDE and not self.pretrained and self._takes_the_small_stem()
+        small = size <= _SMALL_SIDE and not (self.pretrained or self.init) and self._takes_the_small_stem()
         return self.model_copy(update={"stem": "small" if small else "standard"})
 
     def _takes_the_small_stem(self) -> bool:
