@@ -32,7 +32,7 @@ from glocal.models import recompute
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.training.loop import Hooks, train
 from glocal.training.machine import suit_to_machine
-from glocal.training.memory import keep_freed_memory
+from glocal.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
