@@ -1,11 +1,11 @@
-"""Embeddings of the images of a source, written shard by shard: what is written stays, and only the rest is computed."""
+"""Embeddings of the images of a source, written shard by shard: what is written stays, the rest is computed."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -200,15 +200,12 @@ def _differences(there: About, now: About) -> list[str]:
         names = [" with ".join(filter(None, (one.backbone, one.weights))) for one in (there, now)]
         changed = f"the weights of {names[0]} have changed since"
         found.append(f"the backbone is {names[0]} there, {names[1]} now" if names[0] != names[1] else changed)
-    images = [
-        f"{one.images:,} images of {one.source if isinstance(one.source, str) else ', '.join(one.source)}"
-        for one in (there, now)
-    ]
-    if images[0] != images[1] and (there.images_fingerprint is None or there.images != now.images):
-        found.append(f"{images[0]} there, {images[1]} now")
-    elif there.images_fingerprint != now.images_fingerprint:
-        of = "" if images[0] == images[1] else f"; they were {images[0]}"
-        found.append(f"the {images[1]} are others, or were changed (path, size or time of a file){of}")
+    if (there.images_fingerprint, there.images) != (now.images_fingerprint, now.images):
+        images = [f"{one.images:,} images of {_named(one.source)}" for one in (there, now)]
+        changed = f"the {images[0]} are others, or were changed (path, size or time of a file)"
+        found.append(f"{images[0]} there, {images[1]} now" if images[0] != images[1] else changed)
+    elif there.images_fingerprint is None and there.source != now.source:
+        found.append(f"the images are {_named(there.source)} there, {_named(now.source)} now")
     for name, what in (
         ("size", "size of the images"),
         ("interpolation", "interpolation"),
@@ -221,6 +218,10 @@ def _differences(there: About, now: About) -> list[str]:
         if before != after:
             found.append(f"{what}: {_said(before)} there, {_said(after)} now")
     return found
+
+
+def _named(source: str | list[str]) -> str:
+    return source if isinstance(source, str) else ", ".join(source)
 
 
 def _said(value: object) -> str:
@@ -319,7 +320,7 @@ class Work:
             if written is not None:
                 written.result()
 
-    def _pieces(self, parts: list[range]) -> Iterator[_Piece]:
+    def _pieces(self, parts: list[range]) -> Generator[_Piece]:
         """The rows of each part of the source, in order; a GPU has the next part before the host waits for one."""
         batches = central_batches(
             self.source,

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from glocal.console import progress_bar
