@@ -12,7 +12,7 @@ Every side runs in a process of its own; the sides take turns. Rates are those o
 of the main process above what it held with the network before; `ratio` is a side's rate over the usual script's. How
 well the features agree is printed as the least cosine of a pair.
 
-    python benchmarks/embed.py --data photos/ [--model resnet50] [--rounds 3] [--threads 1] [--workers 1] [--json out.json]
+    python benchmarks/embed.py --data photos/ [--model resnet50] [--threads 1] [--workers 1] [--json out.json]
 
 Without a folder, it draws its own images: enlarged shapes at 500x375.
 """
@@ -159,7 +159,9 @@ def main() -> None:
             "megabytes": max(one["megabytes"] for one in found[1:]),
             "least cosine": float(cosine.min()),
         }
-        table.row(side, *(f"{value:.{digits}f}" for value, digits in zip(rows[side].values(), (1, 2, 0, 4), strict=True)))
+        table.row(
+            side, *(f"{value:.{digits}f}" for value, digits in zip(rows[side].values(), (1, 2, 0, 4), strict=True))
+        )
     write_json(options.json, described, images=count, model=options.model, batch=options.batch, sides=rows)
 
 

@@ -26,7 +26,8 @@ from glocal.data.sources.base import Source
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.opening import Images, names_of, open_source
 from glocal.distributed import own_device, process_count, process_rank, processes_together, wait_for_all
-from glocal.embeddings.folder import ABOUT, SHARD_ROWS, About, Embeddings, read_about, shard_path, shard_paths
+from glocal.embeddings.continuing import BESIDE, is_whole, started
+from glocal.embeddings.folder import ABOUT, SHARD_ROWS, About, Embeddings, shard_path
 from glocal.embeddings.shards import vectors_column, write_shard
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.evaluation.features.bench import Bench
@@ -43,7 +44,6 @@ THUMBNAIL = 96
 
 Precision = Literal["fp32", "bf16"]
 
-_BESIDE = b"glocal"  # what a shard knows of images that it does not hold
 _TOKEN_BYTES = 256 << 20  # of the patch tokens in a shard, at most
 _BATCH, _GPU_BATCH = 32, 256
 
@@ -86,8 +86,8 @@ def embed(
         The embeddings, opened.
 
     Raises:
-        GlocalError: wrong options; other embeddings are in `out`; no image can be read; features that are not finite or
-            beyond float16.
+        GlocalError: wrong options; other embeddings are in `out`, or it cannot be written; no image can be read;
+            features that are not finite or beyond float16.
         Stopped: Ctrl-C, SIGTERM or another signal that means stop (`glocal.signals`); the same call goes on after the
             last whole shard.
 
@@ -120,7 +120,7 @@ def embed(
         work = Work(
             opened,
             source,
-            _started(folder, about),
+            started(folder, about),
             folder,
             torch.device(where if isinstance(opened, torch.nn.Module) else "cpu"),
             batch_size or (_GPU_BATCH if on_gpu else _BATCH),
@@ -168,64 +168,6 @@ def _shapes(backbone: Extractor, *, tokens: bool) -> dict[str, int | tuple[int, 
     while rows > 1 and rows * patches.numel() * 2 > _TOKEN_BYTES:
         rows //= 2
     return {"dim": vector.shape[1], "tokens": (patches.shape[1], patches.shape[2]), "shard_rows": rows}
-
-
-def _started(folder: Path, about: About) -> About:
-    """What the folder holds already, or shall hold: `about`, which the first process writes where nothing is there.
-
-    Raises:
-        GlocalError: it holds other embeddings, or shards of which nothing is known.
-    """
-    if (folder / ABOUT).is_file():
-        there = read_about(folder)
-        different = _differences(there, about)
-        if different:
-            raise GlocalError(
-                f"{folder} holds other embeddings: {'; '.join(different)}; choose another folder (--out), or delete "
-                "this one"
-            )
-        return there
-    if shard_paths(folder):
-        raise GlocalError(f"{folder} holds shards but no {ABOUT} that says of what; choose another folder (--out)")
-    if process_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / ABOUT, about.model_dump_json(indent=2) + "\n")
-    return about
-
-
-def _differences(there: About, now: About) -> list[str]:
-    """In what embeddings that are there differ from those that are asked for, in words."""
-    found = []
-    if (there.fingerprint or there.label) != (now.fingerprint or now.label):
-        names = [" with ".join(filter(None, (one.backbone, one.weights))) for one in (there, now)]
-        changed = f"the weights of {names[0]} have changed since"
-        found.append(f"the backbone is {names[0]} there, {names[1]} now" if names[0] != names[1] else changed)
-    if (there.images_fingerprint, there.images) != (now.images_fingerprint, now.images):
-        images = [f"{one.images:,} images of {_named(one.source)}" for one in (there, now)]
-        changed = f"the {images[0]} are others, or were changed (path, size or time of a file)"
-        found.append(f"{images[0]} there, {images[1]} now" if images[0] != images[1] else changed)
-    elif there.images_fingerprint is None and there.source != now.source:
-        found.append(f"the images are {_named(there.source)} there, {_named(now.source)} now")
-    for name, what in (
-        ("size", "size of the images"),
-        ("interpolation", "interpolation"),
-        ("value_range", "range of grey values"),
-        ("precision", "precision"),
-        ("tokens", "tokens"),
-        ("thumbnails", "thumbnails"),
-    ):
-        before, after = getattr(there, name), getattr(now, name)
-        if before != after:
-            found.append(f"{what}: {_said(before)} there, {_said(after)} now")
-    return found
-
-
-def _named(source: str | list[str]) -> str:
-    return source if isinstance(source, str) else ", ".join(source)
-
-
-def _said(value: object) -> str:
-    return "none" if value is None else str(value)
 
 
 @dataclass(frozen=True)
@@ -288,7 +230,7 @@ class Work:
             Stopped: after a signal that means stop; the last whole shard is written.
         """
         own = self.shards[process_rank() :: process_count()]
-        missing = [number for number in own if not _is_whole(shard_path(self.folder, number))]
+        missing = [number for number in own if not is_whole(shard_path(self.folder, number))]
         total = sum(len(self.positions(number)) for number in own)
         done = total - sum(len(self.positions(number)) for number in missing)
         if done:
@@ -389,8 +331,15 @@ class Work:
         if self.about.thumbnails is not None:
             columns["thumbnail"] = pa.array([one for piece in pieces for one in piece.thumbnails], pa.binary())
         broken = [[printable(error.key), error.reason] for piece in pieces for error in piece.broken]
-        table = pa.table(columns).replace_schema_metadata({_BESIDE: json.dumps({"unreadable": broken})})
-        write_shard(shard_path(self.folder, number), table, plain=plain)
+        table = pa.table(columns).replace_schema_metadata({BESIDE: json.dumps({"unreadable": broken})})
+        path = shard_path(self.folder, number)
+        try:
+            write_shard(path, table, plain=plain)
+        except OSError as error:
+            raise GlocalError(
+                f"{path} cannot be written: {error.strerror}; the shards before it stay, and the same command goes on "
+                "with them"
+            ) from error
 
 
 def _half(vectors: Tensor) -> np.ndarray:
@@ -407,17 +356,6 @@ def _labels(source: Source, index: Tensor) -> list[str | None]:
     return [source.classes[label] if label >= 0 else None for label in source.labels[index].tolist()]
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a shard is there; one that another program has damaged is computed anew."""
-    if not path.exists():
-        return False
-    try:
-        return _BESIDE in (pq.read_metadata(path).metadata or {})
-    except (pa.ArrowException, OSError) as error:
-        note(f"{path} is damaged ({error}); its images are embedded anew")
-        return False
-
-
 def _finish(work: Work) -> None:
     """Names the unreadable images, and says that all is there.
 
@@ -432,7 +370,7 @@ def _finish(work: Work) -> None:
         except (pa.ArrowException, OSError) as error:
             raise GlocalError(f"{folder}: shard {number} is gone or damaged ({error}); start again") from error
         rows += known.num_rows
-        unreadable = json.loads(known.metadata[_BESIDE])["unreadable"]
+        unreadable = json.loads(known.metadata[BESIDE])["unreadable"]
         broken += [BrokenImageError(key, reason) for key, reason in unreadable]
     if rows == 0:
         raise GlocalError(

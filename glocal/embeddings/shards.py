@@ -28,7 +28,7 @@ def vectors_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
         GlocalError: a value is too large for float16.
     """
     with np.errstate(over="ignore"):  # an error below
-        half = vectors.astype(np.float16)
+        half = vectors.astype(np.float16, copy=False)
     if not np.isfinite(half).all():
         raise GlocalError("an embedding has values beyond 65,504, which float16 does not hold")
     return pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), vectors.shape[1])

@@ -1,5 +1,6 @@
 """`glocal embed`: every vector is that of its file, in the source's order, whatever stopped the work in between."""
 
+import errno
 import io
 import json
 import os
@@ -336,6 +337,7 @@ def test_wrong_input_is_named(image_folder: Callable[..., Path], tmp_path: Path)
     file.touch()
     for options, message in (
         ({"out": file}, "file is a file; out must be a folder"),
+        ({"out": file / "e"}, "file/e: no folder can be written there: Not a directory"),
         ({"precision": "bf61"}, "precision 'bf61': did you mean bf16"),
         ({"thumbnails": 4}, "thumbnails of 4 pixels"),
         ({"batch_size": 0}, "a batch of 0 images"),
@@ -364,6 +366,22 @@ def test_images_none_of_which_can_be_read_and_shards_without_rows(
     assert len(found.shards) == 3
     assert found.rows(0, 1).shape == (1, 3072)
     assert found.take([0])[0, 0] == 1
+
+
+def test_a_disk_that_is_full_costs_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed, write = embed_small(monkeypatch), making.write_shard
+
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "shard-00002.parquet":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(making, "write_shard", full)
+    with pytest.raises(GlocalError, match="shard-00002.parquet cannot be written: No space left on device"):
+        embed("pixels", "shapes:test:64", tmp_path / "e")
+    assert [path.name for path in shard_paths(tmp_path / "e")] == ["shard-00000.parquet", "shard-00001.parquet"]
+    monkeypatch.setattr(making, "write_shard", write)
+    assert len(embed("pixels", "shapes:test:64", tmp_path / "e")) == 64
 
 
 class Exploding(nn.Module):
