@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from glocal import losses, methods
+    from glocal.embeddings.folder import Embeddings
+    from glocal.embeddings.searching import search
     from glocal.errors import GlocalError
     from glocal.evaluation import evaluate
     from glocal.models.backbone import Backbone
@@ -28,15 +30,18 @@ threads_wait_asleep = wait_asleep()  # what can still be done about it: `glocal.
 
 _HOME = {
     "Backbone": "glocal.models.backbone",
+    "Embeddings": "glocal.embeddings.folder",
     "GlocalError": "glocal.errors",
     "Run": "glocal.training.run",
     "evaluate": "glocal.evaluation",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
+    "search": "glocal.embeddings.searching",
 }
 
 __all__ = [
     "Backbone",
+    "Embeddings",
     "GlocalError",
     "Run",
     "evaluate",
@@ -44,6 +49,7 @@ __all__ = [
     "losses",
     "methods",
     "pretrain",
+    "search",
 ]
 
 

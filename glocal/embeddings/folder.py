@@ -153,6 +153,10 @@ class Embeddings:
                 found[place] = one
         return found
 
+    def written(self, row: int) -> float:
+        """When the shard of a row was written, in seconds of the file system's clock."""
+        return self.shards[int(np.searchsorted(self._begin, row, side="right")) - 1].stat().st_mtime
+
     @cached_property
     def keys(self) -> list[str]:
         """Names of the images in their source."""
