@@ -37,6 +37,9 @@ def search(
     backbone: Annotated[
         str | None, typer.Option(help="Where the backbone of the embeddings lies now; default: where it lay then.")
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Where its file of weights lies now, if it was given one.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and notes.")] = False,
@@ -53,6 +56,7 @@ def search(
         k,
         exclude_self=exclude_self,
         backbone=backbone,
+        weights=weights,
         index=index,
         device=device,
         workers=workers,

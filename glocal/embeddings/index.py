@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glocal.console import note, progress_bar, tell
+from glocal.console import note, progress_of, tell
 from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.nearest import nearest_rows
 from glocal.errors import GlocalError
@@ -200,11 +200,10 @@ def _build(embeddings: Embeddings, k: int, device: str, progress: bool) -> Index
     count = min(len(embeddings), max(_TRAINING * lists, 1024), _TRAINING_BYTES // (4 * embeddings.dim))
     index.train(_unit(embeddings.take(torch.linspace(0, len(embeddings) - 1, count).long())).numpy())
     size = max(1, _BLOCK_BYTES // (4 * embeddings.dim))
-    with progress_bar("images", visible=progress) as bar:
-        task = bar.add_task("index", total=len(embeddings))
+    with progress_of("index", "images", len(embeddings), visible=progress) as advance:
         for _, rows in embeddings.chunks(size):
             index.add(_unit(rows).numpy())
-            bar.update(task, advance=len(rows))
+            advance(len(rows))
     k = min(k, len(embeddings) - 1)
     description: dict[str, Any] = {
         "kind": kind,
@@ -239,7 +238,7 @@ def _measured(index: Index, device: str) -> IndexDescription:
         # By similarity: of several copies any will do.
         recall = float((index.search(queries, about.k, own=sample)[0] >= last - 1e-6).float().mean())
         if recall >= _RECALL or probes == about.lists:
-            return about.model_copy(update={"probes": probes, "sample": len(sample), "recall": recall})
+            return about.model_copy(update={"probes": probes, "sample": len(sample), "recall": round(recall, 4)})
         probes = min(2 * probes, about.lists)
 
 
@@ -276,14 +275,18 @@ def choose_kind(images: int, dim: int, free: int) -> tuple[str, int, int, str]:
             f"IVF{lists},SQfp16",
             lists,
             2,
-            f"all vectors in float16 are {size / 2**30:.1f} GB and fit a quarter of the free memory",
+            f"all vectors in float16 are {_readable(size)} and fit a quarter of the free memory",
         )
     codes = min(64, dim)
     reason = (
-        f"all vectors in float16 are {size / 2**30:.1f} GB, more than a quarter of the free memory, and codes of "
-        f"{codes} bytes {images * codes / 2**30:.1f} GB"
+        f"all vectors in float16 are {_readable(size)}, more than a quarter of the free memory, and codes of "
+        f"{codes} bytes {_readable(images * codes)}"
     )
     return f"OPQ{codes}_{dim // codes * codes},IVF{lists},PQ{codes}", lists, 20, reason
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def free_bytes() -> int:

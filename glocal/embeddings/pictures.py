@@ -12,6 +12,7 @@ from glocal.data.sources.decoding import read_image
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import BrokenImageError, GlocalError
+from glocal.files import unprintable
 from glocal.report.sheets import jpeg
 
 
@@ -31,6 +32,7 @@ def pictures_of(embeddings: Embeddings, rows: Sequence[int]) -> list[bytes | Non
         return found
     wanted = [rows[place] for place in missing]
     paths = embeddings.column("path").take(wanted).to_pylist()
+    paths = [None if path is None else unprintable(path) for path in paths]
     for place, path in zip(missing, paths, strict=True):
         if path is not None:
             found[place] = picture_of(lambda path=path: read_image(path, path))  # type: ignore[misc]

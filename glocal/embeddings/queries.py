@@ -24,7 +24,7 @@ from glocal.data.sources.listed import is_list
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError
-from glocal.files import printable
+from glocal.files import printable, unprintable
 from glocal.models.backbone import checked_images
 
 _NAMED = 5  # keys that an error names
@@ -149,13 +149,24 @@ def _by_last_part(embeddings: Embeddings, column: pa.ChunkedArray, text: str) ->
         named = ", ".join(column[int(row)].as_py() for row in rows[:_NAMED])
         more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
         raise GlocalError(f"{text}: {len(rows):,} keys of {embeddings.folder} end so, choose one: {named}{more}")
-    near = difflib.get_close_matches(text, embeddings.keys, n=1) if len(embeddings) <= _SUGGESTS else []
-    hint = f"; did you mean {near[0]}?" if near else f"; keys look like {column[0].as_py()}"
-    raise GlocalError(f"{text} is no image file, no folder, and no key of {embeddings.folder}{hint}")
+    raise GlocalError(f"{text} is no image file, no folder, and no key of {embeddings.folder}; {_hint(column, text)}")
+
+
+def _hint(column: pa.ChunkedArray, text: str) -> str:
+    """The key that is meant, or those that hold the text, or what a key looks like."""
+    near = difflib.get_close_matches(text, column.to_pylist(), n=1) if len(column) <= _SUGGESTS else []
+    if near:
+        return f"did you mean {near[0]}?"
+    holding = column.filter(pc.match_substring(column, printable(text), ignore_case=True))
+    if len(holding) > 0:
+        more = f" and {len(holding) - _NAMED:,} more" if len(holding) > _NAMED else ""
+        return f"keys with it: {', '.join(holding.slice(0, _NAMED).to_pylist())}{more}"
+    return f"keys look like {column[0].as_py()}"
 
 
 def _of_row(embeddings: Embeddings, row: int) -> Query:
     [key], [path] = (embeddings.column(name).slice(row, 1).to_pylist() for name in ("key", "path"))
+    path = None if path is None else unprintable(path)
     return Query(key, row, stored=True, path=path, read=None if path is None else partial(_read_file, path, key))
 
 

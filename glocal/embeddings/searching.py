@@ -9,16 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glocal.console import note, warn
+from glocal.console import note, progress_of, warn
+from glocal.data.lanes.central import central_batches, in_batches
 from glocal.data.sources.decoding import Decoding
 from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.index import open_index, worth_an_index
 from glocal.embeddings.nearest import nearest_rows
 from glocal.embeddings.queries import Queries, Query, QuerySource, find_queries
 from glocal.errors import BrokenImageError, GlocalError, counted
-from glocal.evaluation.features.extraction import Extractor, RawPixels, extract
+from glocal.evaluation.features.extraction import Extractor, RawPixels
 from glocal.models.loading import choose_device, load_backbone
 
+_BATCH = 64
 _BESIDE = 64  # queries up to which starting processes takes longer than reading them
 
 
@@ -54,6 +56,7 @@ def search(
     *,
     exclude_self: bool = False,
     backbone: Extractor | str | Path | None = None,
+    weights: str | Path | None = None,
     index: bool | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -72,6 +75,7 @@ def search(
         exclude_self: leave out the query itself where it is among the embeddings, by its key or its path. Copies of it
             stay.
         backbone: where the backbone lies now, or the backbone itself; by default where it lay when they were made.
+        weights: where its file of weights lies now, if it was given one.
         index: True: search an index (faiss) that is built if it is not there; False: compare with every image; None:
             an index above a million images, where faiss is installed.
         device: where images are embedded and compared: auto, cpu, cuda, mps.
@@ -87,7 +91,7 @@ def search(
     if k < 1:
         raise GlocalError(f"k={k}: at least 1 image is found for each query")
     asked = find_queries(embeddings, queries)
-    vectors, found, skipped = _vectors(embeddings, asked, backbone, device, workers, progress)
+    vectors, found, skipped = _vectors(embeddings, asked, backbone, weights, device, workers, progress)
     own = torch.tensor([query.row if exclude_self else -1 for query in found])
     most = len(embeddings) - int(bool((own >= 0).any()))
     if k > most:
@@ -115,6 +119,7 @@ def _vectors(
     embeddings: Embeddings,
     queries: Sequence[Query],
     backbone: Extractor | str | Path | None,
+    weights: str | Path | None,
     device: str,
     workers: int | None,
     progress: bool,
@@ -131,34 +136,64 @@ def _vectors(
     fresh = [place for place, query in enumerate(queries) if not query.stored and query.vector is None]
     if not fresh:
         return vectors, list(queries), []
-    network = open_backbone(embeddings, backbone, device)
-    decoding: Decoding | None = getattr(network, "decoding", None)
-    features = extract(
-        network,
-        QuerySource([queries[place] for place in fresh], decoding or Decoding()),
-        batch_size=64,
-        workers=0 if workers is None and len(fresh) <= _BESIDE else workers,
-        progress=progress,
-    )
-    if features.features.shape[1] != embeddings.dim:
-        raise GlocalError(
-            f"{network.label} gives {features.features.shape[1]} values for an image, but those of {embeddings.folder} "
-            f"have {embeddings.dim}"
-        )
-    read = [fresh[number] for number in features.index.tolist()]
-    vectors[read] = features.features
-    for error in features.skipped:
+    network = open_backbone(embeddings, backbone, weights, device)
+    features, index, skipped = _features(embeddings, network, [queries[place] for place in fresh], workers, progress)
+    read = [fresh[number] for number in index.tolist()]
+    vectors[read] = features
+    for error in skipped:
         warn(f"left out: {error}")
     kept = sorted(set(range(len(queries))) - (set(fresh) - set(read)))
-    return vectors[kept], [queries[place] for place in kept], features.skipped
+    return vectors[kept], [queries[place] for place in kept], skipped
 
 
-def open_backbone(embeddings: Embeddings, backbone: Extractor | str | Path | None, device: str) -> Extractor:
+def _features(
+    embeddings: Embeddings, network: Extractor, queries: Sequence[Query], workers: int | None, progress: bool
+) -> tuple[Tensor, Tensor, list[BrokenImageError]]:
+    """Features of images, made as those of the embeddings, which of them could be read, and what is wrong with others.
+
+    Raises:
+        GlocalError: none can be read, or the network gives other vectors than the embeddings.
+    """
+    about = embeddings.about
+    own: Decoding | None = getattr(network, "decoding", None)
+    batches = central_batches(
+        QuerySource(queries, Decoding(about.value_range, None if own is None else own.max_pixels)),
+        about.size,
+        in_batches(range(len(queries)), _BATCH),
+        workers=0 if workers is None and len(queries) <= _BESIDE else workers,
+        interpolation=about.interpolation,
+    )
+    found, index, skipped = [], [], []
+    with progress_of("features of the queries", "images", len(queries), visible=progress) as advance:
+        for batch in batches:
+            skipped += batch.broken
+            if len(batch.index) > 0:
+                found.append(network.features(batch.images).cpu())
+                index.append(batch.index)
+            advance(len(batch.index) + len(batch.broken))
+    if not found:
+        more = f", nor any of the {len(skipped) - 1} others" if len(skipped) > 1 else ""
+        raise GlocalError(f"{skipped[0]}{more}; nothing is left to search for")
+    features = torch.cat(found)
+    if features.shape[1] != embeddings.dim:
+        raise GlocalError(
+            f"{network.label} gives {features.shape[1]} values for an image, but {embeddings.folder} has "
+            f"{embeddings.dim} ({about.label})"
+        )
+    if not features.isfinite().all():
+        raise GlocalError(f"{network.label} gives features that are infinite or no numbers; has its training diverged?")
+    return features, torch.cat(index), skipped
+
+
+def open_backbone(
+    embeddings: Embeddings, backbone: Extractor | str | Path | None, weights: str | Path | None, device: str
+) -> Extractor:
     """The backbone that embeddings were made by.
 
     Args:
         embeddings: say which.
         backbone: where it lies now, or itself; None: where it lay then.
+        weights: where its file of weights lies now; None: where it lay then.
         device: where it shall compute.
 
     Raises:
@@ -167,21 +202,19 @@ def open_backbone(embeddings: Embeddings, backbone: Extractor | str | Path | Non
     about = embeddings.about
     if backbone is None or isinstance(backbone, str | Path):
         name = str(about.backbone if backbone is None else backbone)
+        file = about.weights if weights is None and name == about.backbone else weights
         try:
-            backbone = RawPixels(about.size) if name == "pixels" else load_backbone(name)
+            backbone = RawPixels(about.size) if name == "pixels" else load_backbone(name, file)
         except GlocalError as error:
-            if name != about.backbone:
-                raise
             raise GlocalError(
-                f"{embeddings.folder} was made by the backbone {name}, which new images need as well: {error}; "
-                "--backbone says where it lies now (keys of the embeddings need none)"
+                f"{error}; new images need the backbone that {embeddings.folder} was made by ({about.label}): say by "
+                "--backbone, and --weights if it was given a file of them, where it lies now"
             ) from error
     own = getattr(backbone, "fingerprint", lambda: None)()
     if None not in (own, about.fingerprint) and own != about.fingerprint:
         raise GlocalError(
             f"{backbone.label} is not the backbone that {embeddings.folder} was made by ({about.label}): its weights "
-            "or its image size are others, so similarities would say nothing; name the right one (--backbone), or "
-            "embed again"
+            "or settings are others, so similarities would mean nothing; name the right one, or embed again"
         )
     if isinstance(backbone, torch.nn.Module):
         backbone.to(choose_device(device))

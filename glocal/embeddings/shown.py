@@ -16,7 +16,7 @@ from glocal.embeddings.pictures import picture_of, pictures_of
 from glocal.embeddings.queries import Query
 from glocal.embeddings.searching import SearchResult
 from glocal.errors import GlocalError
-from glocal.files import printable, write_csv
+from glocal.files import printable, unprintable, write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
 
 OUTPUTS = (".html", ".png", ".csv")
@@ -94,8 +94,8 @@ def _sections(result: SearchResult, most: int) -> Iterator[Section]:
         near = zip(result.similarities[place].tolist(), result.keys[place], labels[place], strict=True)
         tiles = [Tile(_picture(result.embeddings, query), ("query",), query.path, marked=True)]
         for (similarity, key, label), path, picture in zip(near, paths[place], shown, strict=True):
-            name = key.rpartition("/")[2]
-            tiles.append(Tile(picture, (f"{similarity:.3f}", name, *([label] if label else [])), path))
+            caption = f"{similarity:.3f}", key.rpartition("/")[2], *([label] if label else [])
+            tiles.append(Tile(picture, caption, None if path is None else unprintable(path)))
         yield Section(query.name, tiles)
 
 
