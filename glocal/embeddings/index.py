@@ -282,7 +282,8 @@ def choose_kind(images: int, dim: int, free: int) -> tuple[str, int, int, str]:
         f"all vectors in float16 are {_readable(size)}, more than a quarter of the free memory, and codes of "
         f"{codes} bytes {_readable(images * codes)}"
     )
-    return f"OPQ{codes}_{dim // codes * codes},IVF{lists},PQ{codes}", lists, 20, reason
+    # A random rotation gives all parts of a code as much to say, and any width a number of values that codes divide.
+    return f"RR{-(-dim // codes) * codes},IVF{lists},PQ{codes}", lists, 20, reason
 
 
 def _readable(size: int) -> str:

@@ -138,6 +138,9 @@ def _vectors(
         return vectors, list(queries), []
     network = open_backbone(embeddings, backbone, weights, device)
     features, index, skipped = _features(embeddings, network, [queries[place] for place in fresh], workers, progress)
+    if len(skipped) == len(queries):
+        more = f" ({len(skipped) - 1} more cannot be read either)" if len(skipped) > 1 else ""
+        raise GlocalError(f"{skipped[0]}{more}; nothing is left to search for")
     read = [fresh[number] for number in index.tolist()]
     vectors[read] = features
     for error in skipped:
@@ -152,7 +155,7 @@ def _features(
     """Features of images, made as those of the embeddings, which of them could be read, and what is wrong with others.
 
     Raises:
-        GlocalError: none can be read, or the network gives other vectors than the embeddings.
+        GlocalError: the network gives vectors of another width than the embeddings, or values that are not finite.
     """
     about = embeddings.about
     own: Decoding | None = getattr(network, "decoding", None)
@@ -172,8 +175,7 @@ def _features(
                 index.append(batch.index)
             advance(len(batch.index) + len(batch.broken))
     if not found:
-        more = f", nor any of the {len(skipped) - 1} others" if len(skipped) > 1 else ""
-        raise GlocalError(f"{skipped[0]}{more}; nothing is left to search for")
+        return torch.empty(0, embeddings.dim), torch.empty(0, dtype=torch.int64), skipped
     features = torch.cat(found)
     if features.shape[1] != embeddings.dim:
         raise GlocalError(
