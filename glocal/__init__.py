@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from glocal import losses, methods
     from glocal.embeddings.folder import Embeddings
+    from glocal.embeddings.making import embed
     from glocal.embeddings.searching import search
     from glocal.errors import GlocalError
     from glocal.evaluation import evaluate
@@ -33,6 +34,7 @@ _HOME = {
     "Embeddings": "glocal.embeddings.folder",
     "GlocalError": "glocal.errors",
     "Run": "glocal.training.run",
+    "embed": "glocal.embeddings.making",
     "evaluate": "glocal.evaluation",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
@@ -44,6 +46,7 @@ __all__ = [
     "Embeddings",
     "GlocalError",
     "Run",
+    "embed",
     "evaluate",
     "load_backbone",
     "losses",

@@ -98,6 +98,12 @@ class Embeddings:
     def __len__(self) -> int:
         return int(self._begin[-1])
 
+    def __str__(self) -> str:
+        size = sum(path.stat().st_size for path in self.shards)
+        kept = f"{len(self):,} images, {self.dim:,} features each, {size / 1e6:,.1f} MB"
+        missing = self.about.images - len(self)
+        return f"{self.folder}: {kept}" + (f"; {missing:,} cannot be read (skipped.txt)" if missing else "")
+
     @property
     def dim(self) -> int:
         """Width of a vector."""

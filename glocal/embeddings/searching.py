@@ -17,8 +17,10 @@ from glocal.embeddings.index import open_index, worth_an_index
 from glocal.embeddings.nearest import nearest_rows
 from glocal.embeddings.queries import Queries, Query, QuerySource, find_queries
 from glocal.errors import BrokenImageError, GlocalError, counted
-from glocal.evaluation.features.extraction import Extractor, RawPixels
-from glocal.models.loading import choose_device, load_backbone
+from glocal.evaluation.features.extraction import Extractor
+from glocal.evaluation.features.opening import open_extractor
+from glocal.files import unprintable
+from glocal.models.loading import choose_device
 
 _BATCH = 64
 _BESIDE = 64  # queries up to which starting processes takes longer than reading them
@@ -158,6 +160,7 @@ def _features(
         GlocalError: the network gives vectors of another width than the embeddings, or values that are not finite.
     """
     about = embeddings.about
+    where = next(iter(network.parameters())).device.type if isinstance(network, torch.nn.Module) else "cpu"
     own: Decoding | None = getattr(network, "decoding", None)
     batches = central_batches(
         QuerySource(queries, Decoding(about.value_range, None if own is None else own.max_pixels)),
@@ -171,7 +174,8 @@ def _features(
         for batch in batches:
             skipped += batch.broken
             if len(batch.index) > 0:
-                found.append(network.features(batch.images).cpu())
+                with torch.autocast(where, torch.bfloat16, enabled=about.precision == "bf16"):
+                    found.append(network.features(batch.images).float().cpu())
                 index.append(batch.index)
             advance(len(batch.index) + len(batch.broken))
     if not found:
@@ -202,22 +206,21 @@ def open_backbone(
         GlocalError: it is not there, or its weights are others.
     """
     about = embeddings.about
-    if backbone is None or isinstance(backbone, str | Path):
-        name = str(about.backbone if backbone is None else backbone)
-        file = about.weights if weights is None and name == about.backbone else weights
-        try:
-            backbone = RawPixels(about.size) if name == "pixels" else load_backbone(name, file)
-        except GlocalError as error:
-            raise GlocalError(
-                f"{error}; new images need the backbone that {embeddings.folder} was made by ({about.label}): say by "
-                "--backbone, and --weights if it was given a file of them, where it lies now"
-            ) from error
-    own = getattr(backbone, "fingerprint", lambda: None)()
+    given: Extractor | str | Path = unprintable(about.backbone) if backbone is None else backbone
+    where = choose_device(device)
+    if weights is None and about.weights is not None and isinstance(given, str | Path) and str(given) == about.backbone:
+        weights = unprintable(about.weights)
+    try:
+        opened = open_extractor(given, weights, device=where)
+    except GlocalError as error:
+        raise GlocalError(
+            f"{error}; new images need the backbone that {embeddings.folder} was made by ({about.label}): say by "
+            "--backbone, and --weights if it was given a file of them, where it lies now"
+        ) from error
+    own = getattr(opened, "fingerprint", lambda: None)()
     if None not in (own, about.fingerprint) and own != about.fingerprint:
         raise GlocalError(
-            f"{backbone.label} is not the backbone that {embeddings.folder} was made by ({about.label}): its weights "
+            f"{opened.label} is not the backbone that {embeddings.folder} was made by ({about.label}): its weights "
             "or settings are others, so similarities would mean nothing; name the right one, or embed again"
         )
-    if isinstance(backbone, torch.nn.Module):
-        backbone.to(choose_device(device))
-    return backbone
+    return opened
