@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from glocal import losses, methods
     from glocal.embeddings.folder import Embeddings
     from glocal.embeddings.making import embed
+    from glocal.embeddings.searching import search
     from glocal.errors import GlocalError
     from glocal.evaluation import evaluate
     from glocal.models.backbone import Backbone
@@ -37,6 +38,7 @@ _HOME = {
     "evaluate": "glocal.evaluation",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
+    "search": "glocal.embeddings.searching",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "losses",
     "methods",
     "pretrain",
+    "search",
 ]
 
 
