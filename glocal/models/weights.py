@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import checkpoint_files, load_checkpoint
 from glocal.errors import GlocalError
-from glocal.models.backbone import ModelSettings, one_line
+from glocal.models.backbone import one_line
 
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
 
@@ -83,14 +83,7 @@ def read_weights(place: str | Path) -> Weights:
     Raises:
         GlocalError: nothing is there, or it is no such file.
     """
-    path = Path(place)
-    if not path.exists():
-        raise GlocalError(
-            f"there are no weights {path}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
-            "network's own are meant"
-        )
-    if path.is_dir():
-        path = _file_in(path)
+    path = weights_file(place)
     if path.suffix == ".safetensors":
         tensors, said = _safetensors(path)
         return Weights(path, tensors, *_beside(path, said))
@@ -105,7 +98,20 @@ def read_weights(place: str | Path) -> Weights:
     return Weights(path, tensors, *_beside(path, state))
 
 
-def _file_in(folder: Path) -> Path:
+def weights_file(place: str | Path) -> Path:
+    """The file that is meant by a place as for `read_weights`.
+
+    Raises:
+        GlocalError: nothing is there.
+    """
+    folder = Path(place)
+    if not folder.exists():
+        raise GlocalError(
+            f"there are no weights {folder}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
+            "network's own are meant"
+        )
+    if not folder.is_dir():
+        return folder
     checkpoints = checkpoint_files(folder / "checkpoints")
     found = [folder / name for name in _IN_FOLDERS if (folder / name).is_file()]
     if not checkpoints and not found:
@@ -356,13 +362,3 @@ def likely_networks(weights: Weights) -> list[str]:
             found.append((fit.total - fit.count, -fit.count, name))
     # Parts of a deeper network fit as well, so those that take more of the file come first.
     return [name for _, _, name in sorted(found, key=lambda one: (one[1], one[0]))[:3]]
-
-
-def fill(network: nn.Module, settings: ModelSettings) -> str:
-    """Puts the weights into a network that its settings name (`model.init`); what fitted is told in the line returned.
-
-    Raises:
-        GlocalError: they cannot be read or do not fit.
-    """
-    assert settings.init is not None
-    return load_into(network, read_weights(settings.init), label=settings.name)
