@@ -88,6 +88,8 @@ def evaluate(
     """
     from glocal.models.loading import choose_device, load_backbone
 
+    if weights is not None and not isinstance(backbone, str | Path):
+        raise GlocalError("weights go with timm:NAME, not with a backbone that has its own")
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise GlocalError(f"{out} is a file; out must be a folder")
     raw: dict[str, Any] = {}
@@ -104,8 +106,6 @@ def evaluate(
     if isinstance(backbone, str | Path):
         raw_pixels = str(backbone) == "pixels" and weights is None
         backbone = RawPixels() if raw_pixels else load_backbone(backbone, weights)
-    elif weights is not None:
-        raise GlocalError("weights go with timm:NAME, not with a backbone that has its own")
     if isinstance(backbone, torch.nn.Module):
         backbone.to(where)
     folder = None if out is None else Path(out)

@@ -29,6 +29,8 @@ def build_method(recipe: AnyRecipe, *, weights: bool = True) -> Method:
     backbone = build_backbone(model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
     if model.init is not None and not model.known_to_timm:  # before teachers are copied from it
         note(load_into(backbone.network, read_weights(model.init), label=model.name))
+    backbone.keep_statistics = model.keep_statistics  # and so will the teachers' that are copied from it
+    backbone.train()
     method = method_class(recipe.method.name)(backbone, recipe.method)
     method.seed = recipe.seed
     return method

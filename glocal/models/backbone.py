@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from glocal.data.sources.decoding import Decoding, rgb_pixels
 from glocal.errors import GlocalError, did_you_mean
@@ -43,6 +44,7 @@ class ModelSettings(Settings):
     stem: Literal["auto", "standard", "small"] = "auto"  # small: 3×3 stride 1, no pooling (ResNets; images ≤ 64)
     pretrained: bool = False
     init: str | None = None  # weights to begin with: timm:NAME, a run, a checkpoint, a .safetensors or .pth file
+    keep_statistics: bool = False  # batch normalisation of the backbone keeps those of the weights it begins with
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -156,6 +158,7 @@ class Backbone(nn.Module):
     Attributes:
         recompute: while it is trained, a vision transformer makes cheap activations again instead of keeping them
             (`glocal.models.recompute`).
+        keep_statistics: batch normalisation is in evaluation mode even while the rest is trained.
         decoding: how the image files were decoded that it was trained on; None where that is not known.
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
     """
@@ -163,6 +166,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     recompute = False
+    keep_statistics = False
     decoding: Decoding | None = None
     interpolation: Interpolation | None = None
 
@@ -183,6 +187,15 @@ class Backbone(nn.Module):
         self.dim: int = getattr(network, "head_hidden_size", None) or network.num_features  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but for statistics that are to be kept."""
+        super().train(mode)
+        if mode and self.keep_statistics:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""

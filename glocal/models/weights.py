@@ -44,13 +44,24 @@ _TORCHVISION_VIT = (
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_1|0)\.", r"blocks.\2.mlp.fc1."),
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_2|3)\.", r"blocks.\2.mlp.fc2."),
 )
-_USUAL = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"),
-    *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"),
-    *("vit_small_patch8_224", "vit_base_patch8_224", "vit_small_patch14_dinov2", "vit_base_patch14_dinov2"),
-    *("convnext_tiny", "convnext_small", "convnext_base", "swin_tiny_patch4_window7_224", "efficientnet_b0"),
-    *("efficientnet_lite0", "mobilenetv3_large_100", "mobilenetv2_100", "regnety_016", "densenet121"),
-)
+# Networks that are often met, by what stands in the names of their tensors.
+_USUAL = {
+    "layer1.": (
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        *("resnext50_32x4d", "wide_resnet50_2"),
+    ),
+    "attn.qkv.": (
+        *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"),
+        *("vit_small_patch8_224", "vit_base_patch8_224", "vit_small_patch14_dinov2", "vit_base_patch14_dinov2"),
+        "swin_tiny_patch4_window7_224",
+    ),
+    "self_attention.in_proj": ("vit_base_patch16_224", "vit_base_patch32_224", "vit_large_patch16_224"),
+    "conv_stem.": ("efficientnet_b0", "efficientnet_lite0", "mobilenetv3_large_100", "mobilenetv2_100"),
+    "conv_dw.": ("convnext_tiny", "convnext_small", "convnext_base"),
+    "dwconv.": ("convnext_tiny", "convnext_small", "convnext_base"),
+    "denselayer1.": ("densenet121",),
+    "b1.conv1.": ("regnety_016",),
+}
 
 
 @dataclass(frozen=True)
@@ -349,7 +360,10 @@ def _preference(prefix: str) -> int:
 def likely_networks(weights: Weights) -> list[str]:
     """The usual networks, and the one that the file is named after, into which the weights go; the best three."""
     named = re.split(r"[-.]", weights.file.name)[0]
-    names = [*([named] if timm.is_model(named) else []), *_USUAL]
+    names = [named] if timm.is_model(named) else []
+    for clue, networks in _USUAL.items():
+        if any(clue in name for name in weights.tensors):
+            names += networks
     found = []
     for name in dict.fromkeys(names):
         try:
