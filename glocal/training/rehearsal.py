@@ -43,6 +43,11 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
     small = recipe.model.untrained().model_copy(update={"stem": "auto"}).for_size(size).stem == "small"
     if recipe.model.from_weights and small and recipe.model.stem == "standard":
         lines.append(f"model.stem is standard at {size} pixels, for the pretrained first convolution is kept")
+    if recipe.model.keep_statistics and _normalises(method.backbone):
+        lines.append(
+            "model.keep_statistics is true: batch normalisation of the backbone keeps the statistics of the weights; false "
+            "lets it follow the new images"
+        )
     share = train.batch_size // (train.devices * train.accumulate)
     compared = share * train.devices  # what processes compute is gathered, parts are not
     # Processes share their statistics on GPUs only, see `pretrain`.

@@ -20,6 +20,7 @@ from glocal.settings import read_yaml
 from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings
 
+_NETWORK = ("name", "stem", "options")
 _SHARE = 0.1  # of the rate from random weights
 
 
@@ -61,7 +62,8 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
 
     The network is that of the weights where they say which it is, unless `model.name` is set beside them; so are the
     mean and the deviation of images, and of a run the size of its images, unless the recipe says otherwise. Without a
-    rate that is set for weights, `optimizer.lr` is a tenth of what it is from random ones.
+    rate that is set for weights, `optimizer.lr` is a tenth of what it is from random ones, and batch normalisation
+    keeps its statistics (`model.keep_statistics`) unless that is set.
 
     Args:
         mapping: the recipe, unchecked.
@@ -79,7 +81,8 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
     start = Start(copy.deepcopy(dict(mapping)), dict(overrides))
     if init:
         start = _with_init(start, _whole(str(init)), written)
-    return _with_gentle_rate(start, mapping, overrides, written)
+    start = _with_gentle_rate(start, mapping, overrides, written)
+    return _with_statistics_kept(start, written)
 
 
 def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -105,7 +108,7 @@ def _with_init(start: Start, init: str, written: Mapping[str, Any] | None) -> St
         found = _of_file(init, start)
     own = _section(start.mapping, "model")
     if "model.init" in start.overrides and "name" in found.model:
-        own = {}  # the recipe's network goes, as its weights do
+        own = {key: value for key, value in own.items() if key not in _NETWORK}  # the weights say which it is
     model = {**found.model, **own, "init": init}
     data = {**found.data, **_section(start.mapping, "data")}
     overrides = {path: value for path, value in start.overrides.items() if path != "model.init"}
@@ -157,11 +160,9 @@ def _of_file(init: str, start: Start) -> _Found:
     settings = ModelSettings(name=str(name))
     if name == weights.architecture:
         settings = settings.model_copy(update={"options": {"pretrained_cfg": dict(weights.config)}})
-    model = {"name": name}
+    model = {"name": name} if name == weights.architecture else {}
     if _small_stem(weights) and settings.for_size(32).stem == "small":
         model["stem"] = "small"
-    if named is None and weights.architecture is None:  # the recipe's own network stays
-        model = {key: value for key, value in model.items() if key != "name"}
     return _Found(model, {}, statistics_in_timm(settings), weights)
 
 
@@ -176,7 +177,7 @@ def _small_stem(weights: Weights) -> bool:
 def _of_run(weights: Weights, named: Any) -> _Found:
     """The model section, the size and the images' statistics of a run."""
     recipe = build_recipe(read_yaml(weights.recipe or "", str(weights.file)))
-    model = recipe.model.untrained().model_dump(exclude={"init", "pretrained"})
+    model = recipe.model.untrained().model_dump(exclude={"init", "pretrained", "keep_statistics"})
     ways = {view.interpolation for view in recipe.views or []}
     way = ways.pop() if recipe.model.from_weights and len(ways) == 1 else ""
     data = {"size": recipe.data.size, "mean": recipe.data.mean, "std": recipe.data.std}
@@ -203,3 +204,12 @@ def _with_gentle_rate(
         "set it to choose another"
     )
     return start.with_rate(lr)
+
+
+def _with_statistics_kept(start: Start, written: Mapping[str, Any] | None) -> Start:
+    """Lets batch normalisation keep the statistics of the weights, unless something is said about it."""
+    key = "keep_statistics"
+    if f"model.{key}" in start.overrides or key in _section(start.mapping, "model"):
+        return start
+    kept = True if written is None else build_recipe(written).model.keep_statistics
+    return replace(start, mapping={**start.mapping, "model": {**_section(start.mapping, "model"), key: kept}})
