@@ -72,6 +72,7 @@ class Weights:
         file: where it was read.
         tensors: by name, of nested mappings with their names joined by dots.
         architecture: timm's name of the network, where the file or what lies beside it says so.
+        options: of its constructor in timm, where they are said.
         config: what is said beside it of the images (timm's pretrained_cfg); empty where nothing is.
         recipe: of a checkpoint of this package, the recipe as YAML.
     """
@@ -79,6 +80,7 @@ class Weights:
     file: Path
     tensors: Mapping[str, Tensor]
     architecture: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
 
@@ -135,9 +137,18 @@ def weights_file(place: str | Path) -> Path:
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     try:
         with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
     except (SafetensorError, OSError) as error:
         raise GlocalError(f"{path} is no readable safetensors file: {one_line(error)}") from error
+
+
+def _from_json(text: str) -> Any:
+    """A value that a header holds as JSON, for it holds text only; text that is no JSON as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _unpickled(path: Path) -> dict[Any, Any]:
@@ -175,12 +186,12 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
-    """The architecture and what is known of its images: out of timm's config.json in the folder, or of the file."""
-    beside: dict[str, Any] = {}
+def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any], Mapping[str, Any]]:
+    """The architecture, its options and what is known of its images, out of timm's config.json or of the file."""
+    beside: Mapping[str, Any] = {}
     if path.name in _IN_FOLDERS and (path.parent / "config.json").is_file():
         try:
-            beside = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+            beside = _mapping(json.loads((path.parent / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise GlocalError(f"{path.parent / 'config.json'} cannot be read: {one_line(error)}") from error
     for words in (beside, said):
@@ -188,9 +199,13 @@ def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[st
             name = words.get(key)
             name = name.strip().removeprefix("timm").lstrip(" :/") if isinstance(name, str) else ""
             if name and timm.is_model(name):
-                config = words.get("pretrained_cfg")
-                return name, config if isinstance(config, Mapping) else {}
-    return None, {}
+                images = {key: words[key] for key in ("mean", "std", "interpolation") if key in words}
+                return name, _mapping(words.get("model_args")), images | _mapping(words.get("pretrained_cfg"))
+    return None, {}, {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
         lines.append(f"model.stem is standard at {size} pixels, for the pretrained first convolution is kept")
     if recipe.model.keep_statistics and _normalises(method.backbone):
         lines.append(
-            "model.keep_statistics is true: batch normalisation of the backbone keeps the statistics of the weights; false "
-            "lets it follow the new images"
+            "model.keep_statistics is true: batch normalisation of the backbone keeps the statistics of the weights; "
+            "false lets it follow the new images"
         )
     share = train.batch_size // (train.devices * train.accumulate)
     compared = share * train.devices  # what processes compute is gathered, parts are not

@@ -158,9 +158,10 @@ def _of_file(init: str, start: Start) -> _Found:
             f"{init} does not say of which network it is; {which}name it: --set model.name={(likely or ['NAME'])[0]}"
         )
     settings = ModelSettings(name=str(name))
-    if name == weights.architecture:
+    stated = name == weights.architecture
+    if stated:
         settings = settings.model_copy(update={"options": {"pretrained_cfg": dict(weights.config)}})
-    model = {"name": name} if name == weights.architecture else {}
+    model: dict[str, Any] = {"name": name, "options": dict(weights.options)} if stated else {}
     if _small_stem(weights) and settings.for_size(32).stem == "small":
         model["stem"] = "small"
     return _Found(model, {}, statistics_in_timm(settings), weights)

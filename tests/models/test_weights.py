@@ -207,12 +207,16 @@ def test_damaged_and_other_files_are_named(tmp_path: Path) -> None:
 
 def test_what_lies_beside_a_file_names_its_network(tmp_path: Path) -> None:
     save_file(resnet().state_dict(), tmp_path / "model.safetensors")
-    beside = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    beside = {"architecture": "resnet18", "model_args": TINY, "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}
     (tmp_path / "config.json").write_text(json.dumps(beside))
     found = read_weights(tmp_path)
-    assert (found.architecture, found.config) == ("resnet18", {"mean": [0.1, 0.2, 0.3]})
+    assert (found.architecture, found.options, found.config) == ("resnet18", TINY, {"mean": [0.1, 0.2, 0.3]})
     save_file(resnet().state_dict(), tmp_path / "b.safetensors", {"model": "timm resnet18"})
     assert read_weights(tmp_path / "b.safetensors").architecture == "resnet18"
+    header = {"architecture": "resnet18", "model_args": json.dumps(TINY), "mean": "[0.1, 0.2, 0.3]"}
+    save_file(resnet().state_dict(), tmp_path / "b.safetensors", header)
+    found = read_weights(tmp_path / "b.safetensors")
+    assert (found.options, found.config) == (TINY, {"mean": [0.1, 0.2, 0.3]})
     torch.save({"arch": "resnet18", "state_dict": resnet().state_dict()}, tmp_path / "c.pth")
     assert read_weights(tmp_path / "c.pth").architecture == "resnet18"
     (tmp_path / "config.json").write_text("{")

@@ -155,6 +155,19 @@ def test_images_are_as_the_architectures_weights_expect_them(tmp_path: Path, fil
     assert statistics_in_timm(ModelSettings(name=name)).interpolation == "bicubic"
 
 
+def test_a_folder_of_timms_says_all_of_its_network(tmp_path: Path) -> None:
+    save_file(tiny().network.state_dict(), tmp_path / "model.safetensors")
+    beside = {"architecture": "resnet18", "model_args": TINY["model.options"]}
+    beside["pretrained_cfg"] = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    (tmp_path / "config.json").write_text(json.dumps(beside))
+    settings = {"train.epochs": 1, "train.batch_size": 32, "monitor.knn_epochs": 0, "train.precision": "fp32"}
+    found = glocal.pretrain(DATA, tmp_path / "a", init=tmp_path, overrides=settings, progress=False).recipe
+    assert found.model.name == "resnet18"
+    assert found.model.options == TINY["model.options"]
+    assert (found.data.mean, found.data.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert {view.interpolation for view in found.views or []} == {"bilinear"}
+
+
 def test_a_file_that_does_not_name_its_network_is_told_what_it_may_be(tmp_path: Path) -> None:
     state = timm.create_model("resnet18", num_classes=0).state_dict()
     torch.save(state, tmp_path / "own.pth")
