@@ -113,7 +113,7 @@ def statistics_in_timm(settings: ModelSettings) -> ImageStatistics:
     Raises:
         GlocalError: timm has no such model.
     """
-    known = timm.models.get_pretrained_cfg(_known(settings.name))
+    known = None if settings.name == _SMALL_ALEXNET else timm.models.get_pretrained_cfg(_known(settings.name))
     found: dict[str, Any] = {} if known is None else known.to_dict()
     for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
         given = settings.options.get(name)

@@ -8,10 +8,11 @@ from glocal.methods.base import Method
 class Freeze:
     """Keeps the parameters of a method's backbone as they are for a number of steps.
 
-    New heads begin with large and random gradients, from which a trained backbone is spared so. It stays in training
-    mode: its batch normalisation takes the statistics of the batch, so that heads learn from what they will see
-    afterwards, and its running statistics follow the new images. A momentum teacher that began as a copy of it stays
-    one, for the average of two equal numbers is that number.
+    New heads begin with large and random gradients, from which a trained backbone is spared so. Its batch normalisation
+    is as it will be afterwards, so that heads learn from what they will see: with `model.keep_statistics`, the default
+    for weights that were trained, it uses theirs; without, those of the batch, and its running statistics follow the
+    new images even now. A momentum teacher that began as a copy of the backbone stays one, for the average of two equal
+    numbers is that number.
 
     Args:
         method: already on its device and, where there are several, with its hooks for the exchange of gradients.

@@ -118,7 +118,7 @@ def train(
         if first_step == 0 and knn_every and recipe.model.from_weights:
             gpus = [fabric.device] if fabric.device.type == "cuda" else []
             with torch.random.fork_rng(gpus):  # the training draws the same numbers, measured or not
-                _measure_knn(0, "before the first step", hooks, bar if progress else None)
+                _measure_knn(0, "before the first step", hooks, recipe, bar if progress else None)
         for step in range(first_step, total):
             clock = Clock(step, order.steps_per_epoch, length_at(step, settings, order.steps_per_epoch))
             epoch = step // order.steps_per_epoch
@@ -166,7 +166,8 @@ def train(
             if looking:
                 _look_at_embeddings(method.embedding, done, hooks.log, saved)
             if hooks.knn and knn_every and (done % knn_every == 0 or last):
-                _measure_knn(done, f"epoch {done / order.steps_per_epoch:.0f}", hooks, bar if progress else None)
+                when = f"epoch {done / order.steps_per_epoch:.0f}"
+                _measure_knn(done, when, hooks, recipe, bar if progress else None)
             if due:
                 _check_weights(method, done, saved)
                 saved, last_save = hooks.save(done), time.monotonic()
@@ -301,7 +302,7 @@ def _log_spread(spread: Spread, done: int, log: RunLog | None) -> None:
         log.monitor(done, "effective_rank", spread.effective_rank)
 
 
-def _measure_knn(done: int, when: str, hooks: Hooks, bar: Progress | None) -> None:
+def _measure_knn(done: int, when: str, hooks: Hooks, recipe: AnyRecipe, bar: Progress | None) -> None:
     """Measures, logs and prints k-NN accuracy, beside that of the weights that the training began with."""
     assert hooks.knn is not None
     assert hooks.log is not None  # both are of the first process
@@ -312,10 +313,11 @@ def _measure_knn(done: int, when: str, hooks: Hooks, bar: Progress | None) -> No
         beside = "" if began is None else f" ({began:.1f} % before the first step)"
         bar.console.print(f"{when}: k-NN {accuracy:.1f} %{beside}")
     if began is not None and accuracy < began - _FORGOTTEN:
+        statistics = "" if recipe.model.keep_statistics else "model.keep_statistics=true, "
         warn(
             f"{when}: k-NN accuracy is {accuracy:.1f} %, below the {began:.1f} % before the first step: the weights "
-            "that the training began with are being forgotten; try a smaller optimizer.lr, optimizer.layer_decay=0.8 "
-            "or train.freeze_backbone_epochs"
+            f"that the training began with are being forgotten; try {statistics}a smaller optimizer.lr, "
+            "optimizer.layer_decay=0.8 or train.freeze_backbone_epochs"
         )
 
 

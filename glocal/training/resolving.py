@@ -45,14 +45,14 @@ def resolve(
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
     source = open_source(data if data is not None else mapping["data"]["source"], without=folder)
     start = begin(mapping, overrides or {}, folder)
-    mapping = dict(start.mapping)
+    described, mapping = mapping, dict(start.mapping)
     overrides = dict(start.overrides) | {"data.source": names_of(source)}
     largest = overrides.get("data.max_pixels", (mapping.get("data") or {}).get("max_pixels"))
     allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     built = build_recipe(mapping, overrides, data_size=size, statistics=start.statistics)
     start.check(built)
-    resolved = settle_row(_fit_to(built, source), mapping)
+    resolved = settle_row(_fit_to(built, source), described)
     resolved = _settle_precision(resolved, folder)
     return resolved.model_copy(update={"data": settle_decoding(resolved.data, source, progress=progress)}), source
 

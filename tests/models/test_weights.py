@@ -125,6 +125,17 @@ def test_codes_of_positions_are_resampled(tmp_path: Path) -> None:
     assert "another shape" not in line
 
 
+def test_codes_of_positions_are_resampled_in_files_of_masked_autoencoders(tmp_path: Path) -> None:
+    stored = vit(size=64, seed=1).state_dict()
+    more = {"mask_token": torch.zeros(1, 1, 16), "decoder_pos_embed": torch.zeros(1, 65, 8)}
+    torch.save({"model": {**stored, **more}}, tmp_path / "mae.pth")
+    network: Any = vit(size=32)
+    load_into(network, read_weights(tmp_path / "mae.pth"), label="vit_tiny")
+    expected = resample_abs_pos_embed(stored["pos_embed"], [4, 4], num_prefix_tokens=1)
+    torch.testing.assert_close(network.pos_embed.detach(), expected)
+    torch.testing.assert_close(network.blocks[1].mlp.fc2.weight, stored["blocks.1.mlp.fc2.weight"])
+
+
 def test_fewer_than_nine_tenths_of_the_tensors_are_refused_and_the_first_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

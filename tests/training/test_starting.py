@@ -13,16 +13,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 import glocal
-from glocal.config import build_recipe
+from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone, statistics_in_timm
 from glocal.models.momentum import MomentumTeacher
 from glocal.schedules import Clock
+from glocal.settings import write_yaml
 from glocal.training import loop, starting
 from glocal.training.freezing import Freeze
 from glocal.training.log import monitor_series
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, layer_scales, set_schedules
+from glocal.training.resolving import resolve
 from tests.methods.cases import cases, make, views
 from tests.training.test_runs import DATA, TINY, assert_equal, final_state, run
 
@@ -179,6 +181,43 @@ def test_a_file_that_does_not_name_its_network_is_told_what_it_may_be(tmp_path: 
     assert start.mapping["model"]["stem"] == "small"
     with pytest.raises(GlocalError, match="conv1.weight, the first convolution of resnet18"):
         start.check(build_recipe(start.mapping, {"model.name": "resnet18", "model.stem": "standard"}, data_size=64))
+
+
+def test_a_number_in_print_is_not_that_of_a_training_from_weights(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping = load_mapping("sce-cifar10")
+    mapping["data"]["source"] = "shapes:train:512"
+    mapping["method"]["queue_size"] = 512
+    (tmp_path / "own.yaml").write_text(write_yaml(mapping))
+    monkeypatch.setattr(starting.Start, "check", lambda *_: None)
+    rate = {"optimizer.lr": mapping["optimizer"]["lr"]}
+    for init, expected in (({}, mapping["row"]), ({"model.init": str(file)}, "")):
+        resolved, _ = resolve(None, tmp_path / "own.yaml", {**rate, **init}, tmp_path / "a", progress=False)
+        assert resolved.row == expected
+
+
+def test_the_small_alexnet_takes_weights(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    stored = build_backbone(ModelSettings(name="small_alexnet"), size=64).network.state_dict()
+    torch.save({"state_dict": {f"encoder.{name}": tensor for name, tensor in stored.items()}}, tmp_path / "own.pth")
+    overrides = {"model.init": str(tmp_path / "own.pth"), "model.name": "small_alexnet"}
+    start = starting.begin({}, overrides, tmp_path / "run")
+    recipe = build_recipe(start.mapping, start.overrides, data_size=64, statistics=start.statistics)
+    start.check(recipe)
+    assert_equal(dict(build_method(recipe).backbone.network.state_dict()), dict(stored))
+
+
+def test_of_a_run_of_dino_the_teacher_goes_on(tmp_path: Path) -> None:
+    overrides = {"train.epochs": 1, "train.batch_size": 32, "monitor.knn_epochs": 0, "train.precision": "fp32"}
+    own = {**overrides, **CASES["dino"].run, "method.name": "dino", "optimizer.lr": 0.1}
+    glocal.pretrain("shapes:train:64", tmp_path / "a", overrides=own, progress=False)
+    backbone = build_method(
+        resolve("shapes:train:64", None, {"model.init": str(tmp_path / "a")}, tmp_path / "b", progress=False)[0]
+    ).backbone
+    assert_equal(dict(backbone.network.state_dict()), backbone_of(tmp_path / "a"))
+    student = final_state(tmp_path / "a")["method"]
+    assert any(not torch.equal(student[f"backbone.network.{k}"], v) for k, v in backbone_of(tmp_path / "a").items())
 
 
 def test_init_and_pretrained_exclude_each_other() -> None:
