@@ -89,6 +89,8 @@ def evaluate(
     """
     from glocal.models.loading import choose_device
 
+    if weights is not None and not isinstance(backbone, str | Path):
+        raise GlocalError("weights go with timm:NAME, not with a backbone that has its own")
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise GlocalError(f"{out} is a file; out must be a folder")
     raw: dict[str, Any] = {}

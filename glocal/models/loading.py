@@ -78,8 +78,9 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
     recipe = build_recipe(read_yaml(state["recipe"], text))
     assert recipe.data.size is not None  # a resolved recipe has it
-    untrained = recipe.model.model_copy(update={"pretrained": False})
-    backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    backbone = build_backbone(
+        recipe.model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std
+    )
     prefix = f"{state['evaluated']}."
     own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
     load_weights(backbone, own, what=text)
@@ -101,10 +102,14 @@ def _untrained(folder: Path) -> Backbone:
 
 
 def _tell_of_images(backbone: Backbone, recipe: AnyRecipe) -> None:
-    """Lets a backbone know how its images were decoded, and resized where it began with pretrained weights."""
+    """Lets a backbone know how its images were decoded, and resized where it began with trained weights."""
     backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
     expected = statistics_of_weights(recipe.model)
-    backbone.interpolation = None if expected is None else known_interpolation(expected.interpolation)
+    ways = {view.interpolation for view in recipe.views or []}
+    if expected is not None:
+        backbone.interpolation = known_interpolation(expected.interpolation)
+    elif recipe.model.init is not None and len(ways) == 1:  # a file's, which may be gone
+        backbone.interpolation = ways.pop()
 
 
 def _with_weights(name: str, file: str | Path) -> Backbone:

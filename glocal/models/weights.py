@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import checkpoint_files, load_checkpoint
 from glocal.errors import GlocalError
-from glocal.models.backbone import ModelSettings, one_line
+from glocal.models.backbone import one_line
 
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
 
@@ -44,13 +44,24 @@ _TORCHVISION_VIT = (
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_1|0)\.", r"blocks.\2.mlp.fc1."),
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_2|3)\.", r"blocks.\2.mlp.fc2."),
 )
-_USUAL = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"),
-    *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"),
-    *("vit_small_patch8_224", "vit_base_patch8_224", "vit_small_patch14_dinov2", "vit_base_patch14_dinov2"),
-    *("convnext_tiny", "convnext_small", "convnext_base", "swin_tiny_patch4_window7_224", "efficientnet_b0"),
-    *("efficientnet_lite0", "mobilenetv3_large_100", "mobilenetv2_100", "regnety_016", "densenet121"),
-)
+# Networks that are often met, by what stands in the names of their tensors.
+_USUAL = {
+    "layer1.": (
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        *("resnext50_32x4d", "wide_resnet50_2"),
+    ),
+    "attn.qkv.": (
+        *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"),
+        *("vit_small_patch8_224", "vit_base_patch8_224", "vit_small_patch14_dinov2", "vit_base_patch14_dinov2"),
+        "swin_tiny_patch4_window7_224",
+    ),
+    "self_attention.in_proj": ("vit_base_patch16_224", "vit_base_patch32_224", "vit_large_patch16_224"),
+    "conv_stem.": ("efficientnet_b0", "efficientnet_lite0", "mobilenetv3_large_100", "mobilenetv2_100"),
+    "conv_dw.": ("convnext_tiny", "convnext_small", "convnext_base"),
+    "dwconv.": ("convnext_tiny", "convnext_small", "convnext_base"),
+    "denselayer1.": ("densenet121",),
+    "b1.conv1.": ("regnety_016",),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ class Weights:
         file: where it was read.
         tensors: by name, of nested mappings with their names joined by dots.
         architecture: timm's name of the network, where the file or what lies beside it says so.
+        options: of its constructor in timm, where they are said.
         config: what is said beside it of the images (timm's pretrained_cfg); empty where nothing is.
         recipe: of a checkpoint of this package, the recipe as YAML.
     """
@@ -68,6 +80,7 @@ class Weights:
     file: Path
     tensors: Mapping[str, Tensor]
     architecture: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
 
@@ -83,14 +96,7 @@ def read_weights(place: str | Path) -> Weights:
     Raises:
         GlocalError: nothing is there, or it is no such file.
     """
-    path = Path(place)
-    if not path.exists():
-        raise GlocalError(
-            f"there are no weights {path}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
-            "network's own are meant"
-        )
-    if path.is_dir():
-        path = _file_in(path)
+    path = weights_file(place)
     if path.suffix == ".safetensors":
         tensors, said = _safetensors(path)
         return Weights(path, tensors, *_beside(path, said))
@@ -105,7 +111,20 @@ def read_weights(place: str | Path) -> Weights:
     return Weights(path, tensors, *_beside(path, state))
 
 
-def _file_in(folder: Path) -> Path:
+def weights_file(place: str | Path) -> Path:
+    """The file that is meant by a place as for `read_weights`.
+
+    Raises:
+        GlocalError: nothing is there.
+    """
+    folder = Path(place)
+    if not folder.exists():
+        raise GlocalError(
+            f"there are no weights {folder}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
+            "network's own are meant"
+        )
+    if not folder.is_dir():
+        return folder
     checkpoints = checkpoint_files(folder / "checkpoints")
     found = [folder / name for name in _IN_FOLDERS if (folder / name).is_file()]
     if not checkpoints and not found:
@@ -118,9 +137,18 @@ def _file_in(folder: Path) -> Path:
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     try:
         with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
     except (SafetensorError, OSError) as error:
         raise GlocalError(f"{path} is no readable safetensors file: {one_line(error)}") from error
+
+
+def _from_json(text: str) -> Any:
+    """A value that a header holds as JSON, for it holds text only; text that is no JSON as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _unpickled(path: Path) -> dict[Any, Any]:
@@ -158,12 +186,12 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
-    """The architecture and what is known of its images: out of timm's config.json in the folder, or of the file."""
-    beside: dict[str, Any] = {}
+def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any], Mapping[str, Any]]:
+    """The architecture, its options and what is known of its images, out of timm's config.json or of the file."""
+    beside: Mapping[str, Any] = {}
     if path.name in _IN_FOLDERS and (path.parent / "config.json").is_file():
         try:
-            beside = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+            beside = _mapping(json.loads((path.parent / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise GlocalError(f"{path.parent / 'config.json'} cannot be read: {one_line(error)}") from error
     for words in (beside, said):
@@ -171,9 +199,13 @@ def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[st
             name = words.get(key)
             name = name.strip().removeprefix("timm").lstrip(" :/") if isinstance(name, str) else ""
             if name and timm.is_model(name):
-                config = words.get("pretrained_cfg")
-                return name, config if isinstance(config, Mapping) else {}
-    return None, {}
+                images = {key: words[key] for key in ("mean", "std", "interpolation") if key in words}
+                return name, _mapping(words.get("model_args")), images | _mapping(words.get("pretrained_cfg"))
+    return None, {}, {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 @dataclass(frozen=True)
@@ -343,7 +375,10 @@ def _preference(prefix: str) -> int:
 def likely_networks(weights: Weights) -> list[str]:
     """The usual networks, and the one that the file is named after, into which the weights go; the best three."""
     named = re.split(r"[-.]", weights.file.name)[0]
-    names = [*([named] if timm.is_model(named) else []), *_USUAL]
+    names = [named] if timm.is_model(named) else []
+    for clue, networks in _USUAL.items():
+        if any(clue in name for name in weights.tensors):
+            names += networks
     found = []
     for name in dict.fromkeys(names):
         try:
@@ -356,13 +391,3 @@ def likely_networks(weights: Weights) -> list[str]:
             found.append((fit.total - fit.count, -fit.count, name))
     # Parts of a deeper network fit as well, so those that take more of the file come first.
     return [name for _, _, name in sorted(found, key=lambda one: (one[1], one[0]))[:3]]
-
-
-def fill(network: nn.Module, settings: ModelSettings) -> str:
-    """Puts the weights into a network that its settings name (`model.init`); what fitted is told in the line returned.
-
-    Raises:
-        GlocalError: they cannot be read or do not fit.
-    """
-    assert settings.init is not None
-    return load_into(network, read_weights(settings.init), label=settings.name)
