@@ -47,7 +47,7 @@ def load_backbone(path: str | Path) -> Backbone:
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the recipe in it.
     """
     from glocal.checkpoints import load_checkpoint, load_weights, newest_checkpoint
-    from glocal.config import build_recipe
+    from glocal.config import written_recipe
 
     text = str(path)
     if text.startswith("timm:"):
@@ -66,7 +66,7 @@ def load_backbone(path: str | Path) -> Backbone:
                 f"{path}: this run has not saved a checkpoint yet; the same pretrain command starts it again"
             )
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
-    recipe = build_recipe(read_yaml(state["recipe"], text))
+    recipe = written_recipe(read_yaml(state["recipe"], text))
     assert recipe.data.size is not None  # a resolved recipe has it
     untrained = recipe.model.model_copy(update={"pretrained": False})
     backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)

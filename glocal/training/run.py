@@ -34,7 +34,8 @@ class Run:
 
     Attributes:
         folder: holds recipe.yaml, checkpoints/, metrics.csv, monitor.csv, tensorboard/, loss.png, views.png,
-            images.txt (the names of the images) and, where images could not be read, skipped.txt.
+            images.txt (the names of the images); skipped.txt where images could not be read; method.py, a copy of the
+            method where that is in a file of its own.
     """
 
     folder: Path
