@@ -128,6 +128,7 @@ class Backbone(nn.Module):
             (`glocal.models.recompute`).
         decoding: how the image files were decoded that it was trained on; None where that is not known.
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
+        learned_from: the names of the sources that a run has trained it on; empty where that is not known.
     """
 
     mean: Tensor
@@ -135,6 +136,7 @@ class Backbone(nn.Module):
     recompute = False
     decoding: Decoding | None = None
     interpolation: Interpolation | None = None
+    learned_from: tuple[str, ...] = ()
 
     def __init__(
         self,

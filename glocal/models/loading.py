@@ -74,6 +74,8 @@ def load_backbone(path: str | Path) -> Backbone:
     weights = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
     load_weights(backbone, weights, what=text)
     _tell_of_images(backbone, recipe)
+    source = recipe.data.source or ()
+    backbone.learned_from = (source,) if isinstance(source, str) else tuple(source)
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
     return backbone.eval()
 
