@@ -125,12 +125,12 @@ def _train(training: Training, monitor: KNNMonitor | None, first_step: int, *, p
         method.labels = source.labels.to(fabric.device)
     evaluated = operator.attrgetter(method.evaluated)(method)
     main = fabric.global_rank == 0
-    if monitor:
+    if monitor and main:
         note(monitor.about)
     if main and not (training.folder / "views.png").exists():
         draw_views(training.lane, recipe, training.folder / "views.png")
     log = RunLog(training.folder, first_step) if main else None
-    hooks = Hooks(partial(save, training), log, (lambda: monitor.measure(evaluated)) if monitor else None)
+    hooks = Hooks(partial(save, training), log, (lambda: monitor.measure(evaluated)) if monitor and main else None)
     try:
         train(
             method,
