@@ -11,12 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from glocal.data.settings import DataSettings
 from glocal.errors import GlocalError, counted, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
+from glocal.methods.own_file import same_method, with_copies
 from glocal.models.backbone import ImageStatistics, ModelSettings, statistics_of_weights
 from glocal.papers import Published, find_row, load_paper
 from glocal.settings import Settings, assign, choices_of, read_yaml, validated, write_yaml
@@ -115,6 +116,10 @@ class Recipe(Settings, Generic[M]):
 AnyRecipe = Recipe[Any]
 
 
+class _AsWritten(MethodSettings):
+    model_config = ConfigDict(extra="allow")
+
+
 def recipe_names() -> list[str]:
     """The names of the recipes in the package, sorted.
 
@@ -127,6 +132,8 @@ def recipe_names() -> list[str]:
 
 def load_mapping(recipe: str | Path) -> dict[str, Any]:
     """A recipe's file as a mapping, unchecked.
+
+    Where a run's `recipe.yaml` names a method's file that is no longer there, the run's own copy takes its place.
 
     Args:
         recipe: the name of a recipe in the package, or a path that ends in .yaml.
@@ -151,7 +158,18 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
     mapping.setdefault("name", Path(name).stem)
     if mapping.get("row") and "published" not in mapping:  # the recipe.yaml of a run says what it was
         mapping["published"] = find_row(str(mapping["row"])).text
+    if Path(name).name == "recipe.yaml" and isinstance(method := mapping.get("method"), Mapping):
+        mapping["method"] = with_copies(method, Path(name).parent.absolute())
     return mapping
+
+
+def written_recipe(mapping: Mapping[str, Any]) -> AnyRecipe:
+    """A recipe as a run has written it, without a look at its method, which may be in a file that is not here.
+
+    Raises:
+        GlocalError: an unknown key, a wrong type or value outside of the method.
+    """
+    return validated(Recipe[_AsWritten], mapping, f"recipe {mapping.get('name', 'custom')}")
 
 
 def build_recipe(
@@ -187,7 +205,8 @@ def _resolved(
 ) -> AnyRecipe:
     raw = copy.deepcopy(dict(mapping))
     method = raw.get("method")
-    if isinstance(method, Mapping) and overrides.get("method.name", method.get("name")) != method.get("name"):
+    named = overrides.get("method.name")
+    if isinstance(method, Mapping) and named is not None and not same_method(str(named), str(method.get("name"))):
         raw["method"] = {}  # settings of one method say nothing about another
     of_views = {path: value for path, value in overrides.items() if path.startswith("views.")}
     for path, value in overrides.items():

@@ -14,7 +14,9 @@ from typing import Any
 from rich.table import Table
 
 from glocal.checkpoints import checkpoint_files
+from glocal.config import build_recipe, load_mapping
 from glocal.console import note
+from glocal.data.lanes.choice import natural_size
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import Images, open_source
@@ -25,6 +27,7 @@ from glocal.evaluation.protocols import protocol
 from glocal.files import write_text
 from glocal.settings import assign, read_yaml, validated
 from glocal.training.log import read_metrics
+from glocal.training.rehearsal import rehearse
 from glocal.training.run import Run, pretrain
 from glocal.views.random import permutation
 
@@ -132,7 +135,8 @@ def sweep(
         "error".
 
     Raises:
-        GlocalError: an empty grid, images or settings that cannot be measured with, or no run got through.
+        GlocalError: an empty grid, a value in it that no run can have, images or settings that cannot be measured with
+            (all told before the first run), or no run got through.
     """
     if not grid:
         raise GlocalError("a sweep needs a grid, for example --grid method.temperature=0.1,0.2")
@@ -140,6 +144,7 @@ def sweep(
     _check_probe(probe, train, test)
     out = Path(out)
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    _check_grid(combinations, data, recipe, overrides or {})
     rows: list[dict[str, Any]] = []
     for number, settings in enumerate(combinations, start=1):
         named = ", ".join(f"{key}={value}" for key, value in settings.items())
@@ -161,6 +166,26 @@ def sweep(
     if all(row["error"] for row in rows):
         raise GlocalError(f"none of {len(rows)} runs got through; the first one: {rows[0]['error']}")
     return rows
+
+
+def _check_grid(
+    combinations: Sequence[Mapping[str, Any]],
+    data: Images | None,
+    recipe: str | Path | None,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Wrong values are told before hours are spent on the right ones that come first."""
+    mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
+    images = (mapping.get("data") or {}).get("source") if data is None else data
+    if images is None:
+        return  # the first run says it
+    size = (mapping.get("data") or {}).get("size") or natural_size(open_source(images))
+    for settings in combinations:
+        try:
+            rehearse(build_recipe(mapping, {**overrides, **settings}, data_size=size), progress=False)
+        except GlocalError as error:
+            named = ", ".join(f"{key}={value}" for key, value in settings.items())
+            raise GlocalError(f"the grid's {named} cannot be run: {error}") from error
 
 
 def _check_probe(probe: Mapping[str, Any], train: Images | None, test: Images | None) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glocal.cli import main
 from glocal.data.sources.base import MemorySource
 from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
@@ -124,6 +125,50 @@ def test_a_run_that_fails_is_in_the_table_and_a_wrong_setting_ends_the_sweep(tmp
         sweep("shapes:train:128", tmp_path / "t", grid={"method.temprature": [0.1]}, overrides=TINY, progress=False)
     with pytest.raises(GlocalError, match="a sweep needs a grid"):
         sweep("shapes:train:128", tmp_path / "t", grid={}, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"method.temperature": [0.1, -1]}, "the grid's method.temperature=-1 cannot be run: .*method.temperature"),
+        (
+            {"model.name": ["resnet18", "resnet19"]},
+            "the grid's model.name=resnet19 cannot be run: .*did you mean resnet",
+        ),
+        ({"train.epochs": [1], "views.0.size": [32, 8, "x"]}, "views.0.size=x cannot be run"),
+    ],
+)
+def test_the_whole_grid_is_checked_before_the_first_run(
+    grid: dict[str, list[Any]], message: str, tmp_path: Path
+) -> None:
+    overrides = {"train.epochs": 1, "train.batch_size": 32, "method.queue_size": 64}
+    with pytest.raises(GlocalError, match=message):
+        sweep("shapes:train:128", tmp_path / "s", grid=grid, overrides=overrides, progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_command_shows_the_table_and_fails_where_a_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {**TINY, "train.epochs": 1, "optimizer.lr_batch_size": None, "monitor.knn_epochs": 0}
+    sets = [f"--set={key}={str(value).replace('None', 'null')}" for key, value in own.items()]
+    arguments = [
+        "sweep",
+        "--data",
+        "shapes:train:128",
+        "--out",
+        str(tmp_path / "s"),
+        "--grid",
+        "optimizer.lr=0.1,1.0e+30",
+    ]
+    monkeypatch.setattr("sys.argv", ["glocal", *arguments, *sets, "--probe", "linear.epochs=1", "--quiet"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().out
+    assert end.value.code == 1
+    assert "the loss is" in said
+    assert "1 of 2 runs failed; the same command tries them again" in said
 
 
 def test_matched_patches_are_drawn_for_any_image(tmp_path: Path, image_folder: Callable[..., Path]) -> None:

@@ -22,7 +22,7 @@ def views(
     out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("views.png"),
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a .yaml file: whose views.")] = None,
     settings: Sets = None,
-    match: Annotated[bool, typer.Option("--match", help="Join the matched patches of two views.")] = False,
+    match: Annotated[bool, typer.Option("--match", help="Show which patches of two views match.")] = False,
     pair: Annotated[str, typer.Option(help="With --match: the two views, counted from 0.")] = "0,1",
     affinity: Annotated[
         str | None, typer.Option(help="A LoGo run: draw how alike it finds one crop and 40 of its own or --data's.")

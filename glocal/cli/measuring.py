@@ -85,9 +85,9 @@ def evaluate(
         found = measure()
     except IncompleteError as error:
         if error.result["protocols"]:
-            show(results.table(error.result))
+            show(results.table(error.result), *results.remarks(error.result))
         raise
-    show(results.table(found))
+    show(results.table(found), *results.remarks(found))
     if out is not None:
         show(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 

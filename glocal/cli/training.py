@@ -104,6 +104,10 @@ def sweep(
         progress=not quiet,
     )
     show(sweeping.table(rows), f"written to {out}/sweep.csv and {out}/sweep.md; the runs are in {out}/runs")
+    failed = sum(bool(row["error"]) for row in rows)
+    if failed:
+        show(f"{failed} of {len(rows)} runs failed; the same command tries them again")
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -22,6 +22,7 @@ from glocal.evaluation.features.cache import FeatureCache, default_cache
 from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, extract
 from glocal.evaluation.features.opening import open_extractor
 from glocal.evaluation.protocols import protocol, protocol_names
+from glocal.evaluation.remarks import seen_before, shortened
 from glocal.settings import Settings, assign, validated
 
 __all__ = [
@@ -147,6 +148,7 @@ def evaluate(
             **_images(bench, its, labels=protocol(name).labels),
             "settings": {**its.model_dump(mode="json"), **bench.resolved},
             "results": [{"setting": setting, "metrics": metrics} for setting, metrics in found],
+            "remarks": [*shortened(its), *(seen_before(backbone, bench.test) if protocol(name).labels else ())],
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - started, 3),
         }

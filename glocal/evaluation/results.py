@@ -77,6 +77,13 @@ def table(result: Mapping[str, Any]) -> Table:
     return lines
 
 
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers has to know beside them: a line each, which goes below the table."""
+    return [
+        f"{found['protocol']}: {line}" for found in result["protocols"].values() for line in found.get("remarks", ())
+    ]
+
+
 def save(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """Writes evaluation.json (everything) and evaluation.csv (a line for each number) and returns their paths.
 

@@ -1,16 +1,18 @@
-"""Methods: one file each, found by their file's name."""
+"""Methods: one file each, found by their file's name, or by the path of somebody's own."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TypeGuard
 
 from glocal.errors import GlocalError, did_you_mean
-from glocal.methods.base import Method
+from glocal.methods.base import Method, MethodSettings
+from glocal.methods.own_file import OwnFile, load_file, own_file
 
 __all__ = ["Method", "method_class", "method_names"]
 
-_SHARED = {"base", "building"}  # files here that define no method
+_SHARED = {"base", "building", "own_file"}  # files here that define no method
 
 
 def method_names() -> list[str]:
@@ -23,11 +25,14 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The method that the file `glocal/methods/NAME.py` defines.
+    """The method that the file `glocal/methods/NAME.py` defines, or the class of a file: `path/to/file.py:ClassName`.
 
     Raises:
-        GlocalError: there is no such file; the message names the nearest.
+        GlocalError: there is no such file or class, or the class is no method; the message names the nearest.
     """
+    own = own_file(name)
+    if own is not None:
+        return _own_class(own)
     if name not in method_names():
         raise GlocalError(f"method.name: there is no method {name!r}; {did_you_mean(name, method_names())}")
     module = importlib.import_module(f"{__name__}.{name}")
@@ -39,3 +44,25 @@ def method_class(name: str) -> type[Method]:
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must define one subclass of Method, not {len(found)}")
     return found[0]
+
+
+def _own_class(own: OwnFile) -> type[Method]:
+    """The class in somebody's own file, if it is a method that a recipe can name."""
+    values = vars(load_file(own.path))
+    if own.kind not in values:
+        methods = [key for key, value in values.items() if _is_method(value) and value is not Method]
+        hint = did_you_mean(own.kind, methods) if methods else "it defines no subclass of glocal.methods.Method"
+        raise GlocalError(f"method.name: {own.path} has no {own.kind}; {hint}")
+    found = values[own.kind]
+    if not _is_method(found):
+        raise GlocalError(f"method.name: {own} is no subclass of glocal.methods.Method")
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, MethodSettings)):
+        raise GlocalError(f"method.name: {own} needs Settings, a subclass of glocal.methods.base.MethodSettings")
+    if settings.model_fields["name"].annotation is not str:
+        raise GlocalError(f"method.name: {own}: its settings must leave `name` as it is, for it says where the file is")
+    return found
+
+
+def _is_method(value: object) -> TypeGuard[type[Method]]:
+    return isinstance(value, type) and issubclass(value, Method)

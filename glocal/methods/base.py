@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
+from pydantic import field_validator
 from torch import Tensor, nn
 
+from glocal.methods.own_file import whole_name
 from glocal.models.backbone import Backbone
 from glocal.schedules import Clock, Schedule, value_at
 from glocal.settings import Settings
@@ -18,7 +20,12 @@ from glocal.views.plan import View
 class MethodSettings(Settings):
     """The recipe's `method` section; each method adds its own settings with the paper's defaults."""
 
-    name: str
+    name: str  # of a file in glocal/methods, or path/to/file.py:ClassName
+
+    @field_validator("name")
+    @classmethod
+    def _whole(cls, name: str) -> str:
+        return whole_name(name)
 
     def fit_to(self, images: int) -> Self:
         """The same with what must not exceed the number of images cut down to it.

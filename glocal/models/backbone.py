@@ -161,6 +161,7 @@ class Backbone(nn.Module):
         keep_statistics: batch normalisation is in evaluation mode even while the rest is trained.
         decoding: how the image files were decoded that it was trained on; None where that is not known.
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
+        learned_from: the names of the sources that a run has trained it on; empty where that is not known.
     """
 
     mean: Tensor
@@ -169,6 +170,7 @@ class Backbone(nn.Module):
     keep_statistics = False
     decoding: Decoding | None = None
     interpolation: Interpolation | None = None
+    learned_from: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the network.
     """
     from glocal.checkpoints import load_checkpoint, load_weights, newest_checkpoint
-    from glocal.config import build_recipe
+    from glocal.config import written_recipe
 
     text = str(path)
     if weights is not None:
@@ -76,7 +76,7 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
                 f"{path}: this run has not saved a checkpoint yet; the same pretrain command starts it again"
             )
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
-    recipe = build_recipe(read_yaml(state["recipe"], text))
+    recipe = written_recipe(read_yaml(state["recipe"], text))
     assert recipe.data.size is not None  # a resolved recipe has it
     backbone = build_backbone(
         recipe.model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std
@@ -85,6 +85,8 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
     own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
     load_weights(backbone, own, what=text)
     _tell_of_images(backbone, recipe)
+    source = recipe.data.source or ()
+    backbone.learned_from = (source,) if isinstance(source, str) else tuple(source)
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
     return backbone.eval()
 

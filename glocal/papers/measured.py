@@ -7,11 +7,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glocal.config import AnyRecipe, build_recipe, differences, load_mapping
+from glocal.config import AnyRecipe, build_recipe, differences, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError
 from glocal.evaluation import results
 from glocal.evaluation.protocols import protocol
+from glocal.methods.own_file import own_files
 from glocal.papers import Metric, PaperRow, PaperTable
 from glocal.settings import assign, validated
 
@@ -74,7 +75,9 @@ def find_runs(folder: Path) -> list[Run]:
     found = []
     for path in sorted({path for pattern in _RECIPES for path in folder.glob(pattern)}):
         try:
-            found.append(Run(path.parent, build_recipe(load_mapping(path))))
+            mapping = load_mapping(path)
+            own = own_files(mapping.get("method") or {})  # in no paper's table, and nobody's file shall run for a list
+            found.append(Run(path.parent, written_recipe(mapping) if own else build_recipe(mapping)))
         except GlocalError as error:
             note(f"{path.parent} is left out: {error}")
     return found

@@ -20,10 +20,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    # Lines that one run alone has compare nothing, unless there is no other.
-    rows = [row for row in comparison.rows if row.percent]
-    shared = [row for row in rows if sum(value is not None for value in row.values) > 1]
-    rows = shared or rows
+    rows = [row for row in comparison.rows if row.percent and any(value is not None for value in row.values)]
     panels = [(key, list(group)) for key, group in groupby(rows, key=lambda row: (row.protocol, row.images))]
     if not panels:
         return

@@ -1,15 +1,16 @@
-"""What a recipe's views look like, before any training: as a sheet, or two of them with matched patches joined."""
+"""What a recipe's views look like, before any training: a sheet, or two of them with matched patches in one colour."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import matplotlib
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping
@@ -29,6 +30,7 @@ from glocal.views.geometry import MatchRule, PatchMatches, match_patches
 from glocal.views.plan import ViewPlan
 
 _SHEET = 8
+_NUMBERS = 30  # of matched patches that are numbered
 
 
 def preview(
@@ -47,7 +49,7 @@ def preview(
         out: the PNG file.
         recipe: whose views; None takes SCE's, with `match` those of patch-wise DINO.
         overrides: settings by dotted path; `seed` draws other crops.
-        match: two views, counted from 0, that are drawn side by side with their matched patches joined.
+        match: two views, counted from 0, that are drawn side by side, matched patches in one colour.
         index: with `match`, the image's number in the source.
 
     Returns:
@@ -150,17 +152,45 @@ def _draw_match(
         axes.set_yticks([])
     valid = matches.valid[0]
     joined = list(zip(matches.index_a[0][valid].tolist(), matches.index_b[0][valid].tolist(), strict=True))
-    colors = matplotlib.colormaps["hsv"](torch.linspace(0, 0.95, max(1, len(joined))).numpy())
-    for (a, b), color in zip(joined, colors, strict=False):
-        centres = []
+    places = torch.tensor([divmod(a, grids[0]) for a, _ in joined]).view(-1, 2)  # (M, 2) row and column in the first
+    numbers = _numbered(places)
+    for number, ((a, b), color) in enumerate(zip(joined, _colors_of(places), strict=True)):
         for axes, patch, grid in zip(sides, (a, b), grids, strict=True):
             row, column = divmod(patch, grid)
-            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, color=color, linewidth=1.2))
-            centres.append((column + 0.5, row + 0.5))
-        line = ConnectionPatch(
-            xyA=centres[0], coordsA=sides[0].transData, xyB=centres[1], coordsB=sides[1].transData,
-            color=color, linewidth=0.7, alpha=0.7,
-        )  # fmt: skip
-        figure.add_artist(line)
-    figure.suptitle(f"{len(joined)} matched patches", fontsize=10)
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=(*color, 0.3), edgecolor=color, linewidth=1.2))
+            if number in numbers:
+                text = axes.text(column + 0.5, row + 0.5, str(numbers[number]), ha="center", va="center", fontsize=8)
+                text.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])
+    figure.suptitle(f"{len(joined)} matched patches: those of one colour, or number, are a pair", fontsize=10)
     figure.savefig(path, dpi=110)
+
+
+_CORNERS = (
+    (0.9, 0.1, 0.1),
+    (1.0, 0.8, 0.0),
+    (0.1, 0.2, 0.9),
+    (0.0, 0.7, 0.3),
+)  # top left and right, bottom left, right
+
+
+def _colors_of(places: Tensor) -> list[tuple[float, float, float]]:
+    """A colour for each place (M, 2), between those of the corners, so that neighbours look alike and others do not."""
+    if len(places) == 0:
+        return []
+    first, last = places.amin(dim=0), places.amax(dim=0)
+    down, right = ((places - first) / (last - first).clamp(min=1)).unsqueeze(2).unbind(1)  # (M, 1) each, in [0, 1]
+    corners = torch.tensor(_CORNERS)
+    colors = torch.lerp(torch.lerp(corners[0], corners[1], right), torch.lerp(corners[2], corners[3], right), down)
+    return [(red, green, blue) for red, green, blue in colors.tolist()]
+
+
+def _numbered(places: Tensor) -> dict[int, int]:
+    """The numbers of some of the places (M, 2): at most `_NUMBERS`, spread over rows and columns evenly."""
+    if len(places) == 0:
+        return {}
+    rows, columns = (len(places[:, axis].unique()) for axis in (0, 1))
+    every = next(step for step in count(1) if -(-rows // step) * -(-columns // step) <= _NUMBERS)
+    _, row = places[:, 0].unique(return_inverse=True)
+    _, column = places[:, 1].unique(return_inverse=True)
+    chosen = ((row % every == 0) & (column % every == 0)).nonzero()[:, 0].tolist()
+    return {place: number for number, place in enumerate(chosen, start=1)}

@@ -18,7 +18,8 @@ from glocal.console import note
 from glocal.data.sources.base import Source
 from glocal.distributed import process_rank
 from glocal.errors import GlocalError, counted
-from glocal.files import sha256, write_text
+from glocal.files import sha256, write_atomically, write_text
+from glocal.methods.own_file import OwnFile, own_files, renamed, same_method
 from glocal.models.weights import weights_file
 from glocal.training.extending import extended
 from glocal.training.flat import flatten
@@ -52,7 +53,7 @@ _WAS = {"data.color": "exact"}
 
 _MILESTONES = "optimizer.milestones."
 
-_LOGS = ("metrics.csv", "monitor.csv", "loss.png", "views.png", "skipped.txt", FILE)
+_LOGS = ("metrics.csv", "monitor.csv", "loss.png", "views.png", "skipped.txt", FILE, "method.py", "base.py")
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -100,12 +101,42 @@ def prepare_folder(
     else:
         check_images(images, source, folder)
     longer = _lengthened(recipe, written, folder, extend=extend)
+    own = _own_files(longer)
+    moved = _moved(own, written, folder)
+    written["method"] = renamed(written.get("method") or {}, moved)
     _check_settings(longer, written, folder, moved_images=images is not None, extend=extend)
-    if process_rank() == 0 and (longer.train.epochs, longer.data.source) != (_epochs(written), _source(written)):
+    changed = (longer.train.epochs, longer.data.source) != (_epochs(written), _source(written))
+    if process_rank() == 0 and (changed or moved):
         if longer.data.source != _source(written):
             note(f"data.source was {_source(written)}, is {longer.data.source}: the same images by name")
         write_text(folder / "recipe.yaml", longer.to_yaml())
     return longer, state
+
+
+def _own_files(recipe: AnyRecipe) -> dict[str, OwnFile]:
+    return own_files(recipe.method.model_dump(mode="json"))
+
+
+def _moved(own: Mapping[str, OwnFile], written: Mapping[str, Any], folder: Path) -> dict[str, OwnFile]:
+    """The methods' files that have another place than when the run began.
+
+    Raises:
+        GlocalError: one says something else than it did then.
+    """
+    before = own_files(written.get("method") or {})
+    moved = {}
+    for copy, place in own.items():
+        kept = folder / copy
+        if copy not in before or not same_method(str(place), str(before[copy])):
+            continue  # another method, of which the settings tell
+        if kept.is_file() and kept.read_bytes() != place.path.read_bytes():
+            raise GlocalError(
+                f"{place.path} has changed since the run in {folder} began, so something else would come out; choose "
+                f"another folder (--out), or continue with the run's own copy: method.name={kept}:{place.kind}"
+            )
+        if place != before[copy]:
+            moved[copy] = place
+    return moved
 
 
 def _begin(folder: Path, recipe: AnyRecipe, source: Source) -> None:
@@ -121,6 +152,9 @@ def _begin(folder: Path, recipe: AnyRecipe, source: Source) -> None:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     write_names(source, folder)
+    for copy, place in _own_files(recipe).items():
+        text = place.path.read_bytes()
+        write_atomically(folder / copy, lambda file, text=text: file.write(text))  # type: ignore[misc]
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     about = {
         "glocal": glocal.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -19,27 +20,35 @@ from glocal.models.loading import choose_device
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def launch(recipe: AnyRecipe) -> Fabric:
+def is_first_process() -> bool:
+    """Whether this is the process that speaks and writes, or the one that will start the others (`launch`)."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
+
+
+def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
     """Starts the processes that the recipe asks for, each with its device and precision.
+
+    Args:
+        recipe: resolved.
+        several_updates: a step has several updates, each of which moves some of the parameters only.
 
     Raises:
         GlocalError: the machine has no such devices, or they cannot compute in that precision.
     """
-    fabric = _fabric(recipe)
+    fabric = _fabric(recipe, several_updates)
     fabric.launch()
     if fabric.device.type == "cpu" and recipe.train.keep_memory:
         keep_freed_memory()
     return fabric
 
 
-def _fabric(recipe: AnyRecipe) -> Fabric:
+def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
     device = choose_device(recipe.train.device)
     if recipe.train.precision == "fp16" and device == "cpu":
         raise GlocalError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device == "cuda" and recipe.train.devices > torch.cuda.device_count():
         raise GlocalError(f"train.devices={recipe.train.devices}, but {torch.cuda.device_count()} GPUs are visible")
-    # An update of a method with several moves some of its parameters only.
-    strategy: Any = DDPStrategy(find_unused_parameters=True) if recipe.train.devices > 1 else "auto"
+    strategy: Any = DDPStrategy(find_unused_parameters=several_updates) if recipe.train.devices > 1 else "auto"
     return Fabric(
         accelerator=device,
         devices=recipe.train.devices,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from glocal.config import AnyRecipe
-from glocal.console import note
 from glocal.data.ranges import decode_alike
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.decoding import Decoding
@@ -82,7 +81,7 @@ def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
         decoding=Decoding(recipe.data.range, recipe.data.max_pixels),
     )
     some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
-    note(f"k-NN accuracy is measured every {settings.knn_epochs} epochs on {monitor.where}{some}")
+    monitor.about = f"k-NN accuracy is measured every {settings.knn_epochs} epochs on {monitor.where}{some}"
     return monitor
 
 
@@ -129,6 +128,7 @@ class KNNMonitor:
             self.where = test
             self._numbers = classes_by_name(train.classes or (), queries.classes, f"data.test={test}")
         self.k = min(k, len(self.bank))
+        self.about = ""  # what it measures, in words
 
     def measure(self, backbone: Backbone) -> float:
         """Top-1 accuracy in percent."""

@@ -14,26 +14,33 @@ from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone, build_backbone, one_line
 from glocal.models.loading import choose_device
+from glocal.views.batch import Views
+from glocal.views.plan import ViewPlan
 
 
-def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> None:
-    """Builds a resolved recipe's networks without memory, sends images through, and looks at the shares of the batch.
+def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
+    """Builds a resolved recipe's networks without memory, sends views through, and looks at the shares of the batch.
 
     Args:
         recipe: what is to be trained.
         progress: say what parts of a batch change.
 
+    Returns:
+        The method that was built, whose weights are worth nothing.
+
     Raises:
-        GlocalError: a batch that its shares do not divide, a network that does not take the size of a view, or batch
-            normalisation over one image.
+        GlocalError: a batch that its shares do not divide, a network that does not take the size of a view, batch
+            normalisation over one image, or views that the method cannot learn from.
     """
     check_shares(recipe.train.batch_size, recipe.train.devices, recipe.train.accumulate)
     method = _shadow(recipe)
     _check_sizes(method.backbone, recipe)
     _check_shares(method, recipe)
+    _check_views(method, recipe)
     if progress:
         for line in notes_on(method, recipe):
             note(line)
+    return method
 
 
 def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
@@ -121,6 +128,25 @@ def _failure(backbone: Backbone, size: int) -> Exception | None:
     except Exception as error:  # networks check their input in many ways
         return error
     return None
+
+
+def _check_views(method: Method, recipe: AnyRecipe) -> None:
+    """Lets the method look at two images without memory; what it says of their views is told, all else is not."""
+    if not method.backbone.mean.is_meta or not recipe.views:
+        return
+    plan, index = ViewPlan(recipe.views), torch.arange(2)
+    drawn = plan.draw_geometry(torch.tensor([64, 64]), recipe.seed, 0, index)
+    images = tuple(torch.empty(2, 3, view.size, view.size, device="meta") for view in plan.views)
+    views = Views(images, tuple(drawn.view(number) for number in range(len(plan))), index)
+    method.train()
+    for phase in method.phases:
+        try:
+            with torch.no_grad():
+                method(views, phase)
+        except GlocalError:
+            raise
+        except Exception:  # values that are read, for which there is no memory; labels, which come later
+            return
 
 
 def _check_shares(method: Method, recipe: AnyRecipe) -> None:

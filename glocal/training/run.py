@@ -20,8 +20,8 @@ from glocal.training.extending import what_changes
 from glocal.training.folder import Resume, prepare_folder
 from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
-from glocal.training.machine import launch, suit_to_machine
-from glocal.training.monitors import knn_monitor
+from glocal.training.machine import is_first_process, launch, suit_to_machine
+from glocal.training.monitors import KNNMonitor, knn_monitor
 from glocal.training.rehearsal import rehearse
 from glocal.training.resolving import resolve
 from glocal.training.saving import restore, save
@@ -34,7 +34,8 @@ class Run:
 
     Attributes:
         folder: holds recipe.yaml, checkpoints/, metrics.csv, monitor.csv, tensorboard/, loss.png, views.png,
-            images.txt (the names of the images) and, where images could not be read, skipped.txt.
+            images.txt (the names of the images); skipped.txt where images could not be read; method.py, a copy of the
+            method where that is in a file of its own.
     """
 
     folder: Path
@@ -95,8 +96,9 @@ def pretrain(
     if init is not None:
         overrides = {**(overrides or {}), "model.init": str(init)}
     resolved, source = resolve(data, recipe, overrides, folder, progress=progress)
-    fabric = launch(resolved)
-    rehearse(resolved, progress=progress and fabric.global_rank == 0)
+    method = rehearse(resolved, progress=progress and is_first_process())
+    monitor = knn_monitor(source, resolved) if is_first_process() else None
+    fabric = launch(resolved, several_updates=len(method.phases) > 1)
     resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend)
     if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
         note(advice)
@@ -115,11 +117,11 @@ def pretrain(
         note(f"{folder} continues after step {first_step} of {total}")
         restore(state, training)
     training.method = suit_to_machine(training.method, resolved.train, fabric.device)
-    _train(training, first_step, progress=progress)
+    _train(training, monitor, first_step, progress=progress)
     return Run(folder)
 
 
-def _train(training: Training, first_step: int, *, progress: bool) -> None:
+def _train(training: Training, monitor: KNNMonitor | None, first_step: int, *, progress: bool) -> None:
     """Trains to the end with everything that watches and records."""
     method, recipe, fabric, source = training.method, training.recipe, training.fabric, training.source
     method.to(fabric.device)
@@ -127,11 +129,12 @@ def _train(training: Training, first_step: int, *, progress: bool) -> None:
         method.labels = source.labels.to(fabric.device)
     evaluated = operator.attrgetter(method.evaluated)(method)
     main = fabric.global_rank == 0
-    monitor = knn_monitor(source, recipe) if main else None
+    if monitor and main:
+        note(monitor.about)
     if main and not (training.folder / "views.png").exists():
         draw_views(training.lane, recipe, training.folder / "views.png")
     log = RunLog(training.folder, first_step) if main else None
-    hooks = Hooks(partial(save, training), log, (lambda: monitor.measure(evaluated)) if monitor else None)
+    hooks = Hooks(partial(save, training), log, (lambda: monitor.measure(evaluated)) if monitor and main else None)
     try:
         train(
             method,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
 from glocal.evaluation.compare import Comparison, compare, markdown, table
 from glocal.evaluation.features.extraction import RawPixels
+from glocal.report import compare_plot
 
 Entries = list[tuple[str, dict[str, float | None]]]
 
@@ -178,6 +180,16 @@ def test_files_hold_every_number(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "out" / "compare.md").read_text() == markdown(found)
     assert "4.00 ± 0.50" in printed(found)
     assert Image.open(tmp_path / "deep" / "out" / "compare.png").size[0] > 800
+
+
+def test_the_picture_shows_what_one_run_alone_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tmp_path / "a", {"knn": [("k=10", {"top1": 50.0})], "linear": [("SGD", {"top1": 60.0})]})
+    second = run(tmp_path / "b", {"knn": [("k=10", {"top1": 40.0})]})
+    kept: list[Figure] = []
+    monkeypatch.setattr(compare_plot, "save_picture", lambda figure, path: kept.append(figure))
+    compare_plot.draw_comparison(compare([first, second]), tmp_path / "compare.png")
+    titles = [axes.get_title(loc="left") for axes in kept[0].axes]
+    assert [title.partition(":")[0] for title in titles] == ["knn", "linear"]
 
 
 def test_a_comparison_without_percents_has_no_picture(tmp_path: Path) -> None:

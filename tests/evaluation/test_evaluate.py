@@ -16,6 +16,8 @@ from glocal.data.sources.base import MemorySource, Subset
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate, extract, results
+from glocal.evaluation.remarks import seen_before
+from glocal.models.backbone import ModelSettings, build_backbone
 from glocal.training.monitors import KNNMonitor, knn_monitor, measure_spread
 
 
@@ -143,7 +145,7 @@ def test_the_monitor_maps_classes_by_name_as_evaluate_does(tmp_path: Path) -> No
         monitored(train, test / "red")
 
 
-def test_the_monitor_looks_at_labelled_images_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_monitor_looks_at_labelled_images_alone() -> None:
     train = colours(90, ["red", "green", "blue"], [0, 1, 2])
     train.labels[::2] = -1  # type: ignore[index]
     recipe = build_recipe({"name": "x"}, {}, data_size=32)
@@ -151,7 +153,7 @@ def test_the_monitor_looks_at_labelled_images_alone(capsys: pytest.CaptureFixtur
     assert monitor is not None
     assert len(monitor.bank) + len(monitor.queries) == 45
     assert monitor.measure(MeanColour()) == 100.0  # type: ignore[arg-type]
-    assert "with the 45 of 90 images that have labels" in capsys.readouterr().err
+    assert "with the 45 of 90 images that have labels" in monitor.about
     train.labels[: 90 - 19] = -1  # type: ignore[index]
     assert knn_monitor(train, recipe) is None
     train.labels = None
@@ -177,3 +179,53 @@ def test_spread_and_rank_tell_an_even_sphere_a_point_and_a_line() -> None:
     assert "collapsing to one point" in (point.warning() or "")
     line = measure_spread(torch.randn(100, 1, generator=generator) * torch.ones(1, 16))
     assert "1.0 of 16 directions" in (line.warning() or "")
+
+
+def test_the_table_says_what_was_cut_short(tmp_path: Path) -> None:
+    settings = {"linear.epochs": 2, "knn.k": [5]}
+    found = evaluate(RawPixels(8), train="shapes:train:64", test="shapes:test:64", settings=settings, progress=False)
+    assert results.remarks(found) == ["linear: shortened to epochs=2 (100 is the protocol's)"]
+    found = evaluate(
+        RawPixels(8),
+        train="shapes:train:64",
+        test="shapes:test:64",
+        protocols="knn",
+        k=[5],
+        out=tmp_path,
+        progress=False,
+    )
+    assert results.remarks(found) == []
+
+
+@pytest.mark.parametrize(
+    ("learned", "measured", "expected"),
+    [
+        (["images"], "images", "the test images themselves"),
+        (["images"], "images/class0", "the test images themselves"),
+        (["images/class0"], "images", "2 of 16 test images themselves"),
+        (["elsewhere"], "images", None),
+    ],
+)
+def test_the_table_says_where_the_test_images_were_learned_from(
+    learned: list[str],
+    measured: str,
+    expected: str | None,
+    tmp_path: Path,
+    image_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image_folder(16)
+    monkeypatch.chdir(tmp_path)
+    backbone = build_backbone(ModelSettings(options={"channels": [8] * 4, "layers": [1] * 4}), size=32)
+    backbone.learned_from = tuple(learned)
+    found = list(seen_before(backbone, open_source(measured)))
+    assert len(found) == (expected is not None)
+    assert expected is None or expected in found[0]
+
+
+def test_drawn_test_images_are_known_by_their_name() -> None:
+    backbone = build_backbone(ModelSettings(options={"channels": [8] * 4, "layers": [1] * 4}), size=32)
+    backbone.learned_from = (open_source("shapes:test:64").name,)
+    assert len(list(seen_before(backbone, open_source("shapes:test:64")))) == 1
+    assert len(list(seen_before(backbone, open_source("shapes:test")))) == 1
+    assert len(list(seen_before(backbone, open_source("shapes:train:64")))) == 0

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
+from glocal.methods import method_names
 from glocal.methods.building import build_method
+from glocal.training import machine
 from glocal.training.rehearsal import notes_on, rehearse
 from glocal.training.run import pretrain
+from tests.methods.cases import make, views
 
 TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
 
@@ -23,6 +27,12 @@ TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
         ),
         ({"train.batch_size": 4, "train.accumulate": 4}, r"leaves 1 image at a time.*raise train.batch_size to 8"),
         ({"model.name": "resnet18d", "model.stem": "small"}, "the small stem is for ResNets"),
+        (
+            {"method.name": "logo", "views": [{"count": 2, "size": 32}], "train.batch_size": 8},
+            "two global and two local views are needed, but there are 2 views of each image",
+        ),
+        ({"method.name": "simclr", "views": [{"count": 3, "size": 32}], "train.batch_size": 8}, "two views .*, not 3"),
+        ({"data.test": "shapez", "train.batch_size": 8}, "there is no folder shapez; did you mean shapes?"),
     ],
 )
 def test_what_cannot_be_trained_makes_no_folder(overrides: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -55,6 +65,23 @@ def test_parts_of_a_batch_are_spoken_of_where_they_change_something(
     found = notes_on(build_method(parted), parted)
     assert len(found) == bool(parts)
     assert all(part in found[0] for part in parts)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_processes_look_for_unused_parameters_only_where_there_are_some(name: str) -> None:
+    """The loss of a method with one update reaches every parameter, so that torch need not look and does not warn."""
+    recipe = build_recipe({}, {"method.name": "sce", "train.devices": 2, "train.device": "cpu"}, data_size=32)
+    method = make(name)
+    several = len(method.phases) > 1
+    strategy = machine._fabric(recipe, several).strategy
+    assert strategy._ddp_kwargs.get("find_unused_parameters", False) is several  # type: ignore[attr-defined]
+    if several:
+        return
+    if method.refresh_epochs:
+        with torch.no_grad():
+            method.refresh(method.eval().embed(torch.randn(64, 3, 16, 16)), 0)
+    method.train()(views(method)).backward()
+    assert [name for name, one in method.named_parameters() if one.requires_grad and one.grad is None] == []
 
 
 def test_a_recipe_that_works_is_rehearsed_in_silence(capsys: pytest.CaptureFixture[str]) -> None:

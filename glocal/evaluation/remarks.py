@@ -1,0 +1,45 @@
+"""What a reader has to know beside a number: a training that was cut short, test images that were learned from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from glocal.data.sources.base import Source
+from glocal.evaluation.features.extraction import Extractor
+from glocal.settings import Settings
+
+_LENGTHS = ("epochs", "iterations")
+
+
+def shortened(settings: Settings) -> Iterator[str]:
+    """In words, where something was trained for less than its protocol, in the same style, asks for."""
+    style = getattr(settings, "style", None)
+    usual = type(settings)() if style is None else type(settings)(style=style)  # type: ignore[call-arg]
+    for name in _LENGTHS:
+        own, asked = getattr(settings, name, None), getattr(usual, name, None)
+        if own is not None and asked is not None and own < asked:
+            yield f"shortened to {name}={own} ({asked} is the protocol's)"
+
+
+def seen_before(backbone: Extractor, test: Source | None) -> Iterator[str]:
+    """In words, where the backbone's run has learned from images that it is measured on, their labels unseen."""
+    learned = getattr(backbone, "learned_from", ())
+    if test is None or not learned:
+        return
+    whole = test
+    while hasattr(whole, "source"):  # of a part, what it is a part of
+        whole = whole.source
+    names = {_set_of(str(name)) for name in getattr(whole, "names", [whole.name])}
+    files = [os.path.realpath(path) for path in test.files()] if hasattr(test, "files") else []
+    for place in learned:
+        inside = sum(path.startswith(os.path.join(os.path.realpath(place), "")) for path in files)
+        if _set_of(place) in names or inside:
+            part = f"{inside:,} of {len(files):,}" if 0 < inside < len(files) else "the"
+            yield f"the backbone was pretrained on {part} test images themselves ({place}), without their labels"
+            return
+
+
+def _set_of(name: str) -> str:
+    """Without the number of shapes, of which more begin with the same ones."""
+    return ":".join(name.split(":")[:2]) if name.startswith("shapes:") else name
