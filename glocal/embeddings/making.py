@@ -100,19 +100,20 @@ def embed(
         source = open_source(data, without=folder)
         opened = open_extractor(backbone, weights, device=where)
         Bench(opened).decode(source)
+        names = names_of(source)
         about = About(
-            backbone=_place(backbone) if isinstance(backbone, str | Path) else opened.label,
+            backbone=_place(backbone) if isinstance(backbone, str | Path) else printable(opened.label),
             weights=None if weights is None else _place(weights),
-            label=opened.label,
+            label=printable(opened.label),
             fingerprint=Bench(opened).fingerprint(),
-            source=names_of(source),
+            source=printable(names) if isinstance(names, str) else [printable(name) for name in names],
             images=len(source),
             images_fingerprint=fingerprint(source),
             size=opened.size,
             interpolation=interpolation_of(opened),
             value_range=range_of(source),
             precision=precision,
-            classes=source.classes,
+            classes=source.classes and [printable(name) for name in source.classes],
             thumbnails=thumbnails,
             **_shapes(opened, tokens=tokens),
         )
@@ -353,7 +354,7 @@ def _labels(source: Source, index: Tensor) -> list[str | None]:
     """Names of the classes of images; None where there is none."""
     if source.labels is None or source.classes is None:
         return [None] * len(index)
-    return [source.classes[label] if label >= 0 else None for label in source.labels[index].tolist()]
+    return [printable(source.classes[label]) if label >= 0 else None for label in source.labels[index].tolist()]
 
 
 def _finish(work: Work) -> None:

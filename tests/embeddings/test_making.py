@@ -405,6 +405,17 @@ def test_features_that_float16_cannot_hold_are_an_error(tmp_path: Path, value: f
         glocal.embed(Exploding(value), "shapes:test:4", tmp_path / "e", progress=False)
 
 
+def test_folders_whose_names_are_no_utf8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/im\xe9ges"
+    for name in (b"caf\xe9", b"other"):
+        os.makedirs(folder + b"/" + name)
+        Image.new("RGB", (40, 30), "green").save(folder + b"/" + name + b"/a.png")
+    found = glocal.embed("pixels", os.fsdecode(folder), tmp_path / "e", workers=0, progress=False)
+    assert found.labels == found.about.classes == ["caf\\udce9", "other"]
+    assert os.fsencode(found.paths[0] or "") == folder + b"/caf\xe9/a.png"
+    assert os.path.exists(found.paths[0] or "")
+
+
 def test_embeddings_in_the_folder_of_the_images_are_none_of_these(image_folder: Callable[..., Path]) -> None:
     folder = image_folder(16)
     out = folder / "embeddings"
