@@ -173,7 +173,7 @@ def _hint(column: pa.ChunkedArray, text: str) -> str:
 
 
 def _of_row(embeddings: Embeddings, row: int) -> Query:
-    [key], [path] = (embeddings.column(name).slice(row, 1).to_pylist() for name in ("key", "path"))
+    [key], [path] = embeddings.values("key", [row]), embeddings.values("path", [row])
     path = None if path is None else unprintable(path)
     return Query(key, row, stored=True, path=path, read=None if path is None else partial(_read_file, path, key))
 
