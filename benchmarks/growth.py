@@ -141,7 +141,7 @@ class Growth:
         return lines_of(x, [self._rates(self._streaming(source, plan, workers=0)) for plan in plans])
 
     def _streaming(self, source: Source, plan: list[View], workers: int, epochs: int = 1) -> dict[str, lanes.Work]:
-        order = BatchOrder(len(source), 16, seed=0)
+        order = BatchOrder(len(source), min(16, len(source)), seed=0)
         steps = epochs * order.steps_per_epoch
         requests = [index.tolist() for _, index in order.batches(0, steps)]
 

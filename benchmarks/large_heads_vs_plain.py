@@ -165,10 +165,12 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--batches", type=int, nargs="*", default=[2, 4, 8])
     parser.add_argument("--head-batches", type=int, nargs="*", default=[8, 32])
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, help="the first is not counted")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.steps < 2:
+        parser.error("--steps: take two or more, for the first is not counted")
     device = torch.device(arguments.device)
     if arguments.work:
         part, side, batch = arguments.work

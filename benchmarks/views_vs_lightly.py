@@ -36,7 +36,6 @@ from typing import Any
 import torch
 from common import Table, command_line, machine, print_machine, wait_for, write_json
 from lanes import COLORS, Work, dino_views, drawn, part_of, rates, resident_works, through_lane
-from lightly.transforms import DINOTransform, MoCoV2Transform
 from PIL import Image
 
 from glocal.data.lanes.order import BatchOrder
@@ -70,8 +69,10 @@ def crops_only(lane: StreamingLane, steps: int) -> int:
 
 def large_works(folder: Path, limit: int, batch: int) -> tuple[dict[str, Work], dict[str, Work]]:
     """Complete views, and decoding and crops alone."""
+    from lightly.transforms import DINOTransform  # here, so that `machine` tells where lightly is missing
+
     source, files = part_of(folder, limit)
-    plan, order = ViewPlan(dino_views()), BatchOrder(len(source), batch, seed=0)
+    plan, order = ViewPlan(dino_views()), BatchOrder(len(source), min(batch, len(source)), seed=0)
     lanes = {
         color: StreamingLane(
             source,
@@ -93,6 +94,8 @@ def large_works(folder: Path, limit: int, batch: int) -> tuple[dict[str, Work], 
 
 
 def small_works(folder: Path, limit: int, batch: int) -> dict[str, Work]:
+    from lightly.transforms import MoCoV2Transform
+
     source, files = part_of(folder, limit)
     transform = MoCoV2Transform(input_size=32, gaussian_blur=0.0)
     some = files[: min(len(files), 1000)]
