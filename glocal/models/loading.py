@@ -68,7 +68,7 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
     if not path.exists():
         raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
     if path.suffix == ".safetensors":
-        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: timm:NAME with it as weights")
+        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: timm:NAME, with this file as weights")
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
         if (path / "recipe.yaml").is_file():

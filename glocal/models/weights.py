@@ -359,7 +359,7 @@ def _renamed(tensors: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) 
 def _prefixes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     """What the network's names may begin with in the file, the best first; at least the empty prefix."""
     counts: Counter[str] = Counter()
-    for name in tensors:
+    for name in (name for name in tensors if not _is_counter(name)):
         starts = [0, *(at + 1 for at, letter in enumerate(name) if letter == ".")]
         counts.update(name[:start] for start in starts if name[start:] in own)
     most = max(counts.values(), default=0)

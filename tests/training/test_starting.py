@@ -11,8 +11,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
 import glocal
+from glocal.cli import app
 from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
@@ -406,10 +408,6 @@ def test_statistics_that_are_kept_stay_and_those_of_the_teacher_too(tmp_path: Pa
 
 
 def test_the_command_takes_weights(tmp_path: Path, file: Path, image_folder: Callable[..., Path]) -> None:
-    from typer.testing import CliRunner
-
-    from glocal.cli import app
-
     command = ["pretrain", "--data", str(image_folder(32)), "--out", str(tmp_path / "a"), "--init", str(file)]
     settings = ["model.name=resnet18", "train.epochs=1", "train.batch_size=16", "train.precision=fp32"]
     options = f"model.options={json.dumps(TINY['model.options'])}"
