@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from glocal.embeddings.folder import ABOUT, Embeddings, shard_paths
+from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
-from glocal.search.embeddings import ABOUT, Embeddings, shard_paths
-from glocal.search.shards import map_vectors
-from tests.search.made import make_embeddings
+from tests.embeddings.made import make_embeddings
 
 
 @pytest.mark.parametrize(("count", "dim"), [(1, 5), (7, 3), (100, 1), (1000, 512)])

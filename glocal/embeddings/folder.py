@@ -15,8 +15,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
-from glocal.search.shards import map_vectors
 from glocal.settings import Settings
 
 FORMAT = 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from glocal.search.embeddings import ABOUT, SHARD_ROWS, About, Embeddings
-from glocal.search.shards import vectors_column, write_shard
+from glocal.embeddings.folder import ABOUT, SHARD_ROWS, About, Embeddings
+from glocal.embeddings.shards import vectors_column, write_shard
 
 
 def make_embeddings(

@@ -1,1 +1,0 @@
-"""Embeddings of many images on the disk, and the nearest of them."""
