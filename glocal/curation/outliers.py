@@ -23,7 +23,7 @@ from glocal.curation.pictures import tiles
 from glocal.errors import GlocalError, did_you_mean
 from glocal.files import write_csv
 from glocal.report.sheets import Section, write_sheet
-from glocal.search.embeddings import Embeddings
+from glocal.embeddings.folder import Embeddings
 
 Rule = Literal["distance", "local"]
 

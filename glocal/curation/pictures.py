@@ -10,7 +10,7 @@ from PIL import Image
 from glocal.data.sources.decoding import read_image
 from glocal.errors import BrokenImageError
 from glocal.report.sheets import Tile, jpeg
-from glocal.search.embeddings import Embeddings
+from glocal.embeddings.folder import Embeddings
 
 
 def tiles(
