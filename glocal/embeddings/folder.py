@@ -87,13 +87,20 @@ class Embeddings:
         """Width of a vector."""
         return self.about.dim
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Vectors of some rows in order, (stop − start, D) float32; only these are read."""
-        found = torch.empty(stop - start, self.dim)
+    def rows(self, start: int, stop: int, *, out: Tensor | None = None) -> Tensor:
+        """Vectors of some rows in order, (stop − start, D) float32; only these are read.
+
+        Args:
+            start, stop: the rows.
+            out: memory on the CPU for as many rows or more, (n, D) float32. Blocks that are read one after another are
+                read into the same memory several times as fast as into new memory.
+        """
+        found = torch.empty(stop - start, self.dim) if out is None else out[: stop - start]
+        values = found.numpy()
         for vectors, begin in zip(self._vectors, self._begin[:-1].tolist(), strict=True):
             low, high = max(start, begin), min(stop, begin + len(vectors))
             if low < high:
-                found[low - start : high - start] = torch.from_numpy(vectors[low - begin : high - begin].astype("f4"))
+                np.copyto(values[low - start : high - start], vectors[low - begin : high - begin])
         return found
 
     def chunks(self, size: int = 65_536) -> Iterator[tuple[int, Tensor]]:

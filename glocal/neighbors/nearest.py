@@ -9,7 +9,7 @@ fp32 throughout. Both searches look first at the largest of every sixteen simila
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -84,6 +84,53 @@ def nearest_neighbors(
         again = (~proven).nonzero()[:, 0]
         distance[again], index[again] = _search_exactly(queries[again], bank, k, metric, size, chunk)
     return distance, index
+
+
+def nearest_in_blocks(
+    queries: Tensor, blocks: Iterable[Tensor], k: int, *, metric: Metric = "l2", own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`nearest_neighbors` among rows that come block by block, so that the bank need not be in memory as a whole.
+
+    Args:
+        queries: (Q, D) float.
+        blocks: the bank's rows in order, each block (n, D) of the queries' dtype. One block is used before the next is
+            asked for, so that all may be written into the same memory.
+        k: neighbours, at most as many as the bank has rows (besides the query's own).
+        metric: Euclidean distance, or 1 − cosine similarity; a vector of zeros has similarity 0 with all.
+        own: (Q,) int64, for each query the row that does not count as its neighbour; −1 where all count.
+
+    Returns:
+        distance (Q, k) and index (Q, k) int64, nearest first, rows of equal distance in the order of their numbers.
+
+    Raises:
+        GlocalError: the blocks have fewer rows, or one that is infinite or no number.
+
+    >>> blocks = [torch.tensor([[3.0], [1.0]]), torch.tensor([[0.5]])]
+    >>> nearest_in_blocks(torch.tensor([[0.0]]), blocks, 2)[1].tolist()
+    [[2, 1]]
+    """
+    best = queries.new_empty(len(queries), 0)
+    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    first = 0
+    for rows in blocks:
+        mine = own is not None and bool(((own >= first) & (own < first + len(rows))).any())
+        distance, index = nearest_neighbors(queries, rows, min(k + mine, len(rows)), metric=metric)
+        index += first
+        if not distance.isfinite().all():
+            row = int(index[~distance.isfinite()][0])
+            raise GlocalError(f"row {row} or a query is infinite or no number, and has no nearest neighbours")
+        if mine and own is not None:
+            distance[index == own[:, None]] = torch.inf
+        distance, index = torch.cat([best, distance], dim=1), torch.cat([places, index], dim=1)
+        best, order = distance.topk(min(k, distance.shape[1]), dim=1, largest=False)
+        places = index.gather(1, order)
+        first += len(rows)
+    if best.shape[1] < k or (own is not None and bool(best.isinf().any())):
+        raise GlocalError(f"k={k} neighbours: choose fewer, the bank has {first} rows")
+    order = places.argsort(dim=1)
+    best, places = best.gather(1, order), places.gather(1, order)
+    best, order = best.sort(dim=1, stable=True)
+    return best, places.gather(1, order)
 
 
 def _bf16_is_much_faster(device: torch.device) -> bool:
