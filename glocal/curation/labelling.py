@@ -22,7 +22,8 @@ from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError
 from glocal.evaluation.protocols.knn import vote_weights
 from glocal.files import write_csv
-from glocal.neighbors import nearest_neighbors
+from glocal.models.loading import choose_device
+from glocal.neighbors import nearest_in_blocks
 from glocal.report.sheets import Section, write_sheet
 
 TEMPERATURE = 0.07  # as the protocol knn
@@ -99,7 +100,9 @@ class Proposal:
             sure = self.left_out.confidence >= least
             rest = float((self.proposed.confidence >= least).float().mean()) if len(self.rest) else None
             found.append(
-                Level(least, float(right[sure].float().mean()) if sure.any() else None, float(sure.float().mean()), rest)
+                Level(
+                    least, float(right[sure].float().mean()) if sure.any() else None, float(sure.float().mean()), rest
+                )
             )
         return found
 
@@ -116,7 +119,7 @@ def propose_labels(
     *,
     k: int = 20,
     temperature: float = TEMPERATURE,
-    device: str = "cpu",
+    device: str = "auto",
     progress: bool = False,
 ) -> Proposal:
     """Proposes a label for each image without one: the class with most votes of the k nearest labelled images.
@@ -131,7 +134,7 @@ def propose_labels(
             images have in their source.
         k: neighbours, at most the labelled images less one.
         temperature: τ.
-        device: where neighbours are searched.
+        device: where neighbours are searched: auto, cpu, cuda, mps.
         progress: show a progress bar.
 
     Raises:
@@ -142,7 +145,9 @@ def propose_labels(
     where = str(labels) if isinstance(labels, str | Path) else "the labels"
     classes = in_order(set(given.values()))
     if len(classes) < 2:
-        raise GlocalError(f"{where}: {len(given)} labelled images of {len(classes)} classes; label images of two at least")
+        raise GlocalError(
+            f"{where}: {len(given)} labelled images of {len(classes)} classes; label images of two at least"
+        )
     if k < 1 or not temperature > 0:
         raise GlocalError(f"k={k}, temperature {temperature}: both must be above 0")
     number = {name: place for place, name in enumerate(classes)}
@@ -150,21 +155,23 @@ def propose_labels(
     known[list(given)] = torch.tensor([number[name] for name in given.values()])
     labelled, rest = (known >= 0).nonzero()[:, 0], (known < 0).nonzero()[:, 0]
     k = min(k, len(labelled) - 1)
-    bank = embeddings.take(labelled).to(device)
+    where_computed = choose_device(device)
+    bank = embeddings.take(labelled).to(where_computed)
     with progress_bar("images", visible=progress) as bar:
         task = bar.add_task("votes", total=len(embeddings))
 
-        def vote(rows: Tensor, own: bool) -> Votes:
+        def vote(rows: Tensor, *, left_out: bool) -> Votes:
             parts = []
-            for some in rows.split(_ROWS):
-                vectors = embeddings.take(some).to(device)
-                parts.append(_votes(vectors, bank, known[labelled], k, temperature, some if own else None, labelled))
+            for start, some in zip(range(0, len(rows), _ROWS), rows.split(_ROWS), strict=False):
+                own = torch.arange(start, start + len(some), device=where_computed) if left_out else None
+                vectors = embeddings.take(some).to(where_computed)
+                parts.append(_votes(vectors, bank, known[labelled], k, temperature, own))
                 bar.advance(task, len(some))
-            if not parts:
-                return Votes(rows, torch.empty(0), torch.empty(0, k, dtype=torch.int64), torch.empty(0))
-            return Votes(*(torch.cat(each) for each in zip(*parts, strict=True)))
+            label, confidence, index, similarity = (torch.cat(each) for each in zip(*parts, strict=True))
+            return Votes(label, confidence, labelled[index], similarity)
 
-        left_out, proposed = vote(labelled, True), vote(rest, False)
+        left_out = vote(labelled, left_out=True)
+        proposed = vote(rest, left_out=False) if len(rest) else Votes(*(one[:0] for one in left_out))
     right = left_out.label == known[labelled]
     per_class = {}
     for name, place in number.items():
@@ -175,27 +182,15 @@ def propose_labels(
 
 
 def _votes(
-    queries: Tensor, bank: Tensor, label: Tensor, k: int, temperature: float, own: Tensor | None, rows: Tensor
-) -> Votes:
-    """Votes of the bank's k nearest rows; with `own`, the bank's row of each query does not vote on it."""
-    distance, index = nearest_neighbors(queries, bank, k + (own is not None), metric="cosine")
+    queries: Tensor, bank: Tensor, label: Tensor, k: int, temperature: float, own: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Votes of the bank's k nearest rows, `own` (M,) not among them, whose numbers in the bank stand for neighbours."""
+    distance, index = nearest_in_blocks(queries, [bank], k, metric="cosine", own=own)
     similarity, index = 1 - distance.cpu(), index.cpu()
-    if own is not None:
-        similarity, index = without_own(similarity, index, rows[index] == own[:, None])
     weight = vote_weights(similarity, temperature)
     votes = torch.zeros(len(queries), int(label.max()) + 1).scatter_add_(1, label[index], weight)
     most, chosen = votes.max(dim=1)
-    return Votes(chosen, most / weight.sum(dim=1), rows[index], similarity[:, 0])
-
-
-def without_own(values: Tensor, index: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and indices (M, k) of k + 1 neighbours without the one that is the query itself.
-
-    Where several copies of a query stand before it, it may not be among them; the farthest goes then.
-    """
-    drop = own.clone()
-    drop[~own.any(dim=1), -1] = True
-    return values[~drop].view(len(values), -1), index[~drop].view(len(index), -1)
+    return chosen, most / weight.sum(dim=1), index, similarity[:, 0]
 
 
 def _given(embeddings: Embeddings, labels: str | Path | Mapping[str, str] | None) -> dict[int, str]:
@@ -203,7 +198,9 @@ def _given(embeddings: Embeddings, labels: str | Path | Mapping[str, str] | None
     if labels is None:
         found = {row: label for row, label in enumerate(embeddings.labels) if label is not None}
         if not found:
-            raise GlocalError(f"{embeddings.folder}: its images have no labels; give some as a table (CSV) of key,label")
+            raise GlocalError(
+                f"{embeddings.folder}: its images have no labels; give some as a table (CSV) of key,label"
+            )
         return found
     if isinstance(labels, Mapping):
         names = Names(embeddings)
@@ -219,7 +216,9 @@ def _read_labels(embeddings: Embeddings, path: Path) -> dict[int, str]:
             continue  # tables of all images, labelled in part, leave the cell empty
         row = names.row(name, f"{path}, line {line}", path.parent)
         if found.setdefault(row, label) != label:
-            raise GlocalError(f"{path}, line {line}: {name} is {label} here, but {found[row]} on line {first_line[row]}")
+            raise GlocalError(
+                f"{path}, line {line}: {name} is {label} here, but {found[row]} on line {first_line[row]}"
+            )
         first_line.setdefault(row, line)
     if not found:
         raise GlocalError(f"{path}: there is no label in it; write lines of key,label")
@@ -282,7 +281,16 @@ def write_table(found: Proposal, embeddings: Embeddings, path: Path, *, at_least
             label = classes[given] if given >= 0 else vote if confidence >= at_least else ""
             nearest = keys[int(part.neighbors[place, 0])]
             rows.append(
-                (keys[row], label, f"{confidence:.4f}", origin, vote, nearest, f"{part.similarity[place]:.4f}", paths[row])
+                (
+                    keys[row],
+                    label,
+                    f"{confidence:.4f}",
+                    origin,
+                    vote,
+                    nearest,
+                    f"{part.similarity[place]:.4f}",
+                    paths[row],
+                )
             )
     header = ("key", "label", "confidence", "origin", "proposed", "nearest_labelled", "similarity", "path")
     write_csv(path, header, rows)

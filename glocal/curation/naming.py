@@ -48,7 +48,9 @@ class Names:
             row = self._last.get(name)
         if row == _SEVERAL:
             some = [key for key in self.embeddings.keys if os.path.basename(key) == name][:2]
-            raise GlocalError(f"{where}: several images are called {name} ({some[0]}, {some[1]}, …); write the whole key")
+            raise GlocalError(
+                f"{where}: several images are called {name} ({some[0]}, {some[1]}, …); write the whole key"
+            )
         if row is None:
             raise GlocalError(f"{where}: {self.embeddings.folder} has no image {name}; {self._nearest(name)}")
         return row

@@ -24,6 +24,7 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.files import write_csv
 from glocal.report.sheets import Section, write_sheet
 from glocal.embeddings.folder import Embeddings
+from glocal.embeddings.nearest import neighbors_of_all
 
 Rule = Literal["distance", "local"]
 
@@ -69,7 +70,7 @@ def find_outliers(
     k: int = 10,
     rule: Rule = "distance",
     threshold: float = THRESHOLD,
-    device: str = "cpu",
+    device: str = "auto",
     progress: bool = False,
 ) -> Outliers:
     """Scores every image by its distance to the others.
@@ -82,7 +83,7 @@ def find_outliers(
         k: neighbours; of fewer images, all others.
         rule: `distance`, or `local` (see above).
         threshold: in robust standard deviations.
-        device: where neighbours are searched.
+        device: where neighbours are searched: auto, cpu, cuda, mps.
         progress: show a progress bar.
 
     Raises:
@@ -95,9 +96,12 @@ def find_outliers(
     if not threshold > 0:
         raise GlocalError(f"threshold {threshold}: give a positive number of robust standard deviations, such as 3")
     if len(embeddings) < _LEAST:
-        raise GlocalError(f"{embeddings.folder}: {len(embeddings)} images are too few to tell which are far from others")
+        raise GlocalError(
+            f"{embeddings.folder}: {len(embeddings)} images are too few to tell which are far from others"
+        )
     k = min(k, len(embeddings) - 1)
-    distance, neighbors = neighbors_of_all(embeddings, k, device=device, progress=progress)
+    similarity, neighbors = neighbors_of_all(embeddings, k, device=device, progress=progress)
+    distance = (1 - similarity).clamp_(min=0)
     score = scores(distance, neighbors, rule)
     order = score.argsort(descending=True, stable=True)
     return Outliers(rule, k, threshold, score, _deviation(score), order, distance, neighbors)
@@ -156,7 +160,9 @@ def write_page(found: Outliers, embeddings: Embeddings, path: Path, count: int) 
         deviation = f"{found.deviation[row]:.1f} deviations above the median"
         label = f", {embeddings.labels[row]}" if embeddings.labels[row] else ""
         sections.append(
-            Section(f"{rank}. {embeddings.keys[row]}{label}", tiles(embeddings, [row, *near], captions, marked), [deviation])
+            Section(
+                f"{rank}. {embeddings.keys[row]}{label}", tiles(embeddings, [row, *near], captions, marked), [deviation]
+            )
         )
     write_sheet(path, f"Outliers of {embeddings.folder.name}", sections, [explained(found)])
 
@@ -168,16 +174,3 @@ def explained(found: Outliers) -> str:
     nearer = f", so that up to {first - 1} near-copies do not hide it" if first > 1 else ""
     local = ", divided by the same of these neighbours" if found.rule == "local" else ""
     return f"The score of an image is its mean cosine distance to {which}{nearer}{local}."
-
-
-def neighbors_of_all(
-    embeddings: Embeddings, k: int, *, device: str = "cpu", progress: bool = False
-) -> tuple[Tensor, Tensor]:
-    """TEMPORARY until search's is here."""
-    from glocal.neighbors import nearest_neighbors
-
-    vectors = embeddings.rows(0, len(embeddings))
-    distance, index = nearest_neighbors(vectors, vectors, k + 1, metric="cosine")
-    own = index == torch.arange(len(vectors))[:, None]
-    own[~own.any(dim=1), -1] = True
-    return distance[~own].view(-1, k), index[~own].view(-1, k)

@@ -88,10 +88,12 @@ class UnitVectors:
         return len(self.embeddings)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """The number of the first row and vectors (b, D) float32, in order."""
+        """The number of the first row and vectors (b, D) float32, in order; a block is good until the next is asked for."""
         if self._all is None:
-            for start, rows in self.embeddings.chunks(_BLOCK):
-                yield start, normalize(rows, dim=1)
+            memory = torch.empty(min(_BLOCK, len(self)), self.embeddings.dim)  # new memory for each would take longer
+            for start in range(0, len(self), _BLOCK):
+                rows = self.embeddings.rows(start, min(start + _BLOCK, len(self)), out=memory)
+                yield start, rows.div_(rows.norm(dim=1, keepdim=True).clamp_(min=1e-12))
             return
         for start in range(0, len(self), _BLOCK):
             yield start, self._all[start : start + _BLOCK]
@@ -268,7 +270,9 @@ def write_list(chosen: Selection, embeddings: Embeddings, path: Path) -> None:
     paths = [embeddings.paths[row] for row in chosen.rows.tolist()]
     missing = next((row for row, found in zip(chosen.rows.tolist(), paths, strict=True) if found is None), None)
     if missing is not None:
-        raise GlocalError(f"{path}: {embeddings.keys[missing]} is no file of its own, so no list can name it; write a .csv")
+        raise GlocalError(
+            f"{path}: {embeddings.keys[missing]} is no file of its own, so no list can name it; write a .csv"
+        )
     text = "".join(f"{found}\n" for found in paths)
     write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
