@@ -80,7 +80,12 @@ def measure_image(source: Source, hashed: bool, index: int) -> dict[str, Any]:
 
 
 def measure_all(
-    source: Source, *, hashed: bool = True, cache: Path | None = None, workers: int | None = None, progress: bool = False
+    source: Source,
+    *,
+    hashed: bool = True,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: bool = False,
 ) -> pa.Table:
     """The measures of all images of a source, a row for each in order.
 
@@ -162,7 +167,11 @@ def _files(source: Source) -> pa.Table | None:
     paths = source.files()
     states = [_state(path) for path in paths]
     return pa.table(
-        {"path": [printable(path) for path in paths], "bytes": [s[0] for s in states], "changed": [s[1] for s in states]},
+        {
+            "path": [printable(path) for path in paths],
+            "bytes": [s[0] for s in states],
+            "changed": [s[1] for s in states],
+        },
         _FILES,
     )
 

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from glocal.curation.pictures import tiles
+from glocal.embeddings.folder import Embeddings
+from glocal.embeddings.nearest import neighbors_of_all
 from glocal.errors import GlocalError, did_you_mean
 from glocal.files import write_csv
 from glocal.report.sheets import Section, write_sheet
-from glocal.embeddings.folder import Embeddings
-from glocal.embeddings.nearest import neighbors_of_all
 
 Rule = Literal["distance", "local"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from glocal.data.sources.decoding import read_image
+from glocal.embeddings.folder import Embeddings
 from glocal.errors import BrokenImageError
 from glocal.report.sheets import Tile, jpeg
-from glocal.embeddings.folder import Embeddings
 
 
 def tiles(
