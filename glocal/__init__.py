@@ -18,6 +18,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from glocal import losses, methods
+    from glocal.curation.checking import check
+    from glocal.curation.labelling import propose_labels
+    from glocal.curation.outliers import find_outliers
+    from glocal.curation.selection import select
     from glocal.errors import GlocalError
     from glocal.evaluation import evaluate
     from glocal.models.backbone import Backbone
@@ -30,20 +34,28 @@ _HOME = {
     "Backbone": "glocal.models.backbone",
     "GlocalError": "glocal.errors",
     "Run": "glocal.training.run",
+    "check": "glocal.curation.checking",
     "evaluate": "glocal.evaluation",
+    "find_outliers": "glocal.curation.outliers",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
+    "propose_labels": "glocal.curation.labelling",
+    "select": "glocal.curation.selection",
 }
 
 __all__ = [
     "Backbone",
     "GlocalError",
     "Run",
+    "check",
     "evaluate",
+    "find_outliers",
     "load_backbone",
     "losses",
     "methods",
     "pretrain",
+    "propose_labels",
+    "select",
 ]
 
 

@@ -233,7 +233,7 @@ def _summary(one: _Set) -> str:
     if not one.readable.any():
         return f"{one.source.name}: {counted(len(one), 'image')}{classes}"
     width, height = np.nanmedian(one.sides, axis=0)
-    return f"{one.source.name}: {len(one):,} images{classes}, {width:.0f} × {height:.0f} pixels in the middle"
+    return f"{one.source.name}: {len(one):,} images{classes}, {width:.0f} by {height:.0f} pixels in the middle"
 
 
 def _merged(findings: Sequence[Finding]) -> Iterator[Finding]:
@@ -282,7 +282,7 @@ def _sizes(one: _Set) -> Iterator[Finding]:
     small = short < size / 2
 
     def sides(row: int) -> str:
-        return f"{one.sides[row, 0]:.0f} × {one.sides[row, 1]:.0f}"
+        return f"{one.sides[row, 0]:.0f} by {one.sides[row, 1]:.0f}"
 
     yield from _about(
         one,
@@ -297,7 +297,7 @@ def _sizes(one: _Set) -> Iterator[Finding]:
         "long",
         "odd",
         long >= LONG * short,
-        f"One side at least {LONG:.0f} times the other: crops show a small part of them, and an evaluation's square too.",
+        f"One side at least {LONG:.0f} times the other: crops and an evaluation's square show a small part of them.",
         sides,
     )
     far = ~small & ((pixels > FAR * usual) | (pixels * FAR < usual))
@@ -306,7 +306,7 @@ def _sizes(one: _Set) -> Iterator[Finding]:
         "odd size",
         "note",
         far,
-        f"{FAR:.0f} times more or fewer pixels than the one in the middle: another camera, or a picture of another kind?",
+        f"{FAR:.0f} times more or fewer pixels than usual: another camera, or a picture of another kind?",
         sides,
     )
 
@@ -344,7 +344,7 @@ def _tones(one: _Set) -> Iterator[Finding]:
         "blurred",
         "odd",
         seen & (sharp < BLURRED) & (one.sides.min(axis=1) >= _LEAST_FOR_BLUR),
-        f"No edge is sharp at 256 pixels (below {BLURRED}, photographs have about 0.9): out of focus, shaken or enlarged.",
+        f"No edge is sharp at 256 pixels (below {BLURRED}; photographs have 0.9): out of focus, shaken or enlarged.",
         lambda row: f"sharpness {sharp[row]:.2f}",
     )
     grey = seen & (chroma <= GREY)
@@ -481,7 +481,7 @@ def _copies(sets: Sequence[_Set], near: bool, notes: list[str]) -> Iterator[Find
         yield Finding("copies", "odd", f"{len(exact):,} in {groups:,} groups", advice, exact)
     pairs = _near_pairs(sets, code, notes) if near else None
     if pairs is not None:
-        first, second, distance = pairs
+        first, second, _ = pairs
         for number, one in enumerate(sets):
             inside = (where[first] == number) & (where[second] == number)
             begin = ends[number]
@@ -490,7 +490,7 @@ def _copies(sets: Sequence[_Set], near: bool, notes: list[str]) -> Iterator[Find
         if alike:
             groups = len({(flagged.part, flagged.group) for flagged in alike})
             advice = (
-                "Look at them (--page): resized, compressed again, mirrored, or neighbouring frames. Keep one of each."
+                "Resized, compressed again, mirrored, or neighbouring frames: look at them (--out FILE.html), keep one."
             )
             yield Finding("near copies", "odd", f"{len(alike):,} in {groups:,} groups", advice, alike)
     if len(sets) == 2:
@@ -619,7 +619,7 @@ def _leaks(
         images = test.flagged(
             rows[new], lambda row: f"near {data.keys[near[row][0]]}, {counted(near[row][1], 'bit')} of 64"
         )
-        advice = "Test images with a near copy among those to learn from; look at them (--page) and remove one of each."
+        advice = "Test images with a near copy among those to learn from: look at them (--out FILE.html), remove one."
         yield Finding("nearly leaked", "bad", f"{len(images):,}", advice, images)
 
 

@@ -19,7 +19,7 @@ from glocal.curation.naming import HEADERS, Names
 from glocal.curation.pictures import tiles
 from glocal.data.sources.listed import in_order
 from glocal.embeddings.folder import Embeddings
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, counted
 from glocal.evaluation.protocols.knn import vote_weights
 from glocal.files import write_csv
 from glocal.models.loading import choose_device
@@ -114,7 +114,7 @@ class Proposal:
 
 
 def propose_labels(
-    embeddings: Embeddings,
+    embeddings: Embeddings | str | Path,
     labels: str | Path | Mapping[str, str] | None = None,
     *,
     k: int = 20,
@@ -129,7 +129,7 @@ def propose_labels(
     ones.
 
     Args:
-        embeddings: of the images.
+        embeddings: of the images, opened, or their folder.
         labels: a table (CSV) of keys or paths and labels, or labels by key; None takes the labels that the embedded
             images have in their source.
         k: neighbours, at most the labelled images less one.
@@ -141,6 +141,8 @@ def propose_labels(
         GlocalError: a table that cannot be read or has other columns, an image that is not among the embedded ones, two
             labels for one image, fewer than two labelled images or classes, or a k below 1.
     """
+    if not isinstance(embeddings, Embeddings):
+        embeddings = Embeddings(embeddings)
     given = _given(embeddings, labels)
     where = str(labels) if isinstance(labels, str | Path) else "the labels"
     classes = in_order(set(given.values()))
@@ -306,8 +308,8 @@ def write_page(found: Proposal, embeddings: Embeddings, path: Path, count: int =
         *(_section(found, embeddings, found.proposed, place, int(found.rest[place])) for place in least),
     ]
     text = [
-        f"{len(doubtful)} given labels that the nearest labelled images contradict, then the {len(least)} proposals that "
-        "are least certain. Each image has a frame; its nearest labelled images stand beside it.",
+        f"{len(doubtful)} given labels that the nearest labelled images contradict, then the {len(least)} proposals "
+        "that are least certain. Each image has a frame; its nearest labelled images stand beside it.",
     ]
     write_sheet(path, f"Labels of {os.path.basename(embeddings.folder)}", sections, text)
 
@@ -342,8 +344,25 @@ def write_labelled(found: Proposal, embeddings: Embeddings, path: Path, at_least
     return len(rows)
 
 
-def table_of_levels(found: Proposal) -> Table:
-    """What each confidence is worth, for the eye."""
+def tables(found: Proposal) -> list[Table]:
+    """How right the votes are by confidence and by class, for the eye."""
+    return [_of_levels(found), _of_classes(found)]
+
+
+def remarks(found: Proposal) -> list[str]:
+    """What to know of the labels, in sentences."""
+    said = [
+        f"{len(found.labelled):,} labelled images, each voted on by {found.k} of the others: "
+        f"{found.accuracy:.1f} % right; {len(found.rest):,} proposals"
+    ]
+    doubtful = len(found.doubtful())
+    if doubtful:
+        said.append(f"{counted(doubtful, 'given label')} that 90 % of the votes contradict: --out FILE.html shows them")
+    few = _too_few(found)
+    return [*said, *([few] if few else [])]
+
+
+def _of_levels(found: Proposal) -> Table:
     table = Table(title="by confidence", title_justify="left")
     for column in ("at least", "right, left out one at a time", "of the labelled", "of the rest"):
         table.add_column(column, justify="right")
@@ -354,8 +373,7 @@ def table_of_levels(found: Proposal) -> Table:
     return table
 
 
-def table_of_classes(found: Proposal) -> Table:
-    """How right each class is, for the eye; the worst first, at most twenty."""
+def _of_classes(found: Proposal) -> Table:
     table = Table(title="by class, the worst first", title_justify="left")
     for column in ("class", "labelled", "right, left out one at a time", "proposed"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -366,8 +384,7 @@ def table_of_classes(found: Proposal) -> Table:
     return table
 
 
-def too_few(found: Proposal) -> str | None:
-    """The classes with few labelled images, in a sentence; None where there are none."""
+def _too_few(found: Proposal) -> str | None:
     few = [f"{name} ({count})" for name, (count, _) in found.per_class.items() if count < FEW]
     if not few:
         return None

@@ -101,10 +101,10 @@ def tones_of(picture: Image.Image) -> Tones:
 def sharpness(picture: Image.Image) -> float:
     """How sharp the sharpest edges are: the 99.9th percentile of the absolute Laplacian over the range of greys.
 
-    Over the range (99th less 1st percentile), so that low contrast does not count as blur. The sharpest edges and not the
-    usual variance of the Laplacian, because a photograph whose background is out of focus is a sharp one: with Gaussian
-    blur of 1.5 pixels of 256 on 240 photographs, the variance over the variance of the greys finds 94 % where it wrongly
-    finds 1 % of the photographs as they are, and this measure all.
+    Over the range (99th less 1st percentile), so that low contrast does not count as blur. The sharpest edges and not
+    the usual variance of the Laplacian, because a photograph whose background is out of focus is a sharp one: of 240
+    photographs with a Gaussian blur of 1.5 pixels of 256, the variance over the variance of the greys finds 94 % where
+    it wrongly finds 1 % of the photographs as they are, and this measure all.
 
     Returns:
         About 0.9 for a photograph, 0.2 with a blur of 2 pixels; NaN below 3 × 3 pixels, 0 where all greys are one.

@@ -108,8 +108,7 @@ def measure_all(
     made = [] if kept is None or kept.table is None else [kept.table.select(SCHEMA.names)]
     before = len(made[0]) if made else 0
     known[todo] = before + np.arange(len(todo))
-    for part in _measured(source, todo, hashed, workers, progress, files, kept):
-        made.append(part)
+    made += _measured(source, todo, hashed, workers, progress, files, kept)
     if not made:
         return SCHEMA.empty_table()
     table = pa.concat_tables(made).take(pa.array(known))

@@ -58,9 +58,9 @@ class Names:
     def _nearest(self, name: str) -> str:
         keys = self.embeddings.keys
         same = [key for key in keys if os.path.basename(key) == os.path.basename(name)]
-        begin = [key for key in keys if key[:3] == name[:3]]  # of a million keys, those that can be near
-        for choices in (same, begin, keys):
-            near = difflib.get_close_matches(name, choices[:_COMPARED], n=1)
+        begin = [key for key in keys if key[:3] == name[:3]]  # of a million keys, those that are likely near
+        for choices in ([*begin[:_COMPARED], *same[:_COMPARED]], keys[:_COMPARED]):
+            near = difflib.get_close_matches(name, choices, n=1)
             if near:
                 return f"did you mean {near[0]}?"
         return f"its keys look like {keys[0]}"

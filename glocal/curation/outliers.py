@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from rich.table import Table
 from torch import Tensor
 
 from glocal.curation.pictures import tiles
@@ -30,6 +31,7 @@ Rule = Literal["distance", "local"]
 THRESHOLD = 3.0
 _LEAST = 3  # images of which one can be far from the others
 _SHOWN = 6  # neighbours beside an outlier
+_LISTED = 10
 _TINY = 1e-6  # below what float16 tells apart: images with as many copies as neighbours
 
 
@@ -64,7 +66,7 @@ class Outliers:
 
 
 def find_outliers(
-    embeddings: Embeddings,
+    embeddings: Embeddings | str | Path,
     *,
     k: int = 10,
     rule: Rule = "distance",
@@ -78,7 +80,7 @@ def find_outliers(
     absolute deviation) above the median: scores are positive and skewed, their logarithms nearly symmetric.
 
     Args:
-        embeddings: of the images.
+        embeddings: of the images, opened, or their folder.
         k: neighbours; of fewer images, all others.
         rule: `distance`, or `local` (see above).
         threshold: in robust standard deviations.
@@ -88,6 +90,8 @@ def find_outliers(
     Raises:
         GlocalError: fewer than three images, k below 1, a threshold that is no positive number, or another rule.
     """
+    if not isinstance(embeddings, Embeddings):
+        embeddings = Embeddings(embeddings)
     if rule not in get_args(Rule):
         raise GlocalError(f"rule {rule}: {did_you_mean(rule, get_args(Rule))}")
     if k < 1:
@@ -173,3 +177,17 @@ def explained(found: Outliers) -> str:
     nearer = f", so that up to {first - 1} near-copies do not hide it" if first > 1 else ""
     local = ", divided by the same of these neighbours" if found.rule == "local" else ""
     return f"The score of an image is its mean cosine distance to {which}{nearer}{local}."
+
+
+def table(found: Outliers, embeddings: Embeddings) -> Table:
+    """The images with the largest scores, ten of them, for the eye."""
+    count = len(found.found)
+    title = f"{count:,} of {len(embeddings):,} images at least {found.threshold:g} deviations above the median"
+    made = Table(title=title, title_justify="left")
+    for column in ("image", "score", "deviations", "nearest", "away"):
+        made.add_column(column, justify="left" if column in ("image", "nearest") else "right", overflow="fold")
+    for row in found.order[:_LISTED].tolist():
+        nearest = embeddings.keys[int(found.neighbors[row, 0])]
+        numbers = f"{found.score[row]:.3f}", f"{found.deviation[row]:.1f}"
+        made.add_row(embeddings.keys[row], *numbers, nearest, f"{found.distance[row, 0]:.3f}")
+    return made

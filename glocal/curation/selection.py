@@ -1,9 +1,9 @@
 """A few images that stand for all: k-centre greedy, or medoids of k-means.
 
-k-centre greedy (Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach", ICLR 2018,
-algorithm 1) takes, again and again, the image that is farthest from those chosen: no image stays far from all of them,
-so rare and odd ones come early. k-means puts its clusters where the images are many, and takes the image nearest to each
-centre.
+k-centre greedy (Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach", ICLR
+2018, algorithm 1) takes, again and again, the image that is farthest from those chosen: no image stays far from all of
+them, so rare and odd ones come early. k-means puts its clusters where the images are many; the image nearest to each
+centre is taken.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -54,8 +55,8 @@ class Selection:
     Attributes:
         rule: by which they were chosen.
         rows: (n,) int64, in the order in which they were chosen.
-        distance: (n,) float32. Of k-centre: to the nearest of those chosen before, NaN of the very first. Of k-means: to
-            the centre of its cluster.
+        distance: (n,) float32. Of k-centre: to the nearest of those chosen before, NaN of the very first. Of k-means:
+            to the centre of its cluster.
         nearest: (n,) int64, how many images have it as the nearest of the chosen and included ones.
         included: rows of the images that were there before.
         coverage: by the chosen images and those that were there before.
@@ -88,7 +89,7 @@ class UnitVectors:
         return len(self.embeddings)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """The number of the first row and vectors (b, D) float32, in order; a block is good until the next is asked for."""
+        """The number of the first row and vectors (b, D) float32, in order; one lasts until the next is asked for."""
         if self._all is None:
             memory = torch.empty(min(_BLOCK, len(self)), self.embeddings.dim)  # new memory for each would take longer
             for start in range(0, len(self), _BLOCK):
@@ -106,7 +107,7 @@ class UnitVectors:
 
 
 def select(
-    embeddings: Embeddings,
+    embeddings: Embeddings | str | Path,
     n: int,
     *,
     rule: Rule = "kcentre",
@@ -119,7 +120,7 @@ def select(
     Memory grows with the number of images N, not with N·n: k-centre keeps one distance for each.
 
     Args:
-        embeddings: of the images.
+        embeddings: of the images, opened, or their folder.
         n: how many to choose, beside those included.
         rule: `kcentre` or `kmeans` (see above).
         include: a list of images that are there already, such as labelled ones: the others are chosen to complete them.
@@ -129,6 +130,8 @@ def select(
     Raises:
         GlocalError: more images than there are, another rule, or an image that is not among the embedded ones.
     """
+    if not isinstance(embeddings, Embeddings):
+        embeddings = Embeddings(embeddings)
     if rule not in get_args(Rule):
         raise GlocalError(f"rule {rule}: {did_you_mean(rule, get_args(Rule))}")
     included = [] if include is None else listed_rows(embeddings, include)
@@ -308,3 +311,19 @@ def told(chosen: Selection) -> list[str]:
         f"Of as many random images, mean of {len(means)} draws: {sum(means) / len(means):.4f} on average, "
         f"{sum(farthest) / len(farthest):.4f} at most.",
     ]
+
+
+def table(chosen: Selection, embeddings: Embeddings) -> Table:
+    """How well the images are covered beside random subsets, for the eye."""
+    beside = f" beside {len(chosen.included):,} included" if chosen.included else ""
+    title = f"{len(chosen.rows):,} of {len(embeddings):,} images{beside}: cosine distance to the nearest chosen one"
+    made = Table(title=title, title_justify="left")
+    for column in ("chosen by", "mean", "largest", *(["classes"] if embeddings.about.classes else [])):
+        made.add_column(column, justify="left" if column == "chosen by" else "right")
+    reached = {embeddings.labels[row] for row in [*chosen.rows.tolist(), *chosen.included]} - {None}
+    classes = [f"{len(reached)} of {len(embeddings.about.classes)}"] if embeddings.about.classes else []
+    made.add_row(chosen.rule, f"{chosen.coverage.mean:.4f}", f"{chosen.coverage.largest:.4f}", *classes)
+    draws = len(chosen.random)
+    mean, largest = (sum(values) / draws for values in zip(*chosen.random, strict=True))
+    made.add_row(f"chance, {draws} draws", f"{mean:.4f}", f"{largest:.4f}", *([""] if classes else []))
+    return made

@@ -148,9 +148,7 @@ def central_batches(
         images = source.images()
         for part in parts:
             rows = slice(part.start, part.stop)
-            [(index, squares)] = central_images(
-                images, size, rows, len(part), share=share, interpolation=interpolation
-            )
+            [(index, squares)] = central_images(images, size, rows, len(part), share=share, interpolation=interpolation)
             sides = torch.tensor(images.shape[-2:], dtype=torch.int32).expand(len(part), 2)
             thumbnails = [] if thumbnail is None else [thumbnail_of(image, thumbnail) for image in images[rows]]
             yield CentralBatch(index, squares, sides, thumbnails, [])
