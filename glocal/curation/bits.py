@@ -35,11 +35,14 @@ class NearHashes(NamedTuple):
 def hash_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """In how many bits 64-bit hashes differ: uint64 arrays whose shapes fit → uint8.
 
-    >>> hash_distance(np.array([0, 7], np.uint64), np.uint64(1)).tolist()
+    >>> hash_distance(np.array([0, 7], np.uint64), np.array([1, 1], np.uint64)).tolist()
     [1, 2]
     """
+    return _bits_set(np.asarray(first ^ second, dtype=np.uint64))
+
+
+def _bits_set(bits: np.ndarray) -> np.ndarray:
     # Counting within ever larger fields (Hacker's Delight, 5-1); numpy counts bits by itself only since 2.0.
-    bits = np.asarray(first ^ second, dtype=np.uint64)
     bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
     bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
     bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -79,7 +82,7 @@ def near_hashes(
                 kept = first < second
                 first, second = first[kept], second[kept]
             difference = queries[first] ^ bank[second]
-            distance = hash_distance(difference, np.uint64(0))
+            distance = _bits_set(difference)
             near = (distance <= radius).nonzero()[0]
             near = near[~_found_before(difference[near], band)]
             found.append(NearHashes(first[near], second[near], distance[near]))
@@ -100,7 +103,7 @@ def _found_before(difference: np.ndarray, band: int) -> np.ndarray:
     """Whether an earlier band has found a pair that differs in these bits."""
     found = np.zeros(len(difference), bool)
     for earlier in range(band):
-        found |= hash_distance(_band(difference, earlier).astype(np.uint64), np.uint64(0)) <= 1
+        found |= _bits_set(_band(difference, earlier).astype(np.uint64)) <= 1
     return found
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
 from glocal.console import note, progress_of, warn
+from glocal.curation.hashes import hash_picture
 from glocal.curation.measures import digest_of, kind_of, small_picture, tones_of
 from glocal.curation.worked import applied
 from glocal.data.sources.base import Source
@@ -75,7 +75,7 @@ def measure_image(source: Source, hashed: bool, index: int) -> dict[str, Any]:
     if kind is not None:
         found.update(kind._asdict())
     if hashed:
-        found["hash"], found["mirrored"] = perceptual_hashes(picture)
+        found["hash"], found["mirrored"], _ = hash_picture(picture)
     return found
 
 
@@ -246,14 +246,3 @@ def _readable(path: Path) -> pa.Table | None:
     except (pa.ArrowException, OSError) as error:
         note(f"{path} is damaged ({error}); its images are measured anew")
         return None
-
-
-def perceptual_hashes(picture: Image.Image) -> tuple[int, int]:
-    """`imagehash.phash` of a picture and of its mirror image, as in `glocal.curation.hashes`."""
-    from imagehash import phash
-
-    small = picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
-    straight, mirrored = (
-        int.from_bytes(np.packbits(phash(one).hash).tobytes(), "big") for one in (small, ImageOps.mirror(small))
-    )
-    return straight, mirrored

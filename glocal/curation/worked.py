@@ -24,6 +24,9 @@ class _Applied(Dataset[list[Found]], Generic[Item, Found]):
     def __len__(self) -> int:
         return len(self.items)
 
+    def __getitem__(self, place: int) -> list[Found]:
+        return self.__getitems__([place])
+
     def __getitems__(self, places: list[int]) -> list[Found]:
         return [self.function(self.items[place]) for place in places]
 
@@ -34,7 +37,7 @@ def applied(
     """What a function gives for items, a few at a time and in order.
 
     Args:
-        function: of a module, so that other processes can have it.
+        function: what is applied; it must not use pyarrow, whose threads do not come along to other processes.
         items: what it is applied to.
         workers: processes; None takes as many as decode images elsewhere, 0 this process.
         batch: items at a time.
