@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from glocal.console import progress_bar
-from glocal.curation.naming import HEADERS, Names
+from glocal.curation.naming import HEADERS, Names, column_of, table_lines
 from glocal.curation.pictures import tiles
 from glocal.data.sources.listed import in_order
 from glocal.embeddings.folder import Embeddings
@@ -229,17 +228,10 @@ def _read_labels(embeddings: Embeddings, path: Path) -> dict[int, str]:
 
 def _lines(path: Path) -> list[tuple[int, str, str]]:
     """Number, image and label of each line of a table, with a header or without."""
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-    except OSError as error:
-        raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
-    except csv.Error as error:
-        raise GlocalError(f"{path}: cannot be read as CSV: {error}") from None
+    lines = table_lines(path)
     if not lines:
         raise GlocalError(f"{path}: the table is empty; write lines of key,label")
-    names, labels = _columns([cell.lower() for cell in lines[0][1]])
+    names, labels = (column_of(known, lines[0][1]) for known in (HEADERS, _LABELS))
     if names is None or labels is None:
         names, labels = 0, 1
         if len(lines[0][1]) != 2:
@@ -253,11 +245,6 @@ def _lines(path: Path) -> list[tuple[int, str, str]]:
         if len(cells) <= max(names, labels):
             raise GlocalError(f"{path}, line {number}: an image and a label are expected, quoted where it has a comma")
     return [(number, cells[names], cells[labels]) for number, cells in lines]
-
-
-def _columns(header: Sequence[str]) -> tuple[int | None, int | None]:
-    """The columns of images and labels, None where a first line does not name them."""
-    return tuple(next((header.index(name) for name in known if name in header), None) for known in (HEADERS, _LABELS))  # type: ignore[return-value]
 
 
 def write_table(found: Proposal, embeddings: Embeddings, path: Path, *, at_least: float = 0.0) -> None:

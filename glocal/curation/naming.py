@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import os
 from collections.abc import Sequence
@@ -66,43 +67,66 @@ class Names:
         return f"its keys look like {keys[0]}"
 
 
+HEADERS = ("key", "path", "file", "filename", "file_name", "image", "name")
+"""What the column of images is called in the first line of tables."""
+
+
 def listed_rows(embeddings: Embeddings, file: str | Path) -> list[int]:
-    """The rows of the images that a list names, one a line; of a line with commas (CSV) unless it is a key, the first
-    cell. Empty lines, and those that start with #, say nothing; a first line `key` or `path` is a header.
+    """The rows of the images that a file names: a list (.txt), one key or path a line, where empty lines and those that
+    start with # say nothing; or a table (.csv), the column `key` or `path`, or the first where the first line names none.
 
     Raises:
-        GlocalError: the list cannot be read or is empty, or names an image that is not among the embedded ones, or two
-            times the same.
+        GlocalError: the file cannot be read or is empty, or names an image that is not among the embedded ones, or one
+            image twice.
     """
     path = Path(file)
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
     names = Names(embeddings)
     rows: dict[int, int] = {}
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        cell = text if text in embeddings.places else _first_cell(text)
-        if not rows and number == 1 and cell.lower() in HEADERS and cell not in embeddings.places:
-            continue
-        row = names.row(cell, f"{path}, line {number}", path.parent)
+    for number, name in _names_in(path):
+        row = names.row(name, f"{path}, line {number}", path.parent)
         if row in rows:
-            raise GlocalError(f"{path}, line {number}: {cell} stands on line {rows[row]} already")
+            raise GlocalError(f"{path}, line {number}: {name} stands on line {rows[row]} already")
         rows[row] = number
     if not rows:
         raise GlocalError(f"{path}: the list is empty; write one key or path of an image a line")
     return list(rows)
 
 
-HEADERS = ("key", "path", "file", "filename", "file_name", "image", "name")
-"""What the column of images is called in the first line of tables."""
+def _names_in(path: Path) -> list[tuple[int, str]]:
+    if path.suffix.lower() == ".csv":
+        lines = table_lines(path)
+        column = column_of(HEADERS, lines[0][1]) if lines else None
+        cells = [(number, cells[column or 0]) for number, cells in lines if len(cells) > (column or 0)]
+        return cells if column is None else cells[1:]
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
+    lines_of_text = enumerate((line.strip() for line in text.splitlines()), start=1)
+    return [(number, line) for number, line in lines_of_text if line and not line.startswith("#")]
 
 
-def _first_cell(line: str) -> str:
-    import csv
+def table_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a table (CSV) that are not empty: their numbers and cells.
 
-    cells: Sequence[str] = next(csv.reader([line]))
-    return cells[0].strip()
+    Raises:
+        GlocalError: it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file)
+            return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except OSError as error:
+        raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
+    except csv.Error as error:
+        raise GlocalError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def column_of(names: Sequence[str], header: Sequence[str]) -> int | None:
+    """Where the first of some names stands in a header, whatever its case; None where none does.
+
+    >>> column_of(("key", "path"), ["id", "Path"])
+    1
+    """
+    low = [cell.lower() for cell in header]
+    return next((low.index(name) for name in names if name in low), None)
