@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
-from scipy.special import ndtr
 
-from glocal.curation.bits import RADIUS, TooManyPairsError, hash_distance, near_hashes
+from glocal.curation.bits import TooManyPairsError, near_hashes
 from glocal.curation.grouping import groups_of_pairs
-from glocal.curation.measuring import measure_all
+from glocal.curation.measuring import GRID, measure_all
 from glocal.curation.pictures import thumbnail_of
 from glocal.data.ranges import settle_decoding
 from glocal.data.settings import DataSettings
@@ -40,6 +39,11 @@ BLURRED = 0.3
 """Sharpness (`glocal.curation.measures.sharpness`) below which it is blurred."""
 GREY = 8.0
 """Chroma up to which it is grey; JPEG's rounding gives grey images a little."""
+BITS = 6
+"""Bits of 64 in which the perceptual hashes of near copies differ at most."""
+ALIKE = 0.9
+"""Correlation, at least, of their grey values at 16 × 16 pixels. Of CIFAR-10's test images and those to learn from, a
+sample of pairs down to here was looked at, and all are copies."""
 LONG = 3.0
 """Longer over shorter side from which its shape is odd."""
 FAR = 16.0
@@ -49,8 +53,7 @@ UNEQUAL = 10.0
 
 _LEAST_FOR_BLUR = 32  # pixels of the shorter side
 _PAIRS_EACH = 50  # near pairs of hashes for each image above which they say nothing
-_SAMPLED = 100_000  # random pairs of hashes
-_UNRELATED_SPREAD = 4.0  # bits: that of 64 independent ones
+_AT_ONCE = 1 << 16  # pairs
 _EXAMPLES, _SHOWN = 2, 24
 _LARGEST_SMALL_SIDE, _USUAL_SIDE = 96, 224  # as `data.size` is proposed
 
@@ -536,62 +539,52 @@ def _of_two_labels(one: _Set, group: np.ndarray) -> Iterator[Finding]:
 def _near_pairs(
     sets: Sequence[_Set], code: np.ndarray, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Pairs of rows of all sets whose perceptual hashes are nearer than chance allows, and their distances in bits.
+    """Pairs of rows of all sets that show nearly the same, mirrored or not, and how far their hashes are, in bits.
 
-    Of files with the same bytes within a set, the first stands for all. Blank images take no part.
+    Perceptual hashes propose them, and the images at 16 × 16 pixels have to agree: in a large set hashes alone are as near
+    by chance. Of files with the same bytes within a set, the first stands for all. Blank images take no part.
     """
     usable = np.concatenate([one.readable & ~one.blank & one.has("hash") for one in sets])
     number = np.concatenate([np.full(len(one), place) for place, one in enumerate(sets)])
     rows = np.flatnonzero(usable)
     _, kept = np.unique(np.stack([code[rows], number[rows]]), axis=1, return_index=True)
-    rows = np.sort(rows[kept])
+    rows = rows[np.sort(kept)]
     straight, mirrored = (
         np.concatenate([one.column(name).astype(np.uint64) for one in sets])[rows] for name in ("hash", "mirrored")
     )
-    radius = hash_radius(straight)
-    if radius < 0:
-        return None
+    grid = pa.chunked_array([part for one in sets for part in one.measures.column("grid").chunks]).take(pa.array(rows))
+    pixels = np.frombuffer(b"".join(grid.to_pylist()), np.uint8).reshape(len(rows), GRID, GRID)
     try:
         limit = _PAIRS_EACH * len(rows)
-        same = near_hashes(straight, straight, radius, limit=limit, ordered=True)
-        turned = near_hashes(straight, mirrored, radius, limit=limit)
+        same = near_hashes(straight, straight, BITS, limit=limit, ordered=True)
+        turned = near_hashes(straight, mirrored, BITS, limit=limit)
     except TooManyPairsError as error:
         notes.append(f"near copies are not told: {error}; `glocal duplicates` tells them by embeddings")
         return None
     lower = turned.first < turned.second
-    first, second = (
-        np.concatenate([same.first, turned.first[lower]]),
-        np.concatenate([same.second, turned.second[lower]]),
-    )
+    first = np.concatenate([same.first, turned.first[lower]])
+    second = np.concatenate([same.second, turned.second[lower]])
     distance = np.concatenate([same.distance, turned.distance[lower]])
+    mirror = np.arange(len(first)) >= len(same.first)
+    alike = _correlation(pixels, first, second, mirror) >= ALIKE
+    alike &= code[rows[first]] != code[rows[second]]
+    first, second, distance = rows[first[alike]], rows[second[alike]], distance[alike]
     order = np.lexsort((distance, second, first))
-    first, second, distance = first[order], second[order], distance[order]
-    new = np.concatenate([[True], (np.diff(first) != 0) | (np.diff(second) != 0)])[: len(first)]
-    first, second, distance = rows[first[new]], rows[second[new]], distance[new]
-    other = code[first] != code[second]
-    return first[other], second[other], distance[other]
+    pairs, kept = np.unique(np.stack([first, second])[:, order], axis=1, return_index=True)
+    return pairs[0], pairs[1], distance[order][kept]
 
 
-def hash_radius(hashes: np.ndarray, seed: int = 0) -> int:
-    """The most bits in which perceptual hashes of a set may differ for less than one pair in twenty such sets (one pair
-    of 100,000 images) to be so near by chance; −1 where not even equal hashes tell.
-
-    Distances of random pairs give mean and spread of unrelated hashes, and the normal distribution the rest.
-
-    >>> hash_radius(np.random.default_rng(0).integers(0, 2**63, 1000, np.uint64) * np.uint64(2))
-    4
-    """
-    if len(hashes) < 2:
-        return -1
-    generator = np.random.default_rng(seed)
-    one, other = generator.integers(0, len(hashes), (2, _SAMPLED))
-    distance = hash_distance(hashes[one], hashes[other])[one != other].astype(np.float64)
-    mean = float(np.median(distance))
-    below = distance[distance < mean]
-    spread = max(_UNRELATED_SPREAD, float(np.sqrt(np.mean((below - mean) ** 2)))) if len(below) else _UNRELATED_SPREAD
-    pairs = len(hashes) * (len(hashes) - 1) / 2
-    allowed = max(0.05, len(hashes) / 100_000)
-    return int((pairs * ndtr((np.arange(RADIUS + 1) + 0.5 - mean) / spread) <= allowed).sum()) - 1
+def _correlation(pixels: np.ndarray, first: np.ndarray, second: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """Of the grey values of pairs of small images (N, S, S) uint8, the second one mirrored where `mirror` says so."""
+    found = np.empty(len(first))
+    for start in range(0, len(first), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        one, other = (pixels[at[part]].astype(np.float32) for at in (first, second))
+        other = np.where(mirror[part, None, None], other[:, :, ::-1], other)
+        one, other = (each - each.mean(axis=(1, 2), keepdims=True) for each in (one, other))
+        squares = (one**2).sum(axis=(1, 2)) * (other**2).sum(axis=(1, 2))
+        found[part] = (one * other).sum(axis=(1, 2)) / np.sqrt(np.maximum(squares, 1e-12))
+    return found
 
 
 def _leaks(

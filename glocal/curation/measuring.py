@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from glocal.console import note, progress_of, warn
 from glocal.curation.hashes import hash_picture
@@ -25,7 +26,8 @@ from glocal.errors import BrokenImageError
 from glocal.files import printable, write_atomically
 from glocal.signals import Stopped, StopSignals
 
-VERSION = 1  # of the measures: those of another are not used
+VERSION = 2  # of the measures: those of another are not used
+GRID = 16
 _KEPT_AFTER = 20.0  # seconds of work that an end by force may cost
 
 SCHEMA = pa.schema(
@@ -34,6 +36,10 @@ SCHEMA = pa.schema(
         ("digest", pa.binary(32)),
         ("hash", pa.uint64()),  # null where none was wanted
         ("mirrored", pa.uint64()),  # that of the mirror image
+        (
+            "grid",
+            pa.binary(GRID * GRID),
+        ),  # grey values of the image at GRID × GRID pixels; null where no hash was wanted
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("format", pa.string()),
@@ -76,6 +82,7 @@ def measure_image(source: Source, hashed: bool, index: int) -> dict[str, Any]:
         found.update(kind._asdict())
     if hashed:
         found["hash"], found["mirrored"], _ = hash_picture(picture)
+        found["grid"] = picture.convert("L").resize((GRID, GRID), Image.Resampling.BOX).tobytes()
     return found
 
 

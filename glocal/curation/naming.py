@@ -73,7 +73,7 @@ HEADERS = ("key", "path", "file", "filename", "file_name", "image", "name")
 
 def listed_rows(embeddings: Embeddings, file: str | Path) -> list[int]:
     """The rows of the images that a file names: a list (.txt), one key or path a line, where empty lines and those that
-    start with # say nothing; or a table (.csv), the column `key` or `path`, or the first where the first line names none.
+    start with # say nothing; or a table (.csv), its column `key` or `path`, else its first.
 
     Raises:
         GlocalError: the file cannot be read or is empty, or names an image that is not among the embedded ones, or one

@@ -113,6 +113,7 @@ def find_outliers(
 def scores(distance: Tensor, neighbors: Tensor, rule: Rule = "distance") -> Tensor:
     """The scores (N,) of images whose nearest neighbours, nearest first, are known by distance and row (N, k).
 
+    >>> import torch
     >>> near = torch.tensor([[0.1, 0.1], [0.1, 0.2], [0.1, 0.8]])
     >>> scores(near, torch.tensor([[1, 2], [0, 2], [0, 1]])).tolist()
     [0.10000000149011612, 0.20000000298023224, 0.800000011920929]
