@@ -508,13 +508,13 @@ def _grouped(one: _Set, group: np.ndarray, detail: Callable[[int], str]) -> list
 
 
 def _numbered(code: np.ndarray) -> np.ndarray:
-    """For each row the number of its group of equal codes; −1 for those that stand alone and for the code −1."""
-    _, place, counts = np.unique(code, return_inverse=True, return_counts=True)
-    place = place.reshape(-1)
-    several = (counts[place] > 1) & (code >= 0)
-    group = np.full(len(code), -1)
-    group[several] = np.unique(place[several], return_inverse=True)[1].reshape(-1)
-    return group
+    """For each row the number of its group of equal codes, in the order of their first rows; −1 for rows that stand
+    alone and for the code −1."""
+    codes, first, place, counts = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
+    several = np.flatnonzero((counts > 1) & (codes >= 0))
+    number = np.full(len(codes), -1)
+    number[several[np.argsort(first[several])]] = np.arange(len(several))
+    return number[place.reshape(-1)]
 
 
 def _of_two_labels(one: _Set, group: np.ndarray) -> Iterator[Finding]:
@@ -541,7 +541,7 @@ def _near_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Pairs of rows of all sets that show nearly the same, mirrored or not, and how far their hashes are, in bits.
 
-    Perceptual hashes propose them, and the images at 16 × 16 pixels have to agree: in a large set hashes alone are as near
+    Perceptual hashes propose them, and the images at 16 × 16 pixels have to agree: in a large set hashes are as near
     by chance. Of files with the same bytes within a set, the first stands for all. Blank images take no part.
     """
     usable = np.concatenate([one.readable & ~one.blank & one.has("hash") for one in sets])
