@@ -70,6 +70,7 @@ class Flagged(NamedTuple):
         path: of its file; None where it has none.
         detail: what was found, in a few words.
         group: images of one number belong together; None where they stand alone.
+        twin: path of the image in the other set that it is a copy of; None where there is none.
     """
 
     part: Part
@@ -77,6 +78,7 @@ class Flagged(NamedTuple):
     path: str | None
     detail: str
     group: int | None = None
+    twin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -593,27 +595,33 @@ def _leaks(
     data, test = sets
     begin = len(data)
     own, other = code[:begin], code[begin:]
-    first_of = {number: row for row, number in reversed(list(enumerate(own.tolist())))}
+    codes, first_row = np.unique(own, return_index=True)
     leaked = np.flatnonzero((other >= 0) & np.isin(other, own))
     if len(leaked):
-        images = test.flagged(leaked, lambda row: f"the same bytes as {data.keys[first_of[int(other[row])]]}")
+        twins = first_row[np.searchsorted(codes, other[leaked])]
         advice = "Test images that are also learned from: remove them from one of the two, or every number is too good."
+        images = _beside(test, leaked, data, twins, ["the same bytes as"] * len(leaked))
         yield Finding("leaked", "bad", f"{len(leaked):,}", advice, images)
     if pairs is None:
         return
     first, second, distance = pairs
     across = (first < begin) & (second >= begin)
     order = np.lexsort((distance[across], second[across]))
-    one, two, bits = first[across][order], second[across][order] - begin, distance[across][order]
-    rows, nearest = np.unique(two, return_index=True)
+    twins, rows, bits = first[across][order], second[across][order] - begin, distance[across][order]
+    rows, nearest = np.unique(rows, return_index=True)
     new = ~np.isin(rows, leaked)
     if new.any():
-        near = {int(row): (int(one[place]), int(bits[place])) for row, place in zip(rows, nearest, strict=True)}
-        images = test.flagged(
-            rows[new], lambda row: f"near {data.keys[near[row][0]]}, {counted(near[row][1], 'bit')} of 64"
-        )
+        said = [f"{counted(count, 'bit')} of 64 from" for count in bits[nearest][new].tolist()]
+        images = _beside(test, rows[new], data, twins[nearest][new], said)
         advice = "Test images with a near copy among those to learn from: look at them (--out FILE.html), remove one."
         yield Finding("nearly leaked", "bad", f"{len(images):,}", advice, images)
+
+
+def _beside(test: _Set, rows: np.ndarray, data: _Set, twins: np.ndarray, said: Sequence[str]) -> list[Flagged]:
+    return [
+        Flagged(test.part, test.keys[row], test.paths[row], f"{words} {data.keys[twin]}", twin=data.paths[twin])
+        for row, twin, words in zip(rows.tolist(), twins.tolist(), said, strict=True)
+    ]
 
 
 def table(report: Report) -> Table:
@@ -644,7 +652,7 @@ def write_table(report: Report, path: Path) -> None:
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Writes up to 24 images of each finding as a sheet; leaked ones beside what they are copies of."""
+    """Writes up to 24 images of each finding as a sheet; leaked ones, framed, before what they are copies of."""
     sections = [
         Section(f"{finding.name}: {finding.amount}", _tiles(finding), [finding.advice])
         for finding in report.findings
@@ -657,5 +665,9 @@ def _tiles(finding: Finding) -> list[Tile]:
     tiles = []
     for image in finding.images[:_SHOWN]:
         group = [] if image.group is None else [f"group {image.group + 1}"]
-        tiles.append(Tile(thumbnail_of(image.path), [image.key, image.detail, *group], image.path))
+        tiles.append(
+            Tile(thumbnail_of(image.path), [image.key, image.detail, *group], image.path, image.twin is not None)
+        )
+        if image.twin is not None:
+            tiles.append(Tile(thumbnail_of(image.twin), ["learned from"], image.twin))
     return tiles

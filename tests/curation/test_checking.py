@@ -153,11 +153,15 @@ def test_test_images_that_are_learned_from(folder: Path, tmp_path: Path) -> None
         ("test", "a/leaked.png", "the same bytes as a/04.png")
     ]
     assert [one.key for one in near] == ["c/near.jpg"]
-    assert near[0].detail.startswith("near b/05.png, ")
+    assert near[0].detail.endswith("of 64 from b/05.png")
     assert report["unknown classes"].examples == ["c"]
     assert "copies" not in report
     assert not report.clean
     assert "leaked" not in found(test)
+    write_page(report, tmp_path / "found.html")
+    page = (tmp_path / "found.html").read_text()
+    assert page.count("learned from</") == 2  # each beside its twin
+    assert page.count("<img") == 4
 
 
 def test_copies_without_number_take_no_more_memory_than_images(tmp_path: Path) -> None:
