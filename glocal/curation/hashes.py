@@ -297,7 +297,7 @@ def _kept(embeddings: Embeddings) -> Hashes:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(b"format") != _FORMAT or len(table) != len(embeddings):
             return Hashes.empty(len(embeddings))
-        hashes = Hashes(**{name: np.array(table.column(name), dtype=kind) for name, kind in _TYPES.items()})
+        hashes = Hashes(**{name: table.column(name).to_numpy().astype(kind) for name, kind in _TYPES.items()})
         if table.schema.metadata.get(b"embeddings") != _stamp(embeddings.folder):
             hashes.state[hashes.state == THUMBNAIL] = 0  # thumbnails have no time of their own
         return hashes
