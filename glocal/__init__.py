@@ -18,6 +18,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from glocal import losses, methods
+    from glocal.embeddings.folder import Embeddings
+    from glocal.embeddings.making import embed
+    from glocal.embeddings.searching import search
     from glocal.errors import GlocalError
     from glocal.evaluation import evaluate
     from glocal.models.backbone import Backbone
@@ -28,22 +31,28 @@ threads_wait_asleep = wait_asleep()  # what can still be done about it: `glocal.
 
 _HOME = {
     "Backbone": "glocal.models.backbone",
+    "Embeddings": "glocal.embeddings.folder",
     "GlocalError": "glocal.errors",
     "Run": "glocal.training.run",
+    "embed": "glocal.embeddings.making",
     "evaluate": "glocal.evaluation",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
+    "search": "glocal.embeddings.searching",
 }
 
 __all__ = [
     "Backbone",
+    "Embeddings",
     "GlocalError",
     "Run",
+    "embed",
     "evaluate",
     "load_backbone",
     "losses",
     "methods",
     "pretrain",
+    "search",
 ]
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -14,6 +19,8 @@ from rich.progress import (
 )
 
 from glocal.distributed import process_rank
+
+_FIRST, _LONGEST = 10.0, 300.0  # seconds between two lines, at first and at last; they double in between
 
 console = Console(stderr=True, highlight=False, emoji=False)
 
@@ -51,3 +58,63 @@ def progress_bar(unit: str, *, visible: bool = True, extra: tuple[str, ...] = ()
         disable=not visible or process_rank() != 0 or not console.is_terminal,
         transient=True,
     )
+
+
+class NowAndThen:
+    """Says when it is time for another line: after 10 s, then each time twice as long, up to 5 minutes.
+
+    Args:
+        now: seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._start = now()
+        self._interval = _FIRST
+        self._due = self._start + _FIRST
+
+    def seconds(self) -> float | None:
+        """Seconds since the start, where a line is due; else None."""
+        now = self._now()
+        if now < self._due:
+            return None
+        self._interval = min(_LONGEST, 2 * self._interval)
+        self._due = now + self._interval
+        return now - self._start
+
+
+@contextmanager
+def progress_of(
+    what: str, unit: str, total: int, *, done: int = 0, visible: bool = True, clock: NowAndThen | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Shows how far work is and how long it takes: a bar at a terminal, elsewhere a line now and then.
+
+    Args:
+        what: the work, "embedding photos".
+        unit: what is counted, "images".
+        total: how many there are.
+        done: how many were done before.
+        visible: show it.
+        clock: says when lines are due.
+
+    Yields:
+        Takes how many more are done.
+    """
+    clock = clock or NowAndThen()
+    reached = done
+    with progress_bar(unit, visible=visible) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+
+        def advance(count: int) -> None:
+            nonlocal reached
+            reached += count
+            bar.update(task, advance=count)
+            if not visible or console.is_terminal or reached >= total or reached == done:
+                return
+            seconds = clock.seconds()
+            if seconds is not None:
+                rate = (reached - done) / seconds
+                left = timedelta(seconds=round((total - reached) / rate))
+                tell(f"{what}: {reached:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {left} left")
+
+        yield advance

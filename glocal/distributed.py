@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +21,34 @@ def process_count() -> int:
 def process_rank() -> int:
     """This process' number, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@contextmanager
+def processes_together() -> Iterator[None]:
+    """Lets the processes that torchrun started know of one another, for work that they share without a training.
+
+    Nothing happens in a process that was started alone, or that knows the others already.
+    """
+    if process_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_available():
+        yield
+        return
+    # On GPUs too: nothing but waiting goes through it. One that is much slower than the others is waited for.
+    dist.init_process_group("gloo", timeout=timedelta(days=7))
+    yield
+    dist.destroy_process_group()  # not after an error, of which one process tells as long as it knows its number
+
+
+def wait_for_all() -> None:
+    """Until all processes have come here."""
+    if process_count() > 1:
+        dist.barrier()
+
+
+def own_device(device: str) -> str:
+    """The device of this process: of several GPUs of a machine each process takes its own."""
+    if device != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -48,6 +49,15 @@ def printable(text: str) -> str:
     caf\udce9.png
     """
     return text.encode(errors="backslashreplace").decode()
+
+
+def unprintable(text: str) -> str:
+    r"""The name of a file that `printable` made text of.
+
+    >>> os.fsencode(unprintable(printable(os.fsdecode(b"caf\xe9.png"))))
+    b'caf\xe9.png'
+    """
+    return re.sub(r"\\udc[89a-f][0-9a-f]", lambda found: chr(int(found[0][2:], 16)), text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,6 +25,20 @@ STOP = frozenset(
 _ONE_WISH = 1.0  # seconds: `timeout -s INT` and a terminal's group deliver one wish twice
 
 
+class Stopped(BaseException):
+    """Work was asked to stop and has kept what it did: the same command goes on with it.
+
+    Like KeyboardInterrupt it is no Exception: code that catches all errors does not go on by mistake.
+
+    Attributes:
+        signal: the number of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
 class StopSignals:
     """Turns the first signal that means stop into a flag; SIGINT a second or more later interrupts at once.
 

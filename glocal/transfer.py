@@ -1,6 +1,8 @@
-"""Copies to the device that the host does not wait for."""
+"""Copies to the device and back that the host does not wait for."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,3 +18,28 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
     if from_cpu and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, dtype, non_blocking=from_cpu and device.type not in ("cpu", "mps"))
+
+
+def to_host(*tensors: Tensor) -> Callable[[], list[Tensor]]:
+    """Starts copies of tensors to the host's memory.
+
+    Returns:
+        Gives the copies, when they are there: it waits for what a GPU was given before this call, not for later work.
+    """
+    if all(tensor.device.type != "cuda" for tensor in tensors):
+        there = [tensor.cpu() for tensor in tensors]
+        return lambda: there
+    copies = [
+        torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        for tensor in tensors
+    ]
+    events = [torch.cuda.Event() for _ in tensors]
+    for event, tensor in zip(events, tensors, strict=True):
+        event.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> list[Tensor]:
+        for event in events:
+            event.synchronize()
+        return copies
+
+    return wait

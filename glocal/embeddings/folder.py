@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
+from glocal.files import unprintable
 from glocal.settings import Settings
+from glocal.views.crops import Interpolation
 
 FORMAT = 1
 ABOUT = "embeddings.json"
@@ -29,28 +31,42 @@ class About(Settings):
 
     Attributes:
         format: of the folder.
-        backbone: as it was named to `glocal embed`, so that queries go through the same one.
+        backbone: as it was named to `glocal embed`, so that queries go through the same one; a path is absolute.
+        weights: the file of weights that was given beside it, an absolute path.
         label: what the backbone calls itself.
         fingerprint: of its weights; None where it has none.
         source: the images, by name.
         images: how many the source has.
+        images_fingerprint: of the images, or of their files; None where it cannot be known.
         size: side of the squares that the backbone saw.
+        interpolation: how they were resized.
+        value_range: grey values beyond 8 bits that became black and white; None where all images have 8 bits.
+        precision: in which the network computed: fp32 or bf16.
         dim: of a vector.
         classes: names of the classes; None for unlabelled images.
         tokens: patches and width of the patch tokens; None where they were not kept.
+        thumbnails: the longer side of the small pictures; None where there are none.
+        shard_rows: shard k holds the images at the source's positions k · shard_rows to (k + 1) · shard_rows − 1.
         complete: all images of the source are there, but for unreadable ones.
     """
 
     format: int = FORMAT
     backbone: str
+    weights: str | None = None
     label: str
     fingerprint: str | None
     source: str | list[str]
     images: int
+    images_fingerprint: str | None = None
     size: int
+    interpolation: Interpolation = "bilinear"
+    value_range: tuple[float, float] | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
     dim: int
     classes: list[str] | None = None
     tokens: tuple[int, int] | None = None
+    thumbnails: int | None = None
+    shard_rows: int = SHARD_ROWS
     complete: bool = False
 
 
@@ -81,6 +97,12 @@ class Embeddings:
 
     def __len__(self) -> int:
         return int(self._begin[-1])
+
+    def __str__(self) -> str:
+        size = sum(path.stat().st_size for path in self.shards)
+        kept = f"{len(self):,} images, {self.dim:,} features each, {size / 1e6:,.1f} MB"
+        missing = self.about.images - len(self)
+        return f"{self.folder}: {kept}" + (f"; {missing:,} cannot be read (skipped.txt)" if missing else "")
 
     @property
     def dim(self) -> int:
@@ -153,15 +175,19 @@ class Embeddings:
                 found[place] = one
         return found
 
+    def written(self, row: int) -> float:
+        """When the shard of a row was written, in seconds of the file system's clock."""
+        return self.shards[int(np.searchsorted(self._begin, row, side="right")) - 1].stat().st_mtime
+
     @cached_property
     def keys(self) -> list[str]:
-        """Names of the images in their source."""
+        """Names of the images in their source, printable (`glocal.files.printable`)."""
         return self.column("key").to_pylist()  # type: ignore[no-any-return]
 
     @cached_property
     def paths(self) -> list[str | None]:
-        """Absolute paths of the images; None for those that are no files."""
-        return self.column("path").to_pylist()  # type: ignore[no-any-return]
+        """Absolute paths of the images, as they are opened; None for those that are no files."""
+        return [None if path is None else unprintable(path) for path in self.column("path").to_pylist()]
 
     @cached_property
     def labels(self) -> list[str | None]:
@@ -201,3 +227,8 @@ def read_about(folder: Path) -> About:
 def shard_paths(folder: Path) -> list[Path]:
     """The shards of a folder, in order."""
     return sorted(folder.glob("shard-*.parquet"))
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The file of a shard, by its number from 0."""
+    return folder / f"shard-{number:05d}.parquet"

@@ -6,6 +6,7 @@ column are the vectors themselves, row after row: any Parquet reader reads them,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +27,26 @@ def vectors_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
     Raises:
         GlocalError: a value is too large for float16.
     """
-    half = vectors.astype(np.float16)
+    with np.errstate(over="ignore"):  # an error below
+        half = vectors.astype(np.float16)
     if not np.isfinite(half).all():
         raise GlocalError("an embedding has values beyond 65,504, which float16 does not hold")
     return pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), vectors.shape[1])
 
 
-def write_shard(path: Path, table: pa.Table, *, plain: tuple[str, ...] = ("vector",)) -> None:
+def write_shard(
+    path: Path, table: pa.Table, *, plain: Sequence[str] = ("vector",), packed: Sequence[str] = ("thumbnail",)
+) -> None:
     """Writes one shard, whole or not at all.
 
     Args:
         path: the file.
-        table: its rows; at most `pyarrow`'s largest page of them, 4,096 is usual.
+        table: its rows; 4,096 are usual, above 20,000 or 2 GB in a column of vectors these fill several pages.
         plain: the columns of vectors, which are to be mapped.
+        packed: columns whose values are compressed already.
     """
-    leaves = {name: f"{name}.list.element" for name in plain}
-    others = [name for name in table.column_names if name not in plain]
+    as_they_are = [*(f"{name}.list.element" for name in plain), *packed]
+    others = [name for name in table.column_names if name not in (*plain, *packed)]
     write_atomically(
         path,
         lambda file: pq.write_table(
@@ -49,9 +54,8 @@ def write_shard(path: Path, table: pa.Table, *, plain: tuple[str, ...] = ("vecto
             file,
             row_group_size=max(1, len(table)),
             data_page_size=_ONE_PAGE,
-            max_rows_per_page=max(1, len(table)),
             use_dictionary=False,
-            compression={**dict.fromkeys(others, "zstd"), **dict.fromkeys(leaves.values(), "none")},
+            compression={**dict.fromkeys(others, "zstd"), **dict.fromkeys(as_they_are, "none")},
         ),
     )
 
@@ -63,15 +67,15 @@ def map_vectors(path: Path, column: str = "vector") -> np.ndarray:
         GlocalError: the file is no shard of embeddings, or is damaged.
     """
     try:
-        file = pq.ParquetFile(path, memory_map=True)
-        kind = file.schema_arrow.field(column).type
-        if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
-            raise GlocalError(f"{path}: column {column} holds {kind}, not lists of float16 of one length")
-        rows, width = file.metadata.num_rows, kind.list_size
-        mapped = _mapped(path, file, column, rows, width)
-        if mapped is not None:
-            return mapped
-        return np.asarray(_flat(file.read([column]).column(column))).reshape(rows, width)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            kind = file.schema_arrow.field(column).type
+            if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
+                raise GlocalError(f"{path}: column {column} holds {kind}, not lists of float16 of one length")
+            rows, width = file.metadata.num_rows, kind.list_size
+            mapped = _mapped(path, file, column, rows, width)
+            if mapped is not None:
+                return mapped
+            return np.asarray(_flat(file.read([column]).column(column))).reshape(rows, width)
     except (pa.ArrowException, KeyError, OSError) as error:
         raise GlocalError(f"{path}: no shard of embeddings, or damaged: {error}") from error
 
@@ -89,7 +93,9 @@ def _mapped(path: Path, file: pq.ParquetFile, column: str, rows: int, width: int
     plain = chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page and whole
     if not plain or rows == 0 or not 0 < end - begin - length <= _HEADER + _LEVELS * rows:
         return None
-    mapped = np.memmap(path, np.float16, mode="r", offset=end - length, shape=(rows, width))
+    with pa.memory_map(str(path)) as content:  # unlike numpy's, it keeps no file open: there may be thousands
+        content.seek(end - length)
+        mapped = np.frombuffer(content.read_buffer(length), np.float16).reshape(rows, width)
     # The first row by the library's own reader: with several pages it would lie elsewhere.
     batch = next(file.iter_batches(batch_size=1, columns=[column]))
     first = np.asarray(_flat(batch.column(0)))

@@ -20,6 +20,7 @@ from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.cache import FeatureCache, default_cache
 from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, extract
+from glocal.evaluation.features.opening import open_extractor
 from glocal.evaluation.protocols import protocol, protocol_names
 from glocal.settings import Settings, assign, validated
 
@@ -42,6 +43,7 @@ _USUAL = ("knn", "linear")
 def evaluate(
     backbone: Extractor | str | Path,
     *,
+    weights: str | Path | None = None,
     train: Images | None = None,
     test: Images | None = None,
     val: Images | None = None,
@@ -60,6 +62,7 @@ def evaluate(
     Args:
         backbone: a backbone, a run's folder, a checkpoint, `timm:NAME`, or what these have to beat: `untrained:RUN`
             (the run's backbone before its first step) and `pixels` (32×32 raw pixels).
+        weights: with `timm:NAME`, a file of weights instead of those that timm knows.
         train: labelled images that the protocols learn from: a source or its name, or several; of one that is labelled
             in part (STL10), that part. The same holds of `test` and `val`.
         test: labelled images that they are measured on; its classes must be among those of `train`.
@@ -84,7 +87,7 @@ def evaluate(
             class that training lacks.
         IncompleteError: one of several protocols failed; the others went on, and what they found is in it and in `out`.
     """
-    from glocal.models.loading import choose_device, load_backbone
+    from glocal.models.loading import choose_device
 
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise GlocalError(f"{out} is a file; out must be a folder")
@@ -99,10 +102,7 @@ def evaluate(
     every = names is not None and "all" in names
     chosen = _choose(names, raw, tuple(data or ()), labelled=train is not None and test is not None)
     where = choose_device(device)
-    if isinstance(backbone, str | Path):
-        backbone = RawPixels() if str(backbone) == "pixels" else load_backbone(backbone)
-    if isinstance(backbone, torch.nn.Module):
-        backbone.to(where)
+    backbone = open_extractor(backbone, weights, device=where)
     folder = None if out is None else Path(out)
     bench = Bench(
         backbone=backbone,

@@ -42,13 +42,14 @@ class ModelSettings(Settings):
     name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base, small_alexnet
     stem: Literal["auto", "standard", "small"] = "auto"  # small: 3×3 stride 1, no pooling (ResNets; images ≤ 64)
     pretrained: bool = False
+    init: str | None = None  # weights to begin with: timm:NAME, a run, a checkpoint, a .safetensors or .pth file
     options: dict[str, Any] = Field(default_factory=dict)
 
     def for_size(self, size: int) -> ModelSettings:
         """The same with the stem decided for images of `size` pixels."""
         if self.stem != "auto":
             return self
-        small = size <= _SMALL_SIDE and not self.pretrained and self._takes_the_small_stem()
+        small = size <= _SMALL_SIDE and not (self.pretrained or self.init) and self._takes_the_small_stem()
         return self.model_copy(update={"stem": "small" if small else "standard"})
 
     def _takes_the_small_stem(self) -> bool:
@@ -267,6 +268,28 @@ class Backbone(nn.Module):
         """
         return self._in_eval_mode(self.forward_tokens, images)
 
+    @torch.no_grad()
+    def features_and_patches(self, images: AnyImages) -> tuple[Tensor, Tensor]:
+        """Features (B, D), as `features` gives them, and patch tokens (B, N, D) in float32, in one pass.
+
+        Args:
+            images: as for `features`.
+
+        Raises:
+            GlocalError: the network is no vision transformer.
+        """
+        network = self.network
+        if not isinstance(network, VisionTransformer):
+            raise GlocalError(f"{self.label} has no patch tokens; choose a vision transformer")
+
+        def both(prepared: Tensor) -> Tensor:
+            self._check_patches(prepared)
+            tokens = network.forward_features(prepared)
+            return torch.cat([network.forward_head(tokens)[:, None], tokens[:, network.num_prefix_tokens :]], dim=1)
+
+        found = self._in_eval_mode(both, images)
+        return found[:, 0], found[:, 1:]
+
     @property
     def has_cls_token(self) -> bool:
         """The network is a vision transformer with a class token: `last_tokens` works."""
@@ -327,7 +350,7 @@ class Backbone(nn.Module):
         return found.hexdigest()
 
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: AnyImages) -> Tensor:
-        checked = _checked(images, self.decoding or Decoding(), self.size)
+        checked = checked_images(images, self.decoding or Decoding(), self.size)
         height, width = checked.shape[-2:]
         training = self.training
         self.eval()
@@ -353,7 +376,7 @@ def one_line(error: Exception) -> str:
     return textwrap.shorten(str(error), 160, placeholder="…") or type(error).__name__
 
 
-def _checked(images: AnyImages, decoding: Decoding, size: int) -> Tensor:
+def checked_images(images: AnyImages, decoding: Decoding, size: int) -> Tensor:
     """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1].
 
     Raises:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import timm
 import torch
 
+from glocal.console import note
 from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import Backbone, build_backbone, known_interpolation, statistics_of_weights
+from glocal.models.weights import load_into, read_weights
 from glocal.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -36,20 +38,26 @@ def choose_device(device: str) -> str:
     return device
 
 
-def load_backbone(path: str | Path) -> Backbone:
+def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbone:
     """The trained backbone of a run, on the CPU and in evaluation mode.
 
     Args:
         path: a run's folder (its newest checkpoint is taken), a checkpoint file, `timm:NAME` (pretrained weights), or
             `untrained:RUN` (the run's backbone as it was before the first step), or `untrained:timm:NAME`.
+        weights: with `timm:NAME`, a file of weights (.safetensors, .pth), a run or a checkpoint to take instead of
+            those that timm knows (`glocal.models.weights`).
 
     Raises:
-        GlocalError: nothing is there, it cannot be read, or its weights do not fit the recipe in it.
+        GlocalError: nothing is there, it cannot be read, or its weights do not fit the network.
     """
     from glocal.checkpoints import load_checkpoint, load_weights, newest_checkpoint
     from glocal.config import build_recipe
 
     text = str(path)
+    if weights is not None:
+        if not text.startswith("timm:"):
+            raise GlocalError(f"{text}: weights of another file go with timm:NAME, not with a run, which has its own")
+        return _with_weights(text.removeprefix("timm:"), weights)
     if text.startswith("timm:"):
         return _from_timm(text.removeprefix("timm:"))
     if text.startswith("untrained:"):
@@ -59,6 +67,8 @@ def load_backbone(path: str | Path) -> Backbone:
     path = Path(path)
     if not path.exists():
         raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
+    if path.suffix == ".safetensors":
+        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: timm:NAME with it as weights")
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
         if (path / "recipe.yaml").is_file():
@@ -71,8 +81,8 @@ def load_backbone(path: str | Path) -> Backbone:
     untrained = recipe.model.model_copy(update={"pretrained": False})
     backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
     prefix = f"{state['evaluated']}."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
-    load_weights(backbone, weights, what=text)
+    own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
+    load_weights(backbone, own, what=text)
     _tell_of_images(backbone, recipe)
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
     return backbone.eval()
@@ -95,6 +105,14 @@ def _tell_of_images(backbone: Backbone, recipe: AnyRecipe) -> None:
     backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
     expected = statistics_of_weights(recipe.model)
     backbone.interpolation = None if expected is None else known_interpolation(expected.interpolation)
+
+
+def _with_weights(name: str, file: str | Path) -> Backbone:
+    """timm's network with weights out of a file."""
+    backbone = _from_timm(name, pretrained=False)
+    note(load_into(backbone.network, read_weights(file), label=name))
+    backbone.label = f"timm:{name} with {Path(file).name}"
+    return backbone
 
 
 def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:

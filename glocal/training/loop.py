@@ -21,7 +21,7 @@ from glocal.distributed import gather_shares, own_share
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.schedules import Clock
-from glocal.signals import StopSignals
+from glocal.signals import Stopped, StopSignals
 from glocal.training.extending import length_at
 from glocal.training.log import RunLog
 from glocal.training.meter import LossMeter
@@ -36,18 +36,8 @@ class NonFiniteLossError(GlocalError):
     """The loss became infinite or no number."""
 
 
-class RunInterrupted(BaseException):
-    """The run was asked to stop (Ctrl-C, SIGTERM and others: `glocal.signals`) and has written a checkpoint.
-
-    Like KeyboardInterrupt it is no Exception: code that catches all errors does not go on by mistake.
-
-    Attributes:
-        signal: the number of the signal.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.signal = number
+class RunInterrupted(Stopped):
+    """The run was asked to stop (Ctrl-C, SIGTERM and others: `glocal.signals`) and has written a checkpoint."""
 
 
 @dataclass

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from glocal.console import tell
-
-_FIRST, _LONGEST = 10.0, 300.0  # seconds between two lines, at first and at last; they double in between
+from glocal.console import NowAndThen, tell
 
 
 class ProgressLines:
@@ -34,10 +32,7 @@ class ProgressLines:
         self.total = total
         self.steps_per_epoch = steps_per_epoch
         self._say = say
-        self._now = now
-        self._start = now()
-        self._interval = _FIRST
-        self._due = self._start + _FIRST
+        self._clock = NowAndThen(now)
         self._numbers = ""
 
     def take(self, loss: float, images_per_second: float) -> None:
@@ -46,14 +41,12 @@ class ProgressLines:
 
     def step(self, done: int) -> None:
         """`done` steps are done: says so when it is time."""
-        now = self._now()
-        if now < self._due or done >= self.total:
+        passed = None if done >= self.total else self._clock.seconds()
+        if passed is None:
             return
-        seconds = (now - self._start) / max(1, done - self.first_step) * (self.total - done)
+        seconds = passed / max(1, done - self.first_step) * (self.total - done)
         epochs = self.total / self.steps_per_epoch
         self._say(
             f"step {done} of {self.total}, epoch {done / self.steps_per_epoch:.1f} of {epochs:.0f}, {self._numbers}"
             f"{timedelta(seconds=round(seconds))} left"
         )
-        self._interval = min(_LONGEST, 2 * self._interval)
-        self._due = now + self._interval

@@ -1,8 +1,11 @@
 """A folder of embeddings, opened: vectors are those of the files, in order, and are mapped, not read."""
 
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,8 +20,10 @@ def test_vectors_are_mapped_from_where_a_parquet_reader_finds_them(tmp_path: Pat
     vectors = np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)
     made = make_embeddings(tmp_path / "e", vectors, shard_rows=400)
     for path in shard_paths(made.folder):
+        held = pa.total_allocated_bytes()
         mapped = map_vectors(path)
-        assert isinstance(mapped, np.memmap)
+        assert pa.total_allocated_bytes() == held
+        assert not mapped.flags.owndata
         plain = np.array(pq.read_table(path).column("vector").to_pylist(), np.float16)
         assert np.array_equal(mapped, plain)
     assert np.array_equal(made.rows(0, count).numpy(), vectors.astype(np.float16).astype(np.float32))
@@ -26,6 +31,19 @@ def test_vectors_are_mapped_from_where_a_parquet_reader_finds_them(tmp_path: Pat
     assert np.array_equal(made.take(shuffled).numpy(), vectors[shuffled].astype(np.float16).astype(np.float32))
     assert sum(len(chunk) for _, chunk in made.chunks(300)) == count
     assert made.keys[-1] == f"{count - 1:06d}.png"
+
+
+def test_thousands_of_shards_keep_no_file_open(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
+    before, most = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, most[1]))
+    try:
+        made = make_embeddings(tmp_path / "e", vectors, shard_rows=2)
+        assert np.array_equal(made.rows(0, 100).numpy(), vectors.astype(np.float16).astype(np.float32))
+        assert len(made.keys) == 100
+        assert len(os.listdir("/proc/self/fd")) <= before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
 
 
 def test_shards_of_other_programs_are_read_where_they_cannot_be_mapped(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import glocal
-from glocal.training import progress
+from glocal import console
 from glocal.training.progress import ProgressLines
 from tests.training.test_runs import DATA, TINY
 
@@ -36,6 +36,6 @@ def test_nothing_is_said_at_the_end() -> None:
 def test_a_run_off_a_terminal_tells_how_it_goes_unless_quiet(
     quiet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    monkeypatch.setattr(console, "_FIRST", 0.0)
     glocal.pretrain(DATA, tmp_path / "a", overrides={**TINY, "train.epochs": 1}, progress=not quiet)
     assert ("step 1 of 6, epoch 0.2 of 1, loss" in capsys.readouterr().err) is not quiet

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from glocal.data.lanes.thumbnails import thumbnail_of
 from glocal.data.lanes.workers import batches_of, outlive_signals
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError
@@ -70,17 +72,43 @@ def central_images(
         yield torch.arange(first, first + len(batch)), batch
 
 
-class _Central(Dataset[tuple[Tensor, Tensor, list[BrokenImageError]]]):
+@dataclass(frozen=True)
+class CentralBatch:
+    """Some images of a source as an evaluation sees them, and what is known of them whole.
+
+    Attributes:
+        index: (B,) int64, their positions in the source, in order; unreadable images are left out.
+        images: (B, 3, size, size) uint8, their central squares.
+        sizes: (B, 2) int32, height and width of the whole images, as a person would see them.
+        thumbnails: (B,) small JPEG files in memory; empty where they were not asked for.
+        broken: the images that cannot be read.
+    """
+
+    index: Tensor
+    images: Tensor
+    sizes: Tensor
+    thumbnails: list[bytes]
+    broken: list[BrokenImageError]
+
+    def pin_memory(self) -> CentralBatch:
+        """The batch with its images in page-locked memory; what torch's loader calls."""
+        return replace(self, images=self.images.pin_memory())
+
+
+class _Central(Dataset[CentralBatch]):
     """Central crops for evaluation; runs in the workers."""
 
-    def __init__(self, source: Source, size: int, share: float, interpolation: Interpolation) -> None:
+    def __init__(
+        self, source: Source, size: int, share: float, interpolation: Interpolation, thumbnail: int | None
+    ) -> None:
         self.source = source
         self.size = size
         self.share = share
         self.interpolation = interpolation
+        self.thumbnail = thumbnail
 
-    def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor, list[BrokenImageError]]:
-        images, index, broken = [], [], []
+    def __getitems__(self, numbers: Sequence[int]) -> CentralBatch:
+        images, index, sizes, thumbnails, broken = [], [], [], [], []
         for number in numbers:
             try:
                 image = self.source[number].image
@@ -90,8 +118,56 @@ class _Central(Dataset[tuple[Tensor, Tensor, list[BrokenImageError]]]):
             box = central_geometry(torch.tensor([image.shape[1:]]), self.share).box[0].int().tolist()
             images.append(render_one(image, box, False, self.size, self.interpolation))
             index.append(number)
+            sizes.append(image.shape[1:])
+            if self.thumbnail is not None:
+                thumbnails.append(thumbnail_of(image, self.thumbnail))
         stacked = torch.stack(images) if images else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
-        return torch.tensor(index, dtype=torch.int64), stacked, broken
+        places, sides = torch.tensor(index, dtype=torch.int64), torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
+        return CentralBatch(places, stacked, sides, thumbnails, broken)
+
+
+def central_batches(
+    source: Source,
+    size: int,
+    parts: Sequence[range],
+    *,
+    workers: int | None = None,
+    share: float | None = None,
+    interpolation: Interpolation = "bilinear",
+    thumbnail: int | None = None,
+    pinned: bool = False,
+) -> Generator[CentralBatch]:
+    """What `images_of` gives, with the sizes of the images and small pictures of them; each is decoded once.
+
+    Args:
+        source: the images.
+        size: side of the central squares in pixels.
+        parts: positions in the source, a batch each.
+        workers, share, interpolation: as for `images_of`.
+        thumbnail: the longer side of small pictures; None makes none.
+        pinned: the batches lie in page-locked memory, from which a GPU copies while the host goes on.
+
+    Yields:
+        A batch for each part, in order; an empty one where no image of a part can be read.
+    """
+    if hasattr(source, "images"):
+        images = source.images()
+        for part in parts:
+            rows = slice(part.start, part.stop)
+            [(index, squares)] = central_images(images, size, rows, len(part), share=share, interpolation=interpolation)
+            sides = torch.tensor(images.shape[-2:], dtype=torch.int32).expand(len(part), 2)
+            thumbnails = [] if thumbnail is None else [thumbnail_of(image, thumbnail) for image in images[rows]]
+            yield CentralBatch(index, squares, sides, thumbnails, [])
+        return
+    loader = DataLoader(
+        _Central(source, size, central_share(size) if share is None else share, interpolation, thumbnail),
+        batch_sampler=parts,  # type: ignore[arg-type]  # ranges, which are smaller than lists
+        collate_fn=as_it_is,
+        num_workers=default_workers() if workers is None else workers,
+        worker_init_fn=outlive_signals,
+        pin_memory=pinned,
+    )
+    yield from batches_of(loader)
 
 
 def images_of(
@@ -118,20 +194,18 @@ def images_of(
     Yields:
         index (B,) int64 in the source and images (B, 3, size, size) uint8.
     """
-    if hasattr(source, "images"):
-        whole = slice(0, len(source))
-        yield from central_images(source.images(), size, whole, batch_size, share=share, interpolation=interpolation)
-        return
-    requests = [list(range(first, min(first + batch_size, len(source)))) for first in range(0, len(source), batch_size)]
-    loader = DataLoader(
-        _Central(source, size, central_share(size) if share is None else share, interpolation),
-        batch_sampler=requests,
-        collate_fn=as_it_is,
-        num_workers=default_workers() if workers is None else workers,
-        worker_init_fn=outlive_signals,
-    )
-    for index, batch, broken in batches_of(loader):
+    parts = in_batches(range(len(source)), batch_size)
+    for batch in central_batches(source, size, parts, workers=workers, share=share, interpolation=interpolation):
         if skipped is not None:
-            skipped.extend(broken)
-        if len(index) > 0:
-            yield index, batch
+            skipped.extend(batch.broken)
+        if len(batch.index) > 0:
+            yield batch.index, batch.images
+
+
+def in_batches(positions: range, batch_size: int) -> list[range]:
+    """Consecutive positions in parts of `batch_size`; fewer in the last one.
+
+    >>> in_batches(range(4, 9), 3)
+    [range(4, 7), range(7, 9)]
+    """
+    return [positions[first : first + batch_size] for first in range(0, len(positions), batch_size)]

@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-# Folders that hold all files of one of these rows are output of glocal: a run, an evaluation, a comparison.
+# Folders that hold all files of one of these rows are output of glocal: a run, an evaluation, a comparison, embeddings.
 _OUTPUT = (
     ("recipe.yaml", "checkpoints"),
     ("recipe.yaml", "environment.json"),
     ("evaluation.json", "evaluation.csv"),
     ("compare.json", "compare.csv"),
+    ("embeddings.json",),
 )
 # What a run writes into a folder that holds the images as well.
 RUNS_OWN = frozenset({"loss.png", "views.png", "evaluation", "checkpoints"})
