@@ -12,6 +12,7 @@ from glocal.curation.chance import shown as digits
 from glocal.curation.differences import Compared, Comparison, Stored, compare, exists
 from glocal.curation.duplicates import Groups, Member
 from glocal.curation.worked import applied
+from glocal.embeddings.pictures import pictures_of
 from glocal.errors import GlocalError, counted
 from glocal.files import write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
@@ -113,7 +114,7 @@ def _sources(groups: Groups) -> dict[int, Stored]:
     embeddings = groups.embeddings
     rows = groups.row.tolist()
     gone = [row for row in rows if not exists(embeddings.paths[row])]
-    thumbnails = dict(zip(gone, embeddings.thumbnails(gone), strict=True))
+    thumbnails = dict(zip(gone, pictures_of(embeddings, gone), strict=True))
     return {row: Stored(None, thumbnails[row]) if row in thumbnails else Stored(embeddings.paths[row]) for row in rows}
 
 
