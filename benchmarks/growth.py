@@ -46,8 +46,8 @@ from glocal.data.lanes.resident import ResidentLane
 from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.streaming import CroppedBatch, StreamingLane
 from glocal.data.sources.base import Source
+from glocal.memory import keep_freed_memory
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD
-from glocal.training.memory import keep_freed_memory
 from glocal.views.batch import Views
 from glocal.views.plan import Color, View, ViewPlan
 

@@ -27,12 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.config import AnyRecipe, build_recipe
 from glocal.data.lanes.order import BatchOrder
+from glocal.memory import keep_freed_memory
 from glocal.methods.building import build_method
 from glocal.models import recompute
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.training.loop import Hooks, train
 from glocal.training.machine import suit_to_machine
-from glocal.training.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan

@@ -28,11 +28,11 @@ from common import PeakMemory, Table, answer_each_line, command_line, in_turn, m
 from torch import Tensor, nn
 
 from glocal.config import build_recipe
+from glocal.memory import keep_freed_memory
 from glocal.methods import method_class
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.schedules import Clock
 from glocal.training.machine import suit_to_machine
-from glocal.training.memory import keep_freed_memory
 from glocal.training.optimizers import build_optimizers, set_schedules
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan

@@ -43,8 +43,8 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.resident import read_all
 from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.streaming import StreamingLane
+from glocal.memory import keep_freed_memory
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD
-from glocal.training.memory import keep_freed_memory
 from glocal.views.plan import ViewPlan
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from glocal.curation.labelling import propose_labels
     from glocal.curation.outliers import find_outliers
     from glocal.curation.selection import select
+    from glocal.embeddings.folder import Embeddings
+    from glocal.embeddings.making import embed
+    from glocal.embeddings.searching import search
     from glocal.errors import GlocalError
     from glocal.evaluation import evaluate
     from glocal.models.backbone import Backbone
@@ -32,22 +35,27 @@ threads_wait_asleep = wait_asleep()  # what can still be done about it: `glocal.
 
 _HOME = {
     "Backbone": "glocal.models.backbone",
+    "Embeddings": "glocal.embeddings.folder",
     "GlocalError": "glocal.errors",
     "Run": "glocal.training.run",
     "check": "glocal.curation.checking",
+    "embed": "glocal.embeddings.making",
     "evaluate": "glocal.evaluation",
     "find_outliers": "glocal.curation.outliers",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
     "propose_labels": "glocal.curation.labelling",
     "select": "glocal.curation.selection",
+    "search": "glocal.embeddings.searching",
 }
 
 __all__ = [
     "Backbone",
+    "Embeddings",
     "GlocalError",
     "Run",
     "check",
+    "embed",
     "evaluate",
     "find_outliers",
     "load_backbone",
@@ -55,6 +63,7 @@ __all__ = [
     "methods",
     "pretrain",
     "propose_labels",
+    "search",
     "select",
 ]
 

@@ -20,7 +20,7 @@ from typing import Any
 _PARENT = """
 import json, os, sys
 import matplotlib.pyplot, torch.utils.tensorboard
-import glocal.evaluation, glocal.training.run
+import glocal.embeddings.making, glocal.evaluation, glocal.training.run
 from glocal.cli import main
 for line in sys.stdin:
     task = json.loads(line)

@@ -11,8 +11,8 @@ K-th neighbour. The threshold is where that is one twentieth of a pair, or one p
 *Hashes.* Hashes of images that the embeddings find unlike give mean and spread of the distance of unrelated hashes, and
 the normal distribution says how rarely they are nearer than d bits.
 
-*Both.* A pair counts where the product of both probabilities, times the number of pairs and ten for what hashes and
-embeddings have in common, is below the same number; an embedding never counts for more than one in ten thousand there.
+*Both.* A pair counts where the product of both probabilities, times the number of pairs and a hundred for what hashes
+and embeddings have in common, is below the same number; an embedding never counts for more than one in ten thousand.
 These are the numbers of false alarms of a-contrario detection (A. Desolneux, L. Moisan, J.-M. Morel: From Gestalt
 Theory to Image Analysis, 2008).
 """
@@ -38,7 +38,7 @@ FEW = 32
 USUAL_THRESHOLD = 0.95
 """… and this similarity counts."""
 
-_IN_COMMON = 10.0  # how much likelier near hashes are among images whose embeddings are near
+_IN_COMMON = 100.0  # how much likelier near hashes are among images whose embeddings are near
 _RAREST = 1e-4  # what an embedding alone says, at most, beside a hash
 _NEAREST = 1e-5  # of distances: what float16 leaves of a difference
 _SAMPLED = 2000  # rows on either side of the sampled pairs
@@ -101,8 +101,8 @@ def chance_threshold(similarity: Tensor) -> Threshold:
     low, usual, high = np.quantile(similarity[:, 0].numpy(), [0.1, 0.5, 0.9]).tolist()
     rare = "one pair in 20 such sets" if images < 20_000 else f"{false_pairs(images):.1g} pairs of them"
     words = (
-        f"taken from these {images:,} images: the nearest other one of an image has similarity {usual:.2f} "
-        f"({low:.2f} to {high:.2f} for four fifths of them), and from how similarity falls off from neighbour to "
+        f"taken from these {images:,} images: the nearest other one of an image has similarity {shown(usual)} "
+        f"({shown(low)} to {shown(high)} for four fifths of them), and from how similarity falls off from neighbour to "
         f"neighbour, {rare} would reach {shown(found)} by chance"
     )
     return Threshold(found, words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,8 +80,8 @@ class Groups:
         return int(self.group[-1]) + 1 if len(self.group) else 0
 
     def __iter__(self) -> Iterator[list[Member]]:
-        starts = np.flatnonzero(np.diff(self.group, prepend=-1)).tolist()
-        for start, stop in zip(starts, [*starts[1:], len(self.group)], strict=True):
+        ends = [*np.flatnonzero(np.diff(self.group, prepend=-1)).tolist(), len(self.group)]
+        for start, stop in pairwise(ends):
             yield [
                 Member(
                     int(self.row[place]),

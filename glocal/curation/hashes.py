@@ -210,10 +210,10 @@ def _compute(
                     if progress and bar.disable and left > _LONG:
                         tell(f"perceptual hashes of {len(rows):,} images: about {left / 60:.0f} min left")
                 if now - saved > _SAVED:
-                    _save(embeddings.folder, hashes)
+                    save_hashes(embeddings.folder, hashes)
                     saved = time.monotonic()
     finally:
-        _save(embeddings.folder, hashes)
+        save_hashes(embeddings.folder, hashes)
     if broken:
         warn(f"{counted(len(broken), 'image')} cannot be decoded and take part without hashes, the first: {broken[0]}")
 
@@ -279,7 +279,8 @@ def hash_picture(image: Image.Image) -> tuple[int, int, float]:
     return straight, mirrored, float(np.asarray(small, np.float32).std())
 
 
-def _save(folder: Path, hashes: Hashes) -> None:
+def save_hashes(folder: Path, hashes: Hashes) -> None:
+    """Keeps hashes beside the embeddings that they are of; where the folder cannot be written, a warning says so."""
     table = pa.table({field.name: getattr(hashes, field.name) for field in fields(Hashes)})
     table = table.replace_schema_metadata({"format": _FORMAT, "embeddings": _stamp(folder)})
     try:
@@ -302,7 +303,7 @@ def _kept(embeddings: Embeddings) -> Hashes:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(b"format") != _FORMAT or len(table) != len(embeddings):
             return Hashes.empty(len(embeddings))
-        hashes = Hashes(**{name: np.array(table.column(name), dtype=kind) for name, kind in _TYPES.items()})
+        hashes = Hashes(**{name: table.column(name).to_numpy().astype(kind) for name, kind in _TYPES.items()})
         if table.schema.metadata.get(b"embeddings") != _stamp(embeddings.folder):
             hashes.state[hashes.state == THUMBNAIL] = 0  # thumbnails have no time of their own
         return hashes

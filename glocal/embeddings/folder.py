@@ -98,6 +98,12 @@ class Embeddings:
     def __len__(self) -> int:
         return int(self._begin[-1])
 
+    def __str__(self) -> str:
+        size = sum(path.stat().st_size for path in self.shards)
+        kept = f"{len(self):,} images, {self.dim:,} features each, {size / 1e6:,.1f} MB"
+        missing = self.about.images - len(self)
+        return f"{self.folder}: {kept}" + (f"; {missing:,} cannot be read (skipped.txt)" if missing else "")
+
     @property
     def dim(self) -> int:
         """Width of a vector."""
@@ -168,6 +174,10 @@ class Embeddings:
             for place, one in zip(here, column.take(wanted[here] - self._begin[number]).to_pylist(), strict=True):
                 found[place] = one
         return found
+
+    def written(self, row: int) -> float:
+        """When the shard of a row was written, in seconds of the file system's clock."""
+        return self.shards[int(np.searchsorted(self._begin, row, side="right")) - 1].stat().st_mtime
 
     @cached_property
     def keys(self) -> list[str]:

@@ -7,22 +7,19 @@ queries.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import torch
-from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from glocal.console import progress_bar, tell
+from glocal.console import progress_of
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError, counted
 from glocal.models.loading import choose_device
 from glocal.neighbors import nearest_in_blocks
 
 _BLOCK_BYTES = 128 << 20  # of vectors in float32 at a time
-_QUERIES = 8192  # of all rows at a time: several seconds of work on two cores
-_LONG = 60  # seconds after which the time that is left is worth a line
+_QUERIES = 8192  # at a time: each block is turned to float32 once for all of them
 
 
 def nearest_rows(
@@ -57,12 +54,11 @@ def nearest_rows(
     read = _reader(embeddings, where)
     similarity = torch.empty(len(queries), k)
     index = torch.empty(len(queries), k, dtype=torch.int64)
-    with progress_bar("images", visible=progress) as bar:
-        total = len(embeddings) * -(-len(queries) // _QUERIES)
-        task = bar.add_task("search", total=total)
+    total = len(embeddings) * -(-len(queries) // _QUERIES)
+    with progress_of("search", "images", total, visible=progress) as advance:
         for start in range(0, len(queries), _QUERIES):
             part = slice(start, start + _QUERIES)
-            blocks = _counted(read(), bar, task)
+            blocks = _counted(read(), advance)
             apart = None if own is None else own[part].to(where)
             similarity[part], index[part] = _nearest(queries[part].to(where), blocks, k, apart)
     return similarity, index
@@ -79,7 +75,7 @@ def neighbors_of_all(
         embeddings: of N images.
         k: neighbours of each, at most N − 1.
         device: where products are computed: auto, cpu, cuda, mps.
-        progress: show a progress bar; where there is no terminal, one line says how long it takes, if that is long.
+        progress: show a progress bar; where there is no terminal, a line now and then says how long it takes.
 
     Returns:
         similarity (N, k) float32, the cosine, largest first, and index (N, k) int64. No image is its own neighbour, but
@@ -95,18 +91,13 @@ def neighbors_of_all(
     read = _reader(embeddings, where)
     similarity = torch.empty(count, k)
     index = torch.empty(count, k, dtype=torch.int64)
-    began = time.monotonic()
-    with progress_bar("images", visible=progress) as bar:
-        task = bar.add_task("nearest neighbours", total=count)
+    with progress_of("nearest neighbours", "images", count, visible=progress) as advance:
         for start in range(0, count, _QUERIES):
             part = slice(start, min(start + _QUERIES, count))
             queries = embeddings.rows(part.start, part.stop).to(where)
             own = torch.arange(part.start, part.stop, device=where)
-            blocks = _counted(read(), bar, task, len(own) / count)
+            blocks = _counted(read(), advance, share=len(own) / count)
             similarity[part], index[part] = _nearest(queries, blocks, k, own)
-            left = (time.monotonic() - began) * (count / part.stop - 1)
-            if start == 0 and progress and bar.disable and left > _LONG:
-                tell(f"nearest neighbours of {count:,} images: about {left / 60:.0f} min left")
     return similarity, index
 
 
@@ -115,11 +106,14 @@ def _nearest(queries: Tensor, blocks: Iterator[Tensor], k: int, own: Tensor | No
     return 1 - distance.cpu(), index.cpu()
 
 
-def _counted(blocks: Iterator[Tensor], bar: Progress, task: TaskID, share: float = 1) -> Iterator[Tensor]:
-    """The blocks, each put on the bar when it has been used."""
+def _counted(blocks: Iterator[Tensor], advance: Callable[[int], None], share: float = 1) -> Iterator[Tensor]:
+    """The blocks; `share` of each one's rows counts as done when it has been used."""
+    used, told = 0, 0
     for rows in blocks:
         yield rows
-        bar.update(task, advance=len(rows) * share)
+        used += len(rows)
+        advance(round(used * share) - told)
+        told = round(used * share)
 
 
 def _reader(embeddings: Embeddings, device: str) -> Callable[[], Iterator[Tensor]]:

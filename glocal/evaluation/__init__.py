@@ -20,6 +20,7 @@ from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.cache import FeatureCache, default_cache
 from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, extract
+from glocal.evaluation.features.opening import open_extractor
 from glocal.evaluation.protocols import protocol, protocol_names
 from glocal.settings import Settings, assign, validated
 
@@ -86,7 +87,7 @@ def evaluate(
             class that training lacks.
         IncompleteError: one of several protocols failed; the others went on, and what they found is in it and in `out`.
     """
-    from glocal.models.loading import choose_device, load_backbone
+    from glocal.models.loading import choose_device
 
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise GlocalError(f"{out} is a file; out must be a folder")
@@ -101,13 +102,7 @@ def evaluate(
     every = names is not None and "all" in names
     chosen = _choose(names, raw, tuple(data or ()), labelled=train is not None and test is not None)
     where = choose_device(device)
-    if isinstance(backbone, str | Path):
-        raw_pixels = str(backbone) == "pixels" and weights is None
-        backbone = RawPixels() if raw_pixels else load_backbone(backbone, weights)
-    elif weights is not None:
-        raise GlocalError("weights go with timm:NAME, not with a backbone that has its own")
-    if isinstance(backbone, torch.nn.Module):
-        backbone.to(where)
+    backbone = open_extractor(backbone, weights, device=where)
     folder = None if out is None else Path(out)
     bench = Bench(
         backbone=backbone,

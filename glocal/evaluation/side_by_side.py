@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from glocal.console import progress_bar
@@ -19,7 +18,8 @@ from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.cache import FeatureCache, default_cache
-from glocal.evaluation.features.extraction import Extractor, RawPixels
+from glocal.evaluation.features.extraction import Extractor
+from glocal.evaluation.features.opening import open_extractor
 from glocal.report.maps import MOST_CLASSES, Map, choose_classes, draw_maps, project
 
 _FEWEST = 10  # images that a map can be made of
@@ -81,7 +81,7 @@ def draw_side_by_side(
     Raises:
         GlocalError: no backbone, no labels, more than 20 classes, or fewer than 10 images to draw.
     """
-    from glocal.models.loading import choose_device, load_backbone
+    from glocal.models.loading import choose_device
 
     out = Path(out)
     if not backbones:
@@ -97,11 +97,7 @@ def draw_side_by_side(
     kept = None if cache is False else FeatureCache(default_cache() if cache is True else cache)
     found, labels_of_models = [], []
     for given in backbones:  # one at a time: not all networks need to fit at once
-        backbone: Extractor = RawPixels() if str(given) == "pixels" else given  # type: ignore[assignment]
-        if isinstance(backbone, str | Path):
-            backbone = load_backbone(backbone)
-        if isinstance(backbone, torch.nn.Module):
-            backbone.to(where)
+        backbone = open_extractor(given, device=where)
         bench = Bench(backbone, device=where, workers=workers, progress=progress, cache=kept)
         found.append(bench.features(chosen))
         labels_of_models.append(backbone.label)

@@ -350,7 +350,7 @@ class Backbone(nn.Module):
         return found.hexdigest()
 
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: AnyImages) -> Tensor:
-        checked = _checked(images, self.decoding or Decoding(), self.size)
+        checked = checked_images(images, self.decoding or Decoding(), self.size)
         height, width = checked.shape[-2:]
         training = self.training
         self.eval()
@@ -376,7 +376,7 @@ def one_line(error: Exception) -> str:
     return textwrap.shorten(str(error), 160, placeholder="…") or type(error).__name__
 
 
-def _checked(images: AnyImages, decoding: Decoding, size: int) -> Tensor:
+def checked_images(images: AnyImages, decoding: Decoding, size: int) -> Tensor:
     """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1].
 
     Raises:

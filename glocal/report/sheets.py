@@ -7,25 +7,30 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from glocal.errors import GlocalError
 from glocal.files import printable, write_atomically, write_text
 
-_SIDE = 128  # of a picture, in pixels
-_GAP, _LINE = 8, 13
+_SIDE = 160  # of a picture, in pixels
+_GAP, _LINE = 14, 16
+_MOST_COLUMNS, _LEAST_WIDTH = 12, 720
+_GREY, _GROUND, _MARK = "#666666", "#f0f0f0", "#33aa77"
 
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 2rem 0 0; } p { margin: .3rem 0; max-width: 46rem; }
-.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: .6rem; }
-figure { margin: 0; width: 8.5rem; overflow-wrap: anywhere; font-size: .78rem; line-height: 1.3; }
-figure.marked { outline: 2px solid #3a7; outline-offset: 3px; }
-img { width: 8.5rem; height: 8.5rem; object-fit: contain; background: #8883; display: block; }
-.none { height: 8.5rem; display: grid; place-items: center; background: #8883; }
+.tiles { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .7rem; }
+figure { margin: 0; width: 10rem; overflow-wrap: anywhere; font-size: .78rem; line-height: 1.35; }
+figcaption { margin-top: .3rem; color: #777; } figcaption b { font-weight: 500; color: CanvasText; }
+img, .none { width: 10rem; height: 10rem; background: #8882; border-radius: 4px; }
+img { object-fit: contain; display: block; } .none { display: grid; place-items: center; color: #777; }
+.marked img, .marked .none { outline: 3px solid #3a7; }
 """
 
 
@@ -112,51 +117,105 @@ def _figure(tile: Tile) -> str:
     if tile.link:
         target = Path(tile.link).as_uri() if tile.link.startswith("/") else tile.link
         shown = f'<a href="{html.escape(target)}">{shown}</a>'
-    caption = "<br>".join(html.escape(printable(line)) for line in tile.caption)
+    first, *others = [html.escape(printable(line)) for line in tile.caption] or [""]
+    caption = "<br>".join([f"<b>{first}</b>", *others])
     mark = ' class="marked"' if tile.marked else ""
     return f"<figure{mark}>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def _picture(title: str, sections: Sequence[Section], text: Sequence[str]) -> Image.Image:
-    font = ImageFont.load_default(11)
-    columns = max([1, *(min(len(section.tiles), 12) for section in sections)])
-    width = max(columns * (_SIDE + _GAP) + _GAP, 640)
-    captions = [max([0, *(len(tile.caption) for tile in section.tiles)]) for section in sections]
-    rows = [-(-len(section.tiles) // columns) for section in sections]
-    heights = [
-        _LINE * (1 + len(section.text)) + _GAP + count * (_SIDE + lines * _LINE + _GAP)
-        for section, count, lines in zip(sections, rows, captions, strict=True)
-    ]
-    sheet = Image.new("RGB", (width, _GAP + _LINE * (2 + len(text)) + sum(heights) + _GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-
-    def write(place: tuple[int, int], line: str, room: int) -> None:
-        line = printable(line)
-        while line and draw.textlength(line, font) > room:
-            line = line[:-2] + "…" if len(line) > 2 else ""
-        draw.text(place, line, "black", font)
-
-    top = _GAP
-    for line in (title, *text):
-        write((_GAP, top), line, width - 2 * _GAP)
-        top += _LINE
-    top += _LINE
-    for section, lines in zip(sections, captions, strict=True):
-        for line in (section.title, *section.text):
-            write((_GAP, top), line, width - 2 * _GAP)
-            top += _LINE
-        for number, tile in enumerate(section.tiles):
-            left = _GAP + number % columns * (_SIDE + _GAP)
-            high = top + _GAP // 2 + number // columns * (_SIDE + lines * _LINE + _GAP)
-            if tile.picture is not None:
-                small = Image.open(io.BytesIO(tile.picture)).convert("RGB")
-                small.thumbnail((_SIDE, _SIDE))
-                sheet.paste(small, (left + (_SIDE - small.width) // 2, high + (_SIDE - small.height) // 2))
-            if tile.marked:
-                draw.rectangle(
-                    (left - 2, high - 2, left + _SIDE + 1, high + _SIDE + 1), outline=(51, 170, 119), width=2
-                )
-            for place, line in enumerate(tile.caption):
-                write((left, high + _SIDE + place * _LINE), line, _SIDE)
-        top += -(-len(section.tiles) // columns) * (_SIDE + lines * _LINE + _GAP) + _GAP
+    """All sections one below the other. What is drawn is measured first: the canvas has to be made whole."""
+    columns = _columns([len(section.tiles) for section in sections])
+    width = max(columns * (_SIDE + _GAP) + _GAP, _LEAST_WIDTH)
+    pen = _Pen(width)
+    pen.headings(title, sections, text, columns)
+    sheet = Image.new("RGB", (width, pen.top), "white")
+    pen = _Pen(width, ImageDraw.Draw(sheet), sheet)
+    pen.headings(title, sections, text, columns)
     return sheet
+
+
+def _columns(tiles: Sequence[int]) -> int:
+    """Pictures in a row: at most 12, and so that the last row of the longest section is not nearly empty."""
+    longest = max([1, *tiles])
+    return -(-longest // -(-longest // _MOST_COLUMNS))
+
+
+class _Pen:
+    """Draws from the top down; without a sheet it only moves, which tells how high the sheet has to be.
+
+    Args:
+        width: of the sheet.
+        draw, sheet: what it draws on.
+    """
+
+    def __init__(self, width: int, draw: ImageDraw.ImageDraw | None = None, sheet: Image.Image | None = None) -> None:
+        self.width = width
+        self.draw = draw
+        self.sheet = sheet
+        self.top = _GAP
+
+    def headings(self, title: str, sections: Sequence[Section], text: Sequence[str], columns: int) -> None:
+        """Everything: the title, the text, and each section's title, text and pictures."""
+        self.line(title, _font(20, bold=True), 28)
+        for paragraph in text:
+            self.line(paragraph, _font(13), _LINE, _GREY)
+        for section in sections:
+            self.top += _GAP
+            self.line(section.title, _font(14, bold=True), 20)
+            for paragraph in section.text:
+                self.line(paragraph, _font(13), _LINE, _GREY)
+            self.top += _GAP // 2
+            for first in range(0, len(section.tiles), columns):
+                self.row(section.tiles[first : first + columns])
+        self.top += _GAP
+
+    def line(self, text: str, font: ImageFont.FreeTypeFont, height: int, colour: str = "black") -> None:
+        """A line over the whole width."""
+        self.write((_GAP, self.top), text, self.width - 2 * _GAP, font, colour)
+        self.top += height
+
+    def row(self, tiles: Sequence[Tile]) -> None:
+        """Pictures side by side, with their captions."""
+        for number, tile in enumerate(tiles):
+            left = _GAP + number * (_SIDE + _GAP)
+            self.tile(tile, left)
+            for place, caption in enumerate(tile.caption):
+                at = (left, self.top + _SIDE + 4 + place * _LINE)
+                self.write(at, caption, _SIDE, _font(12), _GREY if place else "black")
+        self.top += _SIDE + 4 + _LINE * max(len(tile.caption) for tile in tiles) + _GAP
+
+    def tile(self, tile: Tile, left: int) -> None:
+        """One picture in the middle of a grey square."""
+        if self.draw is None or self.sheet is None:
+            return
+        square = (left, self.top, left + _SIDE - 1, self.top + _SIDE - 1)
+        self.draw.rectangle(square, fill=_GROUND)
+        if tile.picture is None:
+            self.draw.text((left + _SIDE // 2, self.top + _SIDE // 2), "no picture", _GREY, _font(12), anchor="mm")
+        else:
+            small = Image.open(io.BytesIO(tile.picture)).convert("RGB")
+            share = _SIDE / max(small.size)
+            small = small.resize([max(1, round(side * share)) for side in small.size], Image.Resampling.LANCZOS)
+            self.sheet.paste(small, (left + (_SIDE - small.width) // 2, self.top + (_SIDE - small.height) // 2))
+        if tile.marked:
+            self.draw.rectangle([left - 3, self.top - 3, left + _SIDE + 2, self.top + _SIDE + 2], None, _MARK, 3)
+
+    def write(self, at: tuple[int, int], text: str, room: int, font: ImageFont.FreeTypeFont, colour: str) -> None:
+        """Text that is cut in its middle where it is too long: names differ at their ends as well."""
+        if self.draw is None:
+            return
+        text = printable(text)
+        keep = len(text)
+        shown = text
+        while keep > 1 and self.draw.textlength(shown, font) > room:
+            keep -= 1
+            shown = f"{text[: -(-keep // 2)].rstrip()}…{text[len(text) - keep // 2 :].lstrip()}"
+        self.draw.text(at, shown, colour, font)
+
+
+@cache
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu, which comes with matplotlib and has letters of many scripts."""
+    name = f"DejaVuSans{'-Bold' if bold else ''}.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -10,11 +10,11 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from glocal.config import AnyRecipe, TrainSettings
 from glocal.errors import GlocalError
+from glocal.memory import keep_freed_memory
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device
-from glocal.training.memory import keep_freed_memory
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ def central_images(
         yield torch.arange(first, first + len(batch)), batch
 
 
-class CentralBatch(NamedTuple):
+@dataclass(frozen=True)
+class CentralBatch:
     """Some images of a source as an evaluation sees them, and what is known of them whole.
 
     Attributes:
@@ -87,6 +89,10 @@ class CentralBatch(NamedTuple):
     sizes: Tensor
     thumbnails: list[bytes]
     broken: list[BrokenImageError]
+
+    def pin_memory(self) -> CentralBatch:
+        """The batch with its images in page-locked memory; what torch's loader calls."""
+        return replace(self, images=self.images.pin_memory())
 
 
 class _Central(Dataset[CentralBatch]):
@@ -130,7 +136,7 @@ def central_batches(
     interpolation: Interpolation = "bilinear",
     thumbnail: int | None = None,
     pinned: bool = False,
-) -> Iterator[CentralBatch]:
+) -> Generator[CentralBatch]:
     """What `images_of` gives, with the sizes of the images and small pictures of them; each is decoded once.
 
     Args:
@@ -155,7 +161,7 @@ def central_batches(
         return
     loader = DataLoader(
         _Central(source, size, central_share(size) if share is None else share, interpolation, thumbnail),
-        batch_sampler=parts,
+        batch_sampler=parts,  # type: ignore[arg-type]  # ranges, which are smaller than lists
         collate_fn=as_it_is,
         num_workers=default_workers() if workers is None else workers,
         worker_init_fn=outlive_signals,

@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import os, resource, torch
-from glocal.training.memory import keep_freed_memory  # loaded once, before the fork
+from glocal.memory import keep_freed_memory  # loaded once, before the fork
 def use():
     torch.ones(16 << 20)  # 64 MB: more than glibc keeps by itself
 def count(keep):

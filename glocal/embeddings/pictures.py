@@ -1,0 +1,64 @@
+"""Small pictures of embedded images: those that were kept with them, else made now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from glocal.data.sources.decoding import read_image
+from glocal.data.sources.opening import open_source
+from glocal.embeddings.folder import Embeddings
+from glocal.errors import BrokenImageError, GlocalError
+from glocal.files import unprintable
+from glocal.report.sheets import jpeg
+
+
+def pictures_of(embeddings: Embeddings, rows: Sequence[int]) -> list[bytes | None]:
+    """A JPEG file in memory for each row: the thumbnail, else one of the file, else one of the source's image.
+
+    Args:
+        embeddings: of the images.
+        rows: which of them.
+
+    Returns:
+        None where an image cannot be had any more.
+    """
+    found = embeddings.thumbnails(rows)
+    missing = [place for place, picture in enumerate(found) if picture is None]
+    if not missing:
+        return found
+    wanted = [rows[place] for place in missing]
+    paths = embeddings.column("path").take(wanted).to_pylist()
+    paths = [None if path is None else unprintable(path) for path in paths]
+    for place, path in zip(missing, paths, strict=True):
+        if path is not None:
+            found[place] = picture_of(lambda path=path: read_image(path, path))  # type: ignore[misc]
+    if any(path is None for path in paths):
+        _from_source(
+            embeddings, found, [place for place, path in zip(missing, paths, strict=True) if path is None], rows
+        )
+    return found
+
+
+def _from_source(embeddings: Embeddings, found: list[bytes | None], places: Sequence[int], rows: Sequence[int]) -> None:
+    try:
+        source = open_source(embeddings.about.source)
+    except GlocalError:
+        return
+    if len(source) != embeddings.about.images:
+        return
+    indices = embeddings.column("index").take([rows[place] for place in places]).to_pylist()
+    for place, index in zip(places, indices, strict=True):
+        found[place] = picture_of(lambda index=index: source[index].image)  # type: ignore[misc]
+
+
+def picture_of(read: Callable[[], Tensor]) -> bytes | None:
+    """A small picture of an image that `read` gives as (3, H, W) uint8; None where it cannot be read."""
+    try:
+        image = read()
+    except BrokenImageError:
+        return None
+    return jpeg(Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
