@@ -45,8 +45,8 @@ _HOME = {
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
     "propose_labels": "glocal.curation.labelling",
-    "select": "glocal.curation.selection",
     "search": "glocal.embeddings.searching",
+    "select": "glocal.curation.selection",
 }
 
 __all__ = [
