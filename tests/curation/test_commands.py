@@ -50,7 +50,7 @@ def folder(tmp_path: Path, images: Path) -> Path:
 
 
 def test_outliers(folder: Path, tmp_path: Path, call: Call) -> None:
-    done = call("outliers", folder, "--out", tmp_path / "new" / "o.csv", "--out", tmp_path / "o.html", "-n", 3)
+    done = call("outliers", folder, "--out", tmp_path / "new" / "o.csv", "--out", tmp_path / "o.html", "-n", 3, "-k", 4)
     assert done.returncode == 0, done.stderr
     assert "1 of 20 images" in done.stdout
     assert "19.png" in done.stdout
@@ -76,7 +76,7 @@ def test_label(folder: Path, tmp_path: Path, call: Call) -> None:
     done = call("label", folder, *arguments, "--out", tmp_path / "all.csv", "--out", tmp_path / "look.html")
     assert done.returncode == 0, done.stderr
     assert "100.0 % right; 8 proposals" in done.stdout
-    assert (tmp_path / "all.csv").read_text().count(",proposed,") == 8
+    assert (tmp_path / "all.csv").read_text().count(",proposed,") == 9  # and the header
     assert (tmp_path / "source.csv").read_text().startswith("path,label\n")
     assert "not labelled" in (tmp_path / "look.html").read_text()
 
