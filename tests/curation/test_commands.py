@@ -52,9 +52,11 @@ def folder(tmp_path: Path, images: Path) -> Path:
 def test_outliers(folder: Path, tmp_path: Path, call: Call) -> None:
     done = call("outliers", folder, "--out", tmp_path / "new" / "o.csv", "--out", tmp_path / "o.html", "-n", 3, "-k", 4)
     assert done.returncode == 0, done.stderr
-    assert "1 of 20 images" in done.stdout
+    assert "of 20 images at least 3 deviations" in done.stdout
     assert "19.png" in done.stdout
-    assert (tmp_path / "new" / "o.csv").read_text().count("\n") == 21
+    lines = (tmp_path / "new" / "o.csv").read_text().splitlines()
+    assert len(lines) == 21
+    assert lines[1].startswith("1,19.png,")
     assert "3. " in (tmp_path / "o.html").read_text()
 
 
