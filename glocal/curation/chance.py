@@ -93,10 +93,13 @@ def chance_threshold(similarity: Tensor) -> Threshold:
     power = 1 / slope
     last = np.log(distance[:, -1])
     middle = float(np.median(last))
-    # Images with more copies than neighbours would make their surroundings infinitely dense.
+    rarity = slope * np.log(2 * false_pairs(images) / (count * images))
+    # An image whose K-th neighbour is still a copy says nothing of its surroundings: left out are those whose K-th
+    # neighbour is nearer than copies are, if all surroundings were as different as the thinner half of them.
+    spread = float(np.quantile(last, 0.84)) - middle
+    last = last[last >= middle - power * spread**2 / 2 + rarity]
     last = np.maximum(last, np.quantile(last, 0.01))
-    density = np.log(np.mean(np.exp(-power * (last - middle))))
-    nearest = middle + slope * (np.log(2 * false_pairs(images) / (count * images)) - density)
+    nearest = middle + rarity - slope * np.log(np.mean(np.exp(-power * (last - middle))))
     found = float(np.clip(1 - np.exp(nearest), -1.0, 1 - _NEAREST))
     low, usual, high = np.quantile(similarity[:, 0].numpy(), [0.1, 0.5, 0.9]).tolist()
     rare = "one pair in 20 such sets" if images < 20_000 else f"{false_pairs(images):.1g} pairs of them"
