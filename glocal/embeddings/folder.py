@@ -163,14 +163,23 @@ class Embeddings:
 
     def thumbnails(self, rows: Sequence[int]) -> list[bytes | None]:
         """Thumbnails as JPEG files in memory; None where there are none."""
-        if not self.has("thumbnail"):
-            return [None] * len(rows)
+        return self.values("thumbnail", rows) if self.has("thumbnail") else [None] * len(rows)
+
+    def values(self, name: str, rows: Sequence[int] | Tensor) -> list[Any]:
+        """What a column holds for some rows in any order; only their shards are read.
+
+        Raises:
+            GlocalError: it was not kept.
+        """
         wanted = np.asarray(rows, dtype=np.int64)
         shard = np.searchsorted(self._begin, wanted, side="right") - 1
-        found: list[bytes | None] = [None] * len(wanted)
+        found: list[Any] = [None] * len(wanted)
         for number in np.unique(shard).tolist():
             here = np.flatnonzero(shard == number)
-            column = pq.read_table(self.shards[number], columns=["thumbnail"]).column("thumbnail")
+            try:
+                column = pq.read_table(self.shards[number], columns=[name]).column(name)
+            except (pa.ArrowException, KeyError, OSError) as error:
+                raise GlocalError(f"{self.folder}: column {name!r} cannot be read: {error}") from error
             for place, one in zip(here, column.take(wanted[here] - self._begin[number]).to_pylist(), strict=True):
                 found[place] = one
         return found

@@ -31,7 +31,7 @@ def pictures_of(embeddings: Embeddings, rows: Sequence[int]) -> list[bytes | Non
     if not missing:
         return found
     wanted = [rows[place] for place in missing]
-    paths = embeddings.column("path").take(wanted).to_pylist()
+    paths = embeddings.values("path", wanted)
     paths = [None if path is None else unprintable(path) for path in paths]
     for place, path in zip(missing, paths, strict=True):
         if path is not None:
@@ -50,7 +50,7 @@ def _from_source(embeddings: Embeddings, found: list[bytes | None], places: Sequ
         return
     if len(source) != embeddings.about.images:
         return
-    indices = embeddings.column("index").take([rows[place] for place in places]).to_pylist()
+    indices = embeddings.values("index", [rows[place] for place in places])
     for place, index in zip(places, indices, strict=True):
         found[place] = picture_of(lambda index=index: source[index].image)  # type: ignore[misc]
 

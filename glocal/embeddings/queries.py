@@ -27,6 +27,7 @@ from glocal.errors import GlocalError
 from glocal.files import printable, unprintable
 from glocal.models.backbone import checked_images
 
+_SOURCES = ("digits", "shapes", "torchvision")  # that `open_source` opens by other names than paths
 _NAMED = 5  # keys that an error names
 _SUGGESTS = 50_000  # rows up to which the nearest key is looked for
 
@@ -85,9 +86,9 @@ class QuerySource:
 def find_queries(embeddings: Embeddings, queries: Queries) -> list[Query]:
     """What is meant by names, images or vectors.
 
-    A name is first a key of the embeddings, then a file, a folder or a list of files (.txt, .csv), then the last part
-    of the path of one key. A file that is among the embeddings, by its absolute path, is known to be, and goes by the
-    vector that is there, unless it was written later.
+    A name is first a key of the embeddings, then a file, a folder, a list of files (.txt, .csv) or another source, then
+    the last part of the path of one key. A file that is among the embeddings, by its absolute path, goes by the vector
+    that is there, unless it was written later.
 
     Raises:
         GlocalError: a name is none of these, or fits several keys; or an image or vector has another shape.
@@ -122,13 +123,20 @@ def _named(embeddings: Embeddings, names: Sequence[str | Path]) -> list[Query]:
             found.append(query)
             if os.path.isfile(text) and query.path is not None and os.path.abspath(text) != query.path:
                 note(f"{text} is a key of {embeddings.folder} and another file here; write ./{text} to search for that")
-        elif os.path.isdir(text) or (is_list(text) and os.path.isfile(text)):
+        elif _is_source(text):
             found += _of_source(embeddings, open_source(text))
         elif os.path.isfile(text):
             found += _of_files(embeddings, [text], [os.path.abspath(text)])
         else:
             found.append(_of_row(embeddings, _by_last_part(embeddings, column, text)))
     return found
+
+
+def _is_source(text: str) -> bool:
+    """Whether a name is that of several images: a folder, a list of files, or a source that is no path."""
+    if os.path.exists(text):
+        return os.path.isdir(text) or is_list(text)
+    return text.partition(":")[0] in _SOURCES
 
 
 def rows_of(column: pa.ChunkedArray, wanted: Sequence[str | None]) -> list[int | None]:
@@ -165,7 +173,7 @@ def _hint(column: pa.ChunkedArray, text: str) -> str:
 
 
 def _of_row(embeddings: Embeddings, row: int) -> Query:
-    [key], [path] = (embeddings.column(name).slice(row, 1).to_pylist() for name in ("key", "path"))
+    [key], [path] = embeddings.values("key", [row]), embeddings.values("path", [row])
     path = None if path is None else unprintable(path)
     return Query(key, row, stored=True, path=path, read=None if path is None else partial(_read_file, path, key))
 
@@ -174,7 +182,14 @@ def _of_source(embeddings: Embeddings, source: Source) -> list[Query]:
     names = [f"{source.name}/{key}" if os.path.isdir(source.name) else key for key in source.keys]
     if hasattr(source, "files"):
         return _of_files(embeddings, names, source.files())
-    return [Query(name, read=partial(_read_from, source, place)) for place, name in enumerate(names)]
+    reads = [partial(_read_from, source, place) for place in range(len(source))]
+    if source.name != embeddings.about.source:
+        return [Query(name, read=read) for name, read in zip(names, reads, strict=True)]
+    rows = rows_of(embeddings.column("key"), names)  # the images of the embeddings themselves
+    return [
+        Query(name, -1 if row is None else row, stored=row is not None, read=read)
+        for name, row, read in zip(names, rows, reads, strict=True)
+    ]
 
 
 def _of_files(embeddings: Embeddings, names: Sequence[str], paths: Sequence[str]) -> list[Query]:

@@ -112,7 +112,7 @@ def search(
 
 
 def _of_rows(embeddings: Embeddings, name: str, rows: Tensor) -> list[list[str | None]]:
-    values = embeddings.column(name).take(rows.flatten().numpy()).to_pylist()
+    values = embeddings.values(name, rows.flatten())
     width = rows.shape[1]
     return [values[start : start + width] for start in range(0, len(values), width)]
 

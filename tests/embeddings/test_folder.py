@@ -46,6 +46,17 @@ def test_thousands_of_shards_keep_no_file_open(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, most)
 
 
+def test_values_of_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    made = make_embeddings(tmp_path / "e", np.eye(20), thumbnails=[b"%d" % row for row in range(20)], shard_rows=6)
+    rows = [19, 0, 6, 5, 0]
+    assert made.values("key", rows) == [made.keys[row] for row in rows]
+    assert made.thumbnails(rows) == [b"19", b"0", b"6", b"5", b"0"]
+    assert made.values("key", []) == []
+    assert made.written(7) == made.shards[1].stat().st_mtime
+    with pytest.raises(GlocalError, match="column 'tokens' cannot be read"):
+        made.values("tokens", [1])
+
+
 def test_shards_of_other_programs_are_read_where_they_cannot_be_mapped(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
     made = make_embeddings(tmp_path / "e", vectors)

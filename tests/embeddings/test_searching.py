@@ -1,6 +1,7 @@
 """`glocal.search` and `glocal search`: what can be searched for, what is found, and what is wrong with a query."""
 
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
@@ -72,6 +73,27 @@ def test_keys_files_folders_and_images_in_memory_find_the_same(made: Embeddings,
     assert [row for [row] in several.rows.tolist()] == [5, 5, 7]
     assert [query.row for query in several.queries] == [5, -1, 7]
     assert several.column("label")[0] == [key.split("/")[0]]
+
+
+def test_sources_that_are_no_files_are_searched_for_by_their_names(tmp_path: Path) -> None:
+    made = glocal.embed("pixels", "shapes:train:40", tmp_path / "s", thumbnails=None, progress=False)
+    itself = glocal.search(made, "shapes:train:40", 1, progress=False)
+    assert [row for [row] in itself.rows.tolist()] == list(range(40))
+    assert all(query.stored for query in itself.queries)
+    others = glocal.search(made, "shapes:test", 1, progress=False)
+    assert others.rows.shape[0] > 40
+    assert not any(query.stored for query in others.queries)
+
+
+def test_what_is_embedded_again_has_the_vector_that_was_stored(photos: Path, tmp_path: Path) -> None:
+    made = glocal.embed("pixels", photos, tmp_path / "e2", thumbnails=None, progress=False, workers=0)
+    copies = []
+    for number, key in enumerate(made.keys):
+        copies.append(tmp_path / f"{number:04d}.png")
+        copies[-1].write_bytes((photos / key).read_bytes())
+    found = glocal.search(made, copies, 1, progress=False)
+    assert [row for [row] in found.rows.tolist()] == list(range(24))
+    assert torch.allclose(found.similarities, torch.ones(24, 1), atol=1e-5)
 
 
 def test_the_query_itself_is_left_out_but_not_its_copies(made: Embeddings, photos: Path, tmp_path: Path) -> None:
@@ -216,18 +238,15 @@ def test_the_command_prints_tables_and_writes_sheets(
     assert preloaded.run("search", str(made.folder), made.keys[2], "--out", "sheet.pdf").returncode == 2
 
 
-_ORDERS = (
-    "import glocal.embeddings",
-    "import glocal.embeddings.searching",
-    "import glocal.cli",
-    "from glocal.embeddings import nearest",
-    "import glocal; glocal.search",
-    "from glocal import search",
-    "import glocal.curation; from glocal import *",
-)
+def test_no_module_has_the_name_of_a_public_function() -> None:
+    """Importing a module puts it in place of the function."""
+    for name in glocal._HOME:
+        assert importlib.util.find_spec(f"glocal.{name}") is None, name
+
+
 # Each in a process of its own, which finds torch loaded and nothing of glocal.
 _EACH = """
-import os, sys, torch, timm, pyarrow.parquet
+import os, sys, torch
 for order in sys.argv[1:]:
     process = os.fork()
     if process == 0:
@@ -239,4 +258,5 @@ for order in sys.argv[1:]:
 
 
 def test_search_is_a_function_whatever_was_imported_before() -> None:
-    subprocess.run([sys.executable, "-c", _EACH, *_ORDERS], check=True, timeout=120)
+    orders = ["import glocal.embeddings.searching", "from glocal import search"]
+    subprocess.run([sys.executable, "-c", _EACH, *orders], check=True, timeout=120)

@@ -36,3 +36,19 @@ def test_a_picture_shows_every_tile(tmp_path: Path) -> None:
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match=r"write a sheet to a .html or a .png file"):
         write_sheet(tmp_path / "sheet.htm", "title", [])
+
+
+def test_rows_are_filled_and_long_names_keep_their_ends(tmp_path: Path) -> None:
+    tile = Tile(jpeg(Image.new("RGB", (64, 64), "red")), ["0.9"])
+    widths = []
+    for count in (12, 13, 21):
+        write_sheet(tmp_path / "sheet.png", "title", [Section("one", [tile] * count)])
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            widths.append(sheet.width)
+    assert widths[0] > widths[2] > widths[1]  # 12, 7 and 11 in a row
+    for names in (["a" * 60 + "b", "a" * 60 + "c"], ["b" + "a" * 60, "c" + "a" * 60]):
+        drawn = []
+        for name in names:
+            write_sheet(tmp_path / "sheet.png", "title", [Section("one", [Tile(None, [name])])])
+            drawn.append((tmp_path / "sheet.png").read_bytes())
+        assert drawn[0] != drawn[1]
