@@ -481,9 +481,8 @@ def _copies(sets: Sequence[_Set], near: bool, notes: list[str]) -> Iterator[Find
         exact += _grouped(one, group, lambda _: "the same bytes")
         yield from _of_two_labels(one, group)
     if exact:
-        groups = len({(flagged.part, flagged.group) for flagged in exact})
         advice = "Keep one of each: the others weigh twice in a training and are one another's nearest neighbours."
-        yield Finding("copies", "odd", f"{len(exact):,} in {groups:,} groups", advice, exact)
+        yield Finding("copies", "odd", _amount(exact), advice, exact)
     pairs = _near_pairs(sets, code, notes) if near else None
     if pairs is not None:
         first, second, _ = pairs
@@ -493,11 +492,10 @@ def _copies(sets: Sequence[_Set], near: bool, notes: list[str]) -> Iterator[Find
             group = groups_of_pairs(first[inside] - begin, second[inside] - begin, len(one))
             alike += _grouped(one, group, lambda _: "nearly the same")
         if alike:
-            groups = len({(flagged.part, flagged.group) for flagged in alike})
             advice = (
                 "Resized, compressed again, mirrored, or neighbouring frames: look at them (--out FILE.html), keep one."
             )
-            yield Finding("near copies", "odd", f"{len(alike):,} in {groups:,} groups", advice, alike)
+            yield Finding("near copies", "odd", _amount(alike), advice, alike)
     if len(sets) == 2:
         yield from _leaks(sets, code, pairs)
 
@@ -507,6 +505,11 @@ def _grouped(one: _Set, group: np.ndarray, detail: Callable[[int], str]) -> list
     rows = np.flatnonzero(group >= 0)
     rows = rows[np.argsort(group[rows], kind="stable")]
     return one.flagged(rows, detail, group[rows])
+
+
+def _amount(images: Sequence[Flagged]) -> str:
+    groups = len({(image.part, image.group) for image in images})
+    return f"{len(images):,} in {groups:,} {'group' if groups == 1 else 'groups'}"
 
 
 def _numbered(code: np.ndarray) -> np.ndarray:
@@ -534,8 +537,7 @@ def _of_two_labels(one: _Set, group: np.ndarray) -> Iterator[Finding]:
     images = _grouped(one, torn, lambda row: classes[label[row]])
     if images:
         advice = "The same file in two classes: one of the labels is wrong."
-        groups = len({image.group for image in images})
-        yield Finding("copies of two classes", "bad", f"{len(images):,} in {groups:,} groups", advice, images)
+        yield Finding("copies of two classes", "bad", _amount(images), advice, images)
 
 
 def _near_pairs(

@@ -179,7 +179,7 @@ def test_classes_and_empty_folders(folder: Path) -> None:
         picture(200 + number, (48, 32)).resize((128, 96)).save(folder / "a" / f"more {number}.png")
     report = found(folder)
     assert report["empty folders"].examples == ["c"]
-    assert report["unequal classes"].amount == "6 to 56 images" if "unequal classes" in report else True
+    assert "unequal classes" not in report  # 56 to 6
     for path in list((folder / "b").iterdir())[1:]:
         path.unlink()
     assert found(folder)["unequal classes"].amount == "1 to 56 images"
