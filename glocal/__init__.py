@@ -18,6 +18,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from glocal import losses, methods
+    from glocal.curation.checking import check
+    from glocal.curation.labelling import propose_labels
+    from glocal.curation.outliers import find_outliers
+    from glocal.curation.selection import select
     from glocal.embeddings.folder import Embeddings
     from glocal.embeddings.making import embed
     from glocal.embeddings.searching import search
@@ -34,11 +38,15 @@ _HOME = {
     "Embeddings": "glocal.embeddings.folder",
     "GlocalError": "glocal.errors",
     "Run": "glocal.training.run",
+    "check": "glocal.curation.checking",
     "embed": "glocal.embeddings.making",
     "evaluate": "glocal.evaluation",
+    "find_outliers": "glocal.curation.outliers",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
+    "propose_labels": "glocal.curation.labelling",
     "search": "glocal.embeddings.searching",
+    "select": "glocal.curation.selection",
 }
 
 __all__ = [
@@ -46,13 +54,17 @@ __all__ = [
     "Embeddings",
     "GlocalError",
     "Run",
+    "check",
     "embed",
     "evaluate",
+    "find_outliers",
     "load_backbone",
     "losses",
     "methods",
     "pretrain",
+    "propose_labels",
     "search",
+    "select",
 ]
 
 

@@ -2,4 +2,198 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glocal.cli.app import app, show
+
 PANEL = "Use"
+
+
+@app.command(rich_help_panel=PANEL)
+def duplicates(
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for duplicates.csv and duplicates.html.")] = Path("duplicates"),
+    threshold: Annotated[
+        float | None, typer.Option(help="Similarity from which embeddings make copies; default: from the set itself.")
+    ] = None,
+    hashes: Annotated[bool, typer.Option("--hashes/--no-hashes", help="Use perceptual hashes beside them.")] = True,
+    shown: Annotated[int, typer.Option(min=1, help="Groups in the page; the table has all.")] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Find groups of near-copies, and say which file is largest and what differs; nothing is deleted."""
+    from glocal.curation.duplicate_files import PAGE, TABLE, summary, write_duplicates
+    from glocal.curation.duplicates import find_duplicates
+
+    found = find_duplicates(
+        embeddings, threshold=threshold, hashes=hashes, device=device, workers=workers, progress=not quiet
+    )
+    write_duplicates(found, out, shown=shown, workers=workers, progress=not quiet)
+    show(summary(found), *found.words, f"written to {out}: {TABLE}, {PAGE}; nothing was deleted")
+
+
+def _outputs(out: list[Path] | None, *, more: tuple[str, ...] = ()) -> list[Path]:
+    """Looks at where results shall go before anything is computed."""
+    from glocal.errors import GlocalError
+
+    endings = (*more, ".csv", ".html", ".png")
+    for path in out or []:
+        if path.suffix.lower() not in endings:
+            raise GlocalError(f"--out {path}: the name must end in {', '.join(endings[:-1])} or {endings[-1]}")
+        if path.is_dir():
+            raise GlocalError(f"--out {path}: is a folder; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return out or []
+
+
+@app.command(rich_help_panel=PANEL)
+def outliers(
+    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A table of all images (.csv) or a sheet of the farthest ones (.html, .png); repeatable."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Images on the sheet.")] = 40,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Nearest neighbours that are looked at.")] = 10,
+    rule: Annotated[str, typer.Option(help="distance, or local: relative to the neighbours' own.")] = "distance",
+    threshold: Annotated[
+        float, typer.Option(help="Robust standard deviations above the median from which an image is an outlier.")
+    ] = 3.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Find the images that are far from all others."""
+    from glocal.curation.outliers import explained, find_outliers, table, write_page, write_table
+    from glocal.embeddings.folder import Embeddings
+
+    paths, opened = _outputs(out), Embeddings(embeddings)
+    found = find_outliers(
+        opened,
+        k=k,
+        rule=rule,  # type: ignore[arg-type]
+        threshold=threshold,
+        device=device,
+        progress=not quiet,
+    )
+    show(table(found, opened), explained(found))
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            write_table(found, opened, path)
+        else:
+            write_page(found, opened, path, n)
+        show(f"written to {path}")
+
+
+@app.command(rich_help_panel=PANEL)
+def select(
+    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    n: Annotated[int, typer.Option("-n", help="How many images to choose.")],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A list for --data (.txt), a table (.csv) or a sheet (.html, .png); repeatable."),
+    ] = None,
+    rule: Annotated[
+        str, typer.Option(help="kcentre: no image far from the chosen ones; kmeans: where the images are many.")
+    ] = "kcentre",
+    include: Annotated[
+        Path | None, typer.Option(help="A list of images that are there already, by key or path; they are completed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first image, and of the random subsets to compare with.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Choose a few images that stand for all, to label or to learn from."""
+    from glocal.curation.selection import select, table, write_list, write_page, write_table
+    from glocal.embeddings.folder import Embeddings
+
+    paths, opened = _outputs(out, more=(".txt",)), Embeddings(embeddings)
+    found = select(
+        opened,
+        n,
+        rule=rule,  # type: ignore[arg-type]
+        include=include,
+        seed=seed,
+        progress=not quiet,
+    )
+    show(table(found, opened))
+    write = {".txt": write_list, ".csv": write_table}
+    for path in paths:
+        write.get(path.suffix.lower(), write_page)(found, opened, path)
+        show(f"written to {path}")
+
+
+@app.command(rich_help_panel=PANEL)
+def label(
+    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="A table (.csv) of key or path, and label; default: the labels that the images have."),
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A table of all images (.csv) or a sheet of those to look at (.html, .png); repeatable."),
+    ] = None,
+    at_least: Annotated[float, typer.Option(min=0, max=1, help="Confidence below which no label is written.")] = 0.0,
+    source: Annotated[
+        Path | None, typer.Option(help="A table (.csv) of path,label of all that has one then: for --data, --train.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Nearest labelled images that vote.")] = 20,
+    temperature: Annotated[float, typer.Option(help="Of the votes: exp(similarity / temperature).")] = 0.07,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Propose labels for the rest of the images, and say how right they are by leaving labelled ones out."""
+    from glocal.curation import labelling
+    from glocal.embeddings.folder import Embeddings
+    from glocal.errors import GlocalError
+
+    if source is not None and source.suffix.lower() != ".csv":
+        raise GlocalError(f"--source {source}: the name must end in .csv")
+    paths, opened = _outputs([*(out or []), *([source] if source else [])]), Embeddings(embeddings)
+    found = labelling.propose_labels(opened, labels, k=k, temperature=temperature, device=device, progress=not quiet)
+    show(*labelling.tables(found), *labelling.remarks(found))
+    for path in paths:
+        if path == source:
+            count = labelling.write_labelled(found, opened, path, at_least)
+            show(f"written to {path}: {count:,} labelled images")
+            continue
+        if path.suffix.lower() == ".csv":
+            labelling.write_table(found, opened, path, at_least=at_least)
+        else:
+            labelling.write_page(found, opened, path)
+        show(f"written to {path}")
+
+
+@app.command(rich_help_panel=PANEL)
+def check(
+    data: Annotated[list[str], typer.Argument(help="Images to learn from: folders, lists (.txt, .csv), or data sets.")],
+    test: Annotated[
+        list[str] | None, typer.Option(help="Images to measure on: are they among the others? Repeatable.")
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A table of all that was found (.csv) or a sheet of it (.html, .png); repeatable."),
+    ] = None,
+    near: Annotated[bool, typer.Option("--near/--exact", help="Look for near copies, or for exact ones alone.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything is found but notes.")] = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep what is measured on the disk.")] = True,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read and decode images.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Look for what is wrong with images before a training: broken, copied, odd, blurred, leaked from the test."""
+    from glocal.curation import checking
+
+    paths = _outputs(out)
+    report = checking.check(data, test or None, near=near, cache=cache, workers=workers, progress=not quiet)
+    show(*([checking.table(report)] if report.findings else [*report.summary, "nothing was found"]), *report.notes)
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            checking.write_table(report, path)
+        else:
+            checking.write_page(report, path)
+        show(f"written to {path}")
+    if strict and not report.clean:
+        raise typer.Exit(1)

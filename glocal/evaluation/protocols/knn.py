@@ -123,8 +123,7 @@ def _vote(
 ) -> dict[int, Tensor]:
     """For each k the place (M,) int64 of the true class by its votes, from 0; `_UNVOTED` where it has none."""
     truth = truth.cpu()[:, None]  # (M, 1)
-    # Weights relative to the nearest neighbour's, so that no exponential overflows in a small dtype.
-    weight = ((similarity - similarity[:, :1]) / temperature).exp() if weighted else torch.ones_like(similarity)
+    weight = vote_weights(similarity, temperature) if weighted else torch.ones_like(similarity)
     votes = weight.new_zeros(len(label), 1 + max(int(label.max()), int(truth.max())))
     lower = torch.arange(votes.shape[1]) < truth  # (M, C): of classes with as many votes, the first goes before
     found: dict[int, Tensor] = {}
@@ -135,6 +134,16 @@ def _vote(
         place = ((votes > own) | ((votes == own) & lower)).sum(dim=1)
         found[number] = place.masked_fill(own[:, 0] == 0, _UNVOTED)
     return found
+
+
+def vote_weights(similarity: Tensor, temperature: float) -> Tensor:
+    """What the vote of each neighbour counts, exp(similarity / τ), relative to the nearest neighbour's.
+
+    Args:
+        similarity: (M, K), nearest first.
+        temperature: τ.
+    """
+    return ((similarity - similarity[:, :1]) / temperature).exp()  # relative: no exponential overflows in a small dtype
 
 
 def _share(right: Tensor) -> float:

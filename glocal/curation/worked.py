@@ -1,0 +1,55 @@
+"""A function applied to many items in processes of their own, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Generic, TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+
+from glocal.data.lanes.central import as_it_is, default_workers
+from glocal.data.lanes.workers import batches_of, outlive_signals
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+_FEW = 64  # items for which starting processes takes longer than the work
+
+
+class _Applied(Dataset[list[Found]], Generic[Item, Found]):
+    def __init__(self, function: Callable[[Item], Found], items: Sequence[Item]) -> None:
+        self.function = function
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place: int) -> list[Found]:
+        return self.__getitems__([place])
+
+    def __getitems__(self, places: list[int]) -> list[Found]:
+        return [self.function(self.items[place]) for place in places]
+
+
+def applied(
+    function: Callable[[Item], Found], items: Sequence[Item], *, workers: int | None = None, batch: int = 32
+) -> Generator[list[Found], None, None]:
+    """What a function gives for items, a few at a time and in order.
+
+    Args:
+        function: what is applied; it must not use pyarrow, whose threads do not come along to other processes.
+        items: what it is applied to.
+        workers: processes; None takes as many as decode images elsewhere, 0 this process.
+        batch: items at a time.
+    """
+    if workers is None:
+        workers = 0 if len(items) <= _FEW else default_workers()
+    requests = [list(range(first, min(first + batch, len(items)))) for first in range(0, len(items), batch)]
+    loader = DataLoader(
+        _Applied(function, items),
+        batch_sampler=requests,
+        collate_fn=as_it_is,
+        num_workers=workers,
+        worker_init_fn=outlive_signals,
+    )
+    yield from batches_of(loader)

@@ -1,0 +1,116 @@
+"""The commands outliers, select, label and check, as a user meets them."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glocal.cli import main
+from tests.embeddings.made import make_embeddings
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["glocal", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(end.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(20):
+        pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number:02d}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, images: Path) -> Path:
+    """Embeddings of two groups and of one image that is far from both."""
+    vectors = np.concatenate([np.eye(2, 8)[np.arange(19) % 2], -np.eye(2, 8)[:1]])
+    vectors += np.random.default_rng(1).normal(0, 0.05, vectors.shape)
+    paths = sorted(str(path) for path in images.iterdir())
+    keys = [Path(path).name for path in paths]
+    return make_embeddings(tmp_path / "e", vectors, keys=keys, paths=paths).folder
+
+
+def test_outliers(folder: Path, tmp_path: Path, call: Call) -> None:
+    done = call("outliers", folder, "--out", tmp_path / "new" / "o.csv", "--out", tmp_path / "o.html", "-n", 3, "-k", 4)
+    assert done.returncode == 0, done.stderr
+    assert "of 20 images at least 3 deviations" in done.stdout
+    assert "19.png" in done.stdout
+    lines = (tmp_path / "new" / "o.csv").read_text().splitlines()
+    assert len(lines) == 21
+    assert lines[1].startswith("1,19.png,")
+    assert "3. " in (tmp_path / "o.html").read_text()
+
+
+def test_what_is_selected_is_a_source(folder: Path, tmp_path: Path, call: Call) -> None:
+    done = call("select", folder, "-n", 3, "--out", tmp_path / "s.txt", "--out", tmp_path / "s.png")
+    assert done.returncode == 0, done.stderr
+    assert "chance, 5 draws" in done.stdout
+    assert str(folder.parent / "images" / "19.png") in (tmp_path / "s.txt").read_text().splitlines()
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.width > 300
+    more = call("select", folder, "-n", 2, "--include", tmp_path / "s.txt", "--rule", "kmeans")
+    assert "beside 3 included" in " ".join(more.stdout.split())
+    assert call("check", tmp_path / "s.txt", "--no-cache", "--workers", 0).returncode == 0
+
+
+def test_label(folder: Path, tmp_path: Path, call: Call) -> None:
+    (tmp_path / "some.csv").write_text("".join(f"{n:02d}.png,{'ab'[n % 2]}\n" for n in range(12)))
+    arguments = ("--labels", tmp_path / "some.csv", "-k", 3, "--at-least", 0.9, "--source", tmp_path / "source.csv")
+    done = call("label", folder, *arguments, "--out", tmp_path / "all.csv", "--out", tmp_path / "look.html")
+    assert done.returncode == 0, done.stderr
+    assert "100.0 % right; 8 proposals" in done.stdout
+    assert (tmp_path / "all.csv").read_text().count(",proposed,") == 9  # and the header
+    assert (tmp_path / "source.csv").read_text().startswith("path,label\n")
+    assert "not labelled" in (tmp_path / "look.html").read_text()
+
+
+def test_check(images: Path, tmp_path: Path, call: Call) -> None:
+    assert "nothing was found" in call("check", images, "--workers", 0, "--strict").stdout
+    shutil.copy(images / "00.png", images / "copy.png")
+    done = call("check", images, "--workers", 0, "--strict", "--out", tmp_path / "c.csv", "--out", tmp_path / "c.html")
+    assert done.returncode == 1
+    assert "2 in 1 group " in done.stdout
+    assert (tmp_path / "c.csv").read_text().count("the same bytes") == 2
+    assert call("check", images, "--workers", 0).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["outliers", "E", "--out", "o.doc"], "--out o.doc: the name must end in .csv, .html or .png"),
+        (["outliers", "E", "--out", "E"], "the name must end in"),
+        (["outliers", "nowhere"], "nowhere: there is no such folder; `glocal embed"),
+        (["outliers", "E", "--rule", "far"], "rule far: choose from distance, local"),
+        (["select", "E", "-n", "21"], "has 20 images; choose from 1 to 20"),
+        (["select", "E", "-n", "2", "--include", "none.txt"], "none.txt: cannot be read"),
+        (["label", "E"], "its images have no labels; give some as a table"),
+        (["label", "E", "--labels", "none.csv"], "none.csv: cannot be read: No such file"),
+        (["label", "E", "--source", "x.txt"], "--source x.txt: the name must end in .csv"),
+        (["check", "shapez"], "there is no folder shapez; did you mean shapes?"),
+        (["check", "E"], "there is no image among its 2 files"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, folder: Path, call: Call) -> None:
+    done = call(*[folder if argument == "E" else argument for argument in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

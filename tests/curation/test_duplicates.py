@@ -1,0 +1,193 @@
+"""Groups of near-copies: planted ones are found and nothing else, and no file is ever touched."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glocal.curation.duplicate_files import PAGE, TABLE, summary, write_duplicates
+from glocal.curation.duplicates import Groups, find_duplicates
+from glocal.embeddings.folder import Embeddings
+from glocal.errors import GlocalError
+from glocal.report.sheets import jpeg
+from tests.curation.pictures import HASH_STAYS, KINDS, picture
+from tests.embeddings.made import make_embeddings
+
+pytest.importorskip("imagehash")
+PHOTOS = 64
+
+
+def embedded(folder: Path, files: list[Path], near: dict[str, str], noise: float = 0.1) -> Embeddings:
+    """Random embeddings, those of some files near those of others by name."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((len(files), 16))
+    names = [file.name for file in files]
+    for one, other in near.items():
+        vectors[names.index(one)] = vectors[names.index(other)] + noise * rng.standard_normal(16)
+    made = make_embeddings(folder, vectors, keys=names, paths=[str(file) for file in files])
+    return made
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    files = []
+    (tmp_path / "images").mkdir()
+    for seed in range(PHOTOS):
+        files.append(tmp_path / "images" / f"{seed:03d}.png")
+        picture(seed, (96, 72)).save(files[-1], compress_level=1)
+    return files
+
+
+def planted(photos: list[Path], kinds: tuple[str, ...]) -> dict[str, str]:
+    """Copies beside the photographs, one of each kind; the photograph of each by name."""
+    copies = {}
+    for number, kind in enumerate(kinds):
+        path = photos[0].parent / f"{number:03d}-{kind}.png"
+        KINDS[kind](Image.open(photos[number])).save(path)
+        copies[path.name] = photos[number].name
+    return copies
+
+
+def names(found: Groups) -> list[set[str]]:
+    return [{found.embeddings.keys[member.row] for member in group} for group in found]
+
+
+def all_of(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def test_all_eight_kinds_are_found_and_nothing_else(photos: list[Path], tmp_path: Path) -> None:
+    copies = planted(photos, tuple(KINDS))
+    others = {name: photo for name, photo in copies.items() if name[4:-4] not in HASH_STAYS}
+    embeddings = embedded(tmp_path / "E", all_of(photos[0].parent), others)  # hashes find the rest
+    found = find_duplicates(embeddings, progress=False)
+    assert sorted(map(sorted, names(found))) == sorted(sorted(pair) for pair in copies.items())
+    alone = find_duplicates(embeddings, hashes=False, progress=False)
+    assert sorted(map(sorted, names(alone))) == sorted(sorted(pair) for pair in others.items())
+
+
+def test_a_set_without_copies_has_no_groups(photos: list[Path], tmp_path: Path) -> None:
+    found = find_duplicates(embedded(tmp_path / "E", photos, {}), progress=False)
+    assert len(found) == 0
+    assert list(found) == []
+    write_duplicates(found, tmp_path / "out", progress=False)
+    assert summary(found) == f"no near-copies among {PHOTOS} images"
+    assert len((tmp_path / "out" / TABLE).read_text().splitlines()) == 1
+
+
+def test_moderately_near_in_both_is_enough_and_in_one_is_not(photos: list[Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((PHOTOS, 16))
+    path = photos[0].parent / "000-turned.png"
+    picture(0, (96, 72)).rotate(3, Image.Resampling.BICUBIC).save(path)
+    files = [*photos, path]
+    copy = vectors[0] + 0.75 * rng.standard_normal(16)
+    for place, expected in ((copy, 1), (rng.standard_normal(16), 0)):
+        made = make_embeddings(tmp_path / f"E{expected}", np.vstack([vectors, place]), paths=[str(f) for f in files])
+        found = find_duplicates(made, threshold=0.999, progress=False)
+        assert len(found) == expected
+
+
+def test_a_set_in_which_every_image_is_copied_is_all_groups(photos: list[Path], tmp_path: Path) -> None:
+    copies = {}
+    for photo in photos:
+        path = photo.parent / f"{photo.stem}-copy.png"
+        KINDS["cropped"](Image.open(photo)).save(path)
+        copies[path.name] = photo.name
+    found = find_duplicates(embedded(tmp_path / "E", all_of(photos[0].parent), copies), progress=False)
+    assert len(found) == PHOTOS
+    assert all(len(group) == 2 for group in found)
+
+
+def test_files_of_the_same_bytes_are_found_and_said_even_blank_ones(photos: list[Path], tmp_path: Path) -> None:
+    Image.new("RGB", (80, 80), "white").save(photos[5])
+    for name in ("x.png", "y.png"):
+        (photos[0].parent / name).write_bytes(photos[5].read_bytes())
+    found = find_duplicates(embedded(tmp_path / "E", all_of(photos[0].parent), {}), progress=False)
+    assert names(found) == [{"005.png", "x.png", "y.png"}]
+    assert [member.same_bytes for member in next(iter(found))] == [False, True, True]
+    write_duplicates(found, tmp_path / "out", progress=False)
+    rows = list(csv.DictReader((tmp_path / "out" / TABLE).open()))
+    assert [row["difference"] for row in rows] == ["", "same bytes", "same bytes"]
+
+
+def test_the_table_and_the_page_say_what_there_is_and_files_stay_as_they_were(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    odd = photos[0].parent / 'a, "b" <ü>.png'
+    picture(1, (192, 144)).save(odd)  # larger than the photograph
+    KINDS["mirrored"](picture(2, (96, 72))).save(photos[0].parent / "mirror.png")
+    before = {path: path.read_bytes() for path in all_of(photos[0].parent)}
+    embeddings = embedded(tmp_path / "E", list(before), {odd.name: "001.png", "mirror.png": "002.png"})
+    sizes = np.full((len(before), 2), [96, 72])
+    sizes[embeddings.places[odd.name]] = 192, 144
+    embeddings.__dict__["sizes"] = sizes
+    found = find_duplicates(embeddings, progress=False)
+    write_duplicates(found, tmp_path / "out", shown=1, progress=False)
+    rows = {row["key"]: row for row in csv.DictReader((tmp_path / "out" / TABLE).open(encoding="utf-8"))}
+    assert {key for key, row in rows.items() if row["largest"] == "yes"} == {odd.name, "002.png"} or (
+        rows["mirror.png"]["largest"] == "yes"
+    )
+    assert rows["001.png"]["group"] == rows[odd.name]["group"]
+    assert rows["001.png"]["difference"] == "96×72 instead of 192×144 pixels"
+    assert rows["001.png"]["path"] == str(photos[1])
+    assert int(rows["001.png"]["bytes"]) == photos[1].stat().st_size
+    assert "mirrored" in rows["mirror.png"]["difference"] + rows["002.png"]["difference"]
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert page.count("<h2>") == 1
+    assert "The first 1 groups are shown" in page
+    assert "&lt;ü&gt;" in page
+    assert found.words[0] in page.replace("&#x27;", "'").replace("Threshold", "threshold")
+    assert {path: path.read_bytes() for path in all_of(photos[0].parent)} == before
+
+
+def test_moved_files_are_said_in_the_table_and_the_page(photos: list[Path], tmp_path: Path) -> None:
+    embeddings = embedded(tmp_path / "E", photos, {"001.png": "000.png"})
+    for photo in photos[:2]:
+        photo.unlink()
+    found = find_duplicates(embeddings, progress=False)
+    assert names(found) == [{"000.png", "001.png"}]
+    write_duplicates(found, tmp_path / "out", progress=False)
+    rows = list(csv.DictReader((tmp_path / "out" / TABLE).open()))
+    assert all(row["difference"].startswith("file not found") for row in rows)
+    assert (tmp_path / "out" / PAGE).read_text().count("no picture") == 2
+
+
+def test_images_that_are_no_files_are_compared_by_their_thumbnails(tmp_path: Path) -> None:
+    images = [picture(seed) for seed in range(40)]
+    images[7] = KINDS["mirrored"](images[3])
+    vectors = np.random.default_rng(0).standard_normal((40, 16))
+    made = make_embeddings(tmp_path / "E", vectors, thumbnails=[jpeg(image) for image in images])
+    found = find_duplicates(made, progress=False)
+    assert [[member.row for member in group] for group in found] == [[3, 7]]
+    write_duplicates(found, tmp_path / "out", progress=False)
+    assert "mirrored" in (tmp_path / "out" / TABLE).read_text()
+
+
+def test_a_given_threshold_counts_and_wrong_ones_are_refused(photos: list[Path], tmp_path: Path) -> None:
+    embeddings = embedded(tmp_path / "E", photos, {"001.png": "000.png"})
+    found = find_duplicates(embeddings.folder, threshold=0.5, hashes=False, progress=False)
+    assert found.words == ["threshold 0.50: as it was given", "perceptual hashes were not used"]
+    assert {"000.png", "001.png"} in names(found) or len(found) > 1
+    with pytest.raises(GlocalError, match=r"threshold=1.5: a cosine similarity lies from -1 to 1"):
+        find_duplicates(embeddings, threshold=1.5)
+    one = make_embeddings(tmp_path / "one", np.eye(1))
+    with pytest.raises(GlocalError, match="holds one image: copies need two"):
+        find_duplicates(one, progress=False)
+    with pytest.raises(GlocalError, match=r"there is no such folder; `glocal embed"):
+        find_duplicates(tmp_path / "nowhere")
+    with pytest.raises(GlocalError, match="cannot be made a folder"):
+        write_duplicates(found, photos[0], progress=False)
+
+
+def test_memory_of_the_command_is_for_images_and_not_for_pairs(tmp_path: Path) -> None:
+    """Thousands of equal thumbnails have millions of pairs; they are linked to the first of them alone."""
+    count = 3000
+    rng = np.random.default_rng(0)
+    same = jpeg(picture(0, (40, 30)))
+    made = make_embeddings(tmp_path / "E", rng.standard_normal((count, 8)), thumbnails=[same] * count)
+    found = find_duplicates(made, progress=False)
+    assert len(found) == 1
+    assert len(found.row) == count
