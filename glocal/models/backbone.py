@@ -71,6 +71,20 @@ class ImageStatistics(NamedTuple):
     interpolation: str
 
 
+class Architecture(NamedTuple):
+    """What timm builds a network from: all that its weights do not say.
+
+    Attributes:
+        name: of a timm model, without the tag of its weights; or small_alexnet.
+        options: of its constructor.
+        small_stem: a ResNet's first convolution is 3×3 with stride 1, and nothing pools after it.
+    """
+
+    name: str
+    options: dict[str, Any]
+    small_stem: bool = False
+
+
 def statistics_of_weights(settings: ModelSettings) -> ImageStatistics | None:
     """What the pretrained weights that the settings name expect of images; None where there are no such weights.
 
@@ -128,6 +142,7 @@ class Backbone(nn.Module):
             (`glocal.models.recompute`).
         decoding: how the image files were decoded that it was trained on; None where that is not known.
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
+        architecture: what the network was built from; None where it was built elsewhere.
     """
 
     mean: Tensor
@@ -135,6 +150,7 @@ class Backbone(nn.Module):
     recompute = False
     decoding: Decoding | None = None
     interpolation: Interpolation | None = None
+    architecture: Architecture | None = None
 
     def __init__(
         self,
@@ -441,7 +457,9 @@ def build_backbone(
     if settings.name == _SMALL_ALEXNET:
         if settings.options or settings.pretrained or settings.stem == "small":
             raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no small stem")
-        return Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
+        found = Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
+        found.architecture = Architecture(_SMALL_ALEXNET, {})
+        return found
     name = _known(settings.name)
     options = dict(settings.options)
     if options.get("in_chans", 3) != 3:
@@ -479,4 +497,6 @@ def build_backbone(
         network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
-    return Backbone(network, size=size, mean=mean, std=std, label=settings.name)
+    found = Backbone(network, size=size, mean=mean, std=std, label=settings.name)
+    found.architecture = Architecture(name, options, settings.stem == "small")
+    return found
