@@ -17,7 +17,7 @@ from glocal.data.settings import DataSettings
 from glocal.errors import GlocalError, counted, did_you_mean
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
-from glocal.models.backbone import ModelSettings, statistics_of_weights
+from glocal.models.backbone import ImageStatistics, ModelSettings, statistics_of_weights
 from glocal.papers import Published, find_row, load_paper
 from glocal.settings import Settings, assign, choices_of, read_yaml, validated, write_yaml
 from glocal.training.optimizers import OptimizerSettings
@@ -27,7 +27,10 @@ M = TypeVar("M", bound=MethodSettings)
 
 # What makes a run; all else in a recipe is of the machine, or says how the run was watched.
 _SECTIONS = ("method", "model", "optimizer", "views")
-_SINGLE = {"data": ("size", "source", "shared_geometry"), "train": ("epochs", "batch_size", "clip_norm")}
+_SINGLE = {
+    "data": ("size", "source", "shared_geometry"),
+    "train": ("epochs", "batch_size", "clip_norm", "freeze_backbone_epochs"),
+}
 # Of LoGo: they say what the views are, which are compared themselves.
 _CROPS = ("global_ratio", "local_ratio", "smallest_local", "global_scale", "local_scale")
 _IN_THE_VIEWS = {f"method.{name}" for name in _CROPS}
@@ -42,6 +45,7 @@ class TrainSettings(Settings):
     epochs: int = Field(200, ge=1)
     extended_from: tuple[int, ...] = ()  # epochs after which --extend made it longer; schedules had these ends first
     batch_size: int = Field(256, ge=2)  # images in an optimiser step, over all processes and accumulated parts
+    freeze_backbone_epochs: float = Field(0.0, ge=0)  # so long only the heads learn; then the backbone as well
     accumulate: int = Field(1, ge=1)  # parts in which a process computes its share of the batch
     clip_norm: float | None = Field(None, gt=0)  # gradients are cut to it, together or each alone (optimizer.clip)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where this machine is fast at it
@@ -55,6 +59,15 @@ class TrainSettings(Settings):
     checkpoint_minutes: float = Field(5.0, gt=0)
     checkpoint_steps: int | None = Field(None, ge=1)  # in addition to the time
     keep_checkpoints: int = Field(2, ge=1)
+
+    @field_validator("freeze_backbone_epochs")
+    @classmethod
+    def _thaws(cls, frozen: float, info: ValidationInfo) -> float:
+        if frozen >= info.data.get("epochs", math.inf):
+            raise ValueError(
+                f"the backbone would learn nothing in a training of {counted(info.data['epochs'], 'epoch')}; give fewer"
+            )
+        return frozen
 
     @field_validator("extended_from")
     @classmethod
@@ -142,7 +155,11 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
 
 
 def build_recipe(
-    mapping: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, data_size: int | None = None
+    mapping: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    data_size: int | None = None,
+    statistics: ImageStatistics | None = None,
 ) -> AnyRecipe:
     """Checks a mapping with its overrides and fills in what is derived: the size, the views, the stem.
 
@@ -153,15 +170,21 @@ def build_recipe(
         overrides: values by dotted path, `{"train.epochs": 10, "views.1.grey": 0.2}`. Where `method.name` names
             another method than the mapping does, the mapping's other settings of the method are left out.
         data_size: side of the images in pixels, used when neither says `data.size`.
+        statistics: what weights out of a file expect of images; of timm's weights it is known.
 
     Raises:
         GlocalError: an unknown key, a wrong type or value; one line that names the place and the nearest valid key.
     """
-    recipe = _resolved(mapping, dict(overrides or {}), data_size)
+    recipe = _resolved(mapping, dict(overrides or {}), data_size, statistics)
     return settle_row(recipe, mapping) if overrides else recipe
 
 
-def _resolved(mapping: Mapping[str, Any], overrides: Mapping[str, Any], data_size: int | None) -> AnyRecipe:
+def _resolved(
+    mapping: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    data_size: int | None,
+    statistics: ImageStatistics | None = None,
+) -> AnyRecipe:
     raw = copy.deepcopy(dict(mapping))
     method = raw.get("method")
     if isinstance(method, Mapping) and overrides.get("method.name", method.get("name")) != method.get("name"):
@@ -178,7 +201,7 @@ def _resolved(mapping: Mapping[str, Any], overrides: Mapping[str, Any], data_siz
     if "name" not in (raw.get("model") or {}):
         model = ModelSettings.model_validate({**kind.default_model(size), **(raw.get("model") or {})})
     raw["model"] = model.for_size(size).model_dump()
-    weights = statistics_of_weights(model)
+    weights = statistics or statistics_of_weights(model)
     if weights is not None:
         raw["data"] = {"mean": weights.mean, "std": weights.std, **raw["data"]}
     if recipe.views is None:

@@ -19,6 +19,10 @@ def evaluate(
     backbone: Annotated[
         str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN or :timm:NAME, or pixels.")
     ],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="With timm:NAME: its weights, a .safetensors or .pth file, a run or a checkpoint."),
+    ] = None,
     train: Annotated[
         list[str] | None, typer.Option(help="Labelled images that the protocols learn from; repeatable.")
     ] = None,
@@ -63,6 +67,7 @@ def evaluate(
     measure = partial(
         evaluate,
         backbone,
+        weights=weights,
         train=train or None,
         test=test or None,
         val=val or None,

@@ -21,6 +21,10 @@ def pretrain(
         typer.Option(help="A folder of images, a list (.txt, .csv), or shapes, torchvision:CIFAR10, …; repeatable."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Begin with weights: timm:NAME, a run, a checkpoint, or a .safetensors or .pth file."),
+    ] = None,
     settings: Sets = None,
     resume: Annotated[
         str, typer.Option(help="auto: continue a run in --out; must: demand one; never: refuse one.")
@@ -43,6 +47,7 @@ def pretrain(
         data or None,
         out,
         recipe=recipe,
+        init=init,
         overrides=overrides,
         resume=resume,  # type: ignore[arg-type]
         progress=not quiet,

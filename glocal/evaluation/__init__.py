@@ -42,6 +42,7 @@ _USUAL = ("knn", "linear")
 def evaluate(
     backbone: Extractor | str | Path,
     *,
+    weights: str | Path | None = None,
     train: Images | None = None,
     test: Images | None = None,
     val: Images | None = None,
@@ -60,6 +61,7 @@ def evaluate(
     Args:
         backbone: a backbone, a run's folder, a checkpoint, `timm:NAME`, or what these have to beat: `untrained:RUN`
             (the run's backbone before its first step) and `pixels` (32×32 raw pixels).
+        weights: with `timm:NAME`, a file of weights instead of those that timm knows.
         train: labelled images that the protocols learn from: a source or its name, or several; of one that is labelled
             in part (STL10), that part. The same holds of `test` and `val`.
         test: labelled images that they are measured on; its classes must be among those of `train`.
@@ -86,6 +88,8 @@ def evaluate(
     """
     from glocal.models.loading import choose_device, load_backbone
 
+    if weights is not None and not isinstance(backbone, str | Path):
+        raise GlocalError("weights go with timm:NAME, not with a backbone that has its own")
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise GlocalError(f"{out} is a file; out must be a folder")
     raw: dict[str, Any] = {}
@@ -100,7 +104,8 @@ def evaluate(
     chosen = _choose(names, raw, tuple(data or ()), labelled=train is not None and test is not None)
     where = choose_device(device)
     if isinstance(backbone, str | Path):
-        backbone = RawPixels() if str(backbone) == "pixels" else load_backbone(backbone)
+        raw_pixels = str(backbone) == "pixels" and weights is None
+        backbone = RawPixels() if raw_pixels else load_backbone(backbone, weights)
     if isinstance(backbone, torch.nn.Module):
         backbone.to(where)
     folder = None if out is None else Path(out)

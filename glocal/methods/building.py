@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glocal.console import note
 from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import build_backbone
+from glocal.models.weights import load_into, read_weights
 
 if TYPE_CHECKING:
     from glocal.config import AnyRecipe
@@ -17,11 +19,18 @@ def build_method(recipe: AnyRecipe, *, weights: bool = True) -> Method:
 
     Args:
         recipe: resolved.
-        weights: take pretrained weights where the recipe says so; they are not needed where a checkpoint follows.
+        weights: begin with the weights that the recipe names, if any; they are not needed where a checkpoint follows.
+
+    Raises:
+        GlocalError: these cannot be had or do not fit.
     """
     assert recipe.data.size is not None  # resolved
-    model = recipe.model if weights else recipe.model.model_copy(update={"pretrained": False})
+    model = recipe.model if weights else recipe.model.untrained()
     backbone = build_backbone(model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    if model.init is not None and not model.known_to_timm:  # before teachers are copied from it
+        note(load_into(backbone.network, read_weights(model.init), label=model.name))
+    backbone.keep_statistics = model.keep_statistics  # and so will the teachers' that are copied from it
+    backbone.train()
     method = method_class(recipe.method.name)(backbone, recipe.method)
     method.seed = recipe.seed
     return method

@@ -6,16 +6,17 @@ import hashlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import timm
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from glocal.data.sources.decoding import Decoding, rgb_pixels
 from glocal.errors import GlocalError, did_you_mean
@@ -42,13 +43,35 @@ class ModelSettings(Settings):
     name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base, small_alexnet
     stem: Literal["auto", "standard", "small"] = "auto"  # small: 3×3 stride 1, no pooling (ResNets; images ≤ 64)
     pretrained: bool = False
+    init: str | None = None  # weights to begin with: timm:NAME, a run, a checkpoint, a .safetensors or .pth file
+    keep_statistics: bool = False  # batch normalisation of the backbone keeps those of the weights it begins with
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.init and self.pretrained:
+            raise ValueError("init and pretrained both name weights to begin with; leave one of them out")
+        return self
+
+    @property
+    def from_weights(self) -> bool:
+        """Whether the training begins with weights that were trained before."""
+        return self.pretrained or self.init is not None
+
+    @property
+    def known_to_timm(self) -> bool:
+        """Whether these are the weights that timm has for the network."""
+        return self.pretrained or (self.init or "").startswith("timm:")
+
+    def untrained(self) -> ModelSettings:
+        """The same network with random weights."""
+        return self.model_copy(update={"pretrained": False, "init": None})
 
     def for_size(self, size: int) -> ModelSettings:
         """The same with the stem decided for images of `size` pixels."""
         if self.stem != "auto":
             return self
-        small = size <= _SMALL_SIDE and not self.pretrained and self._takes_the_small_stem()
+        small = size <= _SMALL_SIDE and not self.from_weights and self._takes_the_small_stem()
         return self.model_copy(update={"stem": "small" if small else "standard"})
 
     def _takes_the_small_stem(self) -> bool:
@@ -93,8 +116,17 @@ def statistics_of_weights(settings: ModelSettings) -> ImageStatistics | None:
     Raises:
         GlocalError: timm has no such model.
     """
-    if not settings.pretrained or settings.name == _SMALL_ALEXNET:
+    if not settings.known_to_timm or settings.name == _SMALL_ALEXNET:
         return None
+    return statistics_in_timm(settings)
+
+
+def statistics_in_timm(settings: ModelSettings) -> ImageStatistics:
+    """What timm's weights of the network that the settings name expect of images, whether they are taken or not.
+
+    Raises:
+        GlocalError: timm has no such model.
+    """
     known = timm.models.get_pretrained_cfg(_known(settings.name))
     found: dict[str, Any] = {} if known is None else known.to_dict()
     for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
@@ -140,6 +172,7 @@ class Backbone(nn.Module):
     Attributes:
         recompute: while it is trained, a vision transformer makes cheap activations again instead of keeping them
             (`glocal.models.recompute`).
+        keep_statistics: batch normalisation is in evaluation mode even while the rest is trained.
         decoding: how the image files were decoded that it was trained on; None where that is not known.
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
         architecture: what the network was built from; None where it was built elsewhere.
@@ -148,6 +181,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     recompute = False
+    keep_statistics = False
     decoding: Decoding | None = None
     interpolation: Interpolation | None = None
     architecture: Architecture | None = None
@@ -169,6 +203,15 @@ class Backbone(nn.Module):
         self.dim: int = getattr(network, "head_hidden_size", None) or network.num_features  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but for statistics that are to be kept."""
+        super().train(mode)
+        if mode and self.keep_statistics:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""
@@ -429,6 +472,10 @@ def _pixels(image: Tensor | np.ndarray | Image.Image, decoding: Decoding) -> Ten
     return torch.from_numpy(image.copy()).permute(2, 0, 1)  # torch warns of arrays that it could not write to
 
 
+def _naming(settings: ModelSettings) -> str:
+    return "model.pretrained" if settings.pretrained else f"model.init={settings.init}"
+
+
 def build_backbone(
     settings: ModelSettings,
     *,
@@ -437,6 +484,9 @@ def build_backbone(
     std: Sequence[float] | None = None,
 ) -> Backbone:
     """Builds the network of a recipe's `model` section, randomly initialised by torch's global generator.
+
+    timm's own weights are put in where the section asks for them; those of a file are not
+    (`glocal.models.weights.fill`).
 
     Residual branches of ResNets do not start at zero (torchvision's default, which the papers use) unless
     `options.zero_init_last` says so. Vision transformers take any image size that their patches divide.
@@ -455,7 +505,7 @@ def build_backbone(
     mean = mean or (known.mean if known else IMAGENET_MEAN)
     std = std or (known.std if known else IMAGENET_STD)
     if settings.name == _SMALL_ALEXNET:
-        if settings.options or settings.pretrained or settings.stem == "small":
+        if settings.options or settings.known_to_timm or settings.stem == "small":
             raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no small stem")
         found = Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
         found.architecture = Architecture(_SMALL_ALEXNET, {})
@@ -467,23 +517,23 @@ def build_backbone(
             f"model.options.in_chans={options['in_chans']}: all images come as RGB, grey ones with three equal "
             "channels; leave it out"
         )
-    if settings.stem == "small" and settings.pretrained:
+    if settings.stem == "small" and settings.known_to_timm:
         raise GlocalError(
-            "model.stem=small does not go with model.pretrained: a new first convolution has no pretrained weights; "
-            "use model.stem=standard"
+            f"model.stem=small does not go with {_naming(settings)}: a new first convolution has no pretrained "
+            "weights; use model.stem=standard"
         )
     if _entry_family(name) is ResNet:
         options.setdefault("zero_init_last", False)
     elif name.startswith("vit_"):
         options = {"img_size": size, "dynamic_img_size": True, **options}
     try:
-        network = timm.create_model(name, pretrained=settings.pretrained, num_classes=0, **options)
+        network = timm.create_model(name, pretrained=settings.known_to_timm, num_classes=0, **options)
     except TypeError as error:
         raise GlocalError(f"model.options: {settings.name} does not take them: {error}") from error
     except Exception as error:  # every hub client fails in its own way; so do networks with options that do not fit
-        if settings.pretrained:
+        if settings.known_to_timm:
             raise GlocalError(
-                f"model.pretrained: the weights of {settings.name} cannot be had: {one_line(error)}"
+                f"{_naming(settings)}: the weights of {settings.name} cannot be had: {one_line(error)}"
             ) from error
         raise GlocalError(
             f"model.name={settings.name} cannot be built for images of {size} pixels (data.size): {one_line(error)}"

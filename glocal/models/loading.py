@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import timm
 import torch
 
+from glocal.console import note
 from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import (
@@ -17,6 +18,7 @@ from glocal.models.backbone import (
     known_interpolation,
     statistics_of_weights,
 )
+from glocal.models.weights import load_into, read_weights
 from glocal.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -42,20 +44,26 @@ def choose_device(device: str) -> str:
     return device
 
 
-def load_backbone(path: str | Path) -> Backbone:
+def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbone:
     """The trained backbone of a run, on the CPU and in evaluation mode.
 
     Args:
         path: a run's folder (its newest checkpoint is taken), a checkpoint file, `timm:NAME` (pretrained weights), or
             `untrained:RUN` (the run's backbone as it was before the first step), or `untrained:timm:NAME`.
+        weights: with `timm:NAME`, a file of weights (.safetensors, .pth), a run or a checkpoint to take instead of
+            those that timm knows (`glocal.models.weights`).
 
     Raises:
-        GlocalError: nothing is there, it cannot be read, or its weights do not fit the recipe in it.
+        GlocalError: nothing is there, it cannot be read, or its weights do not fit the network.
     """
     from glocal.checkpoints import load_checkpoint, load_weights, newest_checkpoint
     from glocal.config import build_recipe
 
     text = str(path)
+    if weights is not None:
+        if not text.startswith("timm:"):
+            raise GlocalError(f"{text}: weights of another file go with timm:NAME, not with a run, which has its own")
+        return _with_weights(text.removeprefix("timm:"), weights)
     if text.startswith("timm:"):
         return _from_timm(text.removeprefix("timm:"))
     if text.startswith("untrained:"):
@@ -65,6 +73,8 @@ def load_backbone(path: str | Path) -> Backbone:
     path = Path(path)
     if not path.exists():
         raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
+    if path.suffix == ".safetensors":
+        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: timm:NAME with it as weights")
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
         if (path / "recipe.yaml").is_file():
@@ -74,11 +84,12 @@ def load_backbone(path: str | Path) -> Backbone:
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
     recipe = build_recipe(read_yaml(state["recipe"], text))
     assert recipe.data.size is not None  # a resolved recipe has it
-    untrained = recipe.model.model_copy(update={"pretrained": False})
-    backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    backbone = build_backbone(
+        recipe.model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std
+    )
     prefix = f"{state['evaluated']}."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
-    load_weights(backbone, weights, what=text)
+    own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
+    load_weights(backbone, own, what=text)
     _tell_of_images(backbone, recipe)
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
     return backbone.eval()
@@ -97,10 +108,22 @@ def _untrained(folder: Path) -> Backbone:
 
 
 def _tell_of_images(backbone: Backbone, recipe: AnyRecipe) -> None:
-    """Lets a backbone know how its images were decoded, and resized where it began with pretrained weights."""
+    """Lets a backbone know how its images were decoded, and resized where it began with trained weights."""
     backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
     expected = statistics_of_weights(recipe.model)
-    backbone.interpolation = None if expected is None else known_interpolation(expected.interpolation)
+    ways = {view.interpolation for view in recipe.views or []}
+    if expected is not None:
+        backbone.interpolation = known_interpolation(expected.interpolation)
+    elif recipe.model.init is not None and len(ways) == 1:  # a file's, which may be gone
+        backbone.interpolation = ways.pop()
+
+
+def _with_weights(name: str, file: str | Path) -> Backbone:
+    """timm's network with weights out of a file."""
+    backbone = _from_timm(name, pretrained=False)
+    note(load_into(backbone.network, read_weights(file), label=name))
+    backbone.label = f"timm:{name} with {Path(file).name}"
+    return backbone
 
 
 def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:

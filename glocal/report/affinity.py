@@ -117,7 +117,7 @@ def _load(folder: Path, overrides: Mapping[str, Any] | None) -> tuple[LoGo, AnyR
         raise GlocalError(f"--affinity {folder}: a run of {settings.name}; only LoGo's learn an affinity")
     if settings.variant != "logo":
         raise GlocalError(f"--affinity {folder}: method.variant={settings.variant} learns no affinity; logo does")
-    trained = recipe.model.model_copy(update={"pretrained": False})  # its weights are in the checkpoint
+    trained = recipe.model.untrained()  # its weights are in the checkpoint
     method = build_method(recipe.model_copy(update={"model": trained}))
     load_weights(method, state["method"], what=str(folder))
     assert isinstance(method, LoGo)

@@ -75,7 +75,7 @@ def preview(
         raise GlocalError(f"--pair {match[0]},{match[1]}: choose two of the views 0 to {len(lane.plan) - 1}")
     views = next(lane.batches(0, 1))
     assert resolved.data.size is not None  # resolved
-    untrained = resolved.model.model_copy(update={"pretrained": False})  # only its patches are asked for
+    untrained = resolved.model.untrained()  # only its patches are asked for
     backbone = build_backbone(untrained, size=resolved.data.size)
     grids = [backbone.grid(views.images[view].shape[-1]) for view in match]
     rule: MatchRule = getattr(resolved.method, "matching", "spread")

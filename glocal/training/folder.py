@@ -18,7 +18,8 @@ from glocal.console import note
 from glocal.data.sources.base import Source
 from glocal.distributed import process_rank
 from glocal.errors import GlocalError, counted
-from glocal.files import write_text
+from glocal.files import sha256, write_text
+from glocal.models.weights import weights_file
 from glocal.training.extending import extended
 from glocal.training.flat import flatten
 from glocal.training.images import FILE, check_images, write_names
@@ -127,6 +128,9 @@ def _begin(folder: Path, recipe: AnyRecipe, source: Source) -> None:
         "python": platform.python_version(),
         "machine": platform.platform(),
     }
+    if recipe.model.init is not None and not recipe.model.known_to_timm:
+        file = weights_file(recipe.model.init)
+        about |= {"init": str(file), "init_sha256": sha256(file)}
     write_text(folder / "environment.json", json.dumps(about, indent=2) + "\n")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from glocal.config import AnyRecipe
@@ -23,13 +24,16 @@ from glocal.methods.base import Method
 from glocal.schedules import Clock
 from glocal.signals import StopSignals
 from glocal.training.extending import length_at
-from glocal.training.log import RunLog
+from glocal.training.freezing import Freeze
+from glocal.training.log import RunLog, monitor_series
 from glocal.training.meter import LossMeter
-from glocal.training.monitors import measure_spread
+from glocal.training.monitors import Spread, measure_spread
 from glocal.training.optimizers import clip_each, set_schedules
 from glocal.training.progress import ProgressLines
 from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
+
+_FORGOTTEN = 1.0  # points of k-NN accuracy; fewer are chance
 
 
 class NonFiniteLossError(GlocalError):
@@ -103,6 +107,7 @@ def train(
     refresh_every = method.refresh_epochs * order.steps_per_epoch
     beside = stream_beside(fabric.device)
     batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
+    freeze = Freeze(method, settings.freeze_backbone_epochs * order.steps_per_epoch)
     meter, saved, last_save = LossMeter(fabric.device, settings.batch_size, first_step), "none yet", time.monotonic()
     look_every = _steps(recipe.monitor.collapse_epochs, order)
     knn_every = _steps(recipe.monitor.knn_epochs, order) if hooks.knn else 0
@@ -110,6 +115,10 @@ def train(
     lines = ProgressLines(first_step, total, order.steps_per_epoch) if progress and bar.disable else None
     with StopSignals() as stop, bar:
         task = bar.add_task(recipe.name, total=total, completed=first_step, numbers="")
+        if first_step == 0 and knn_every and recipe.model.from_weights:
+            gpus = [fabric.device] if fabric.device.type == "cuda" else []
+            with torch.random.fork_rng(gpus):  # the training draws the same numbers, measured or not
+                _measure_knn(0, "before the first step", hooks, bar if progress else None)
         for step in range(first_step, total):
             clock = Clock(step, order.steps_per_epoch, length_at(step, settings, order.steps_per_epoch))
             epoch = step // order.steps_per_epoch
@@ -122,6 +131,7 @@ def train(
             if refresh_every and step % refresh_every == 0:
                 batches = made_beside(lane.batches(step, _next_multiple(step, refresh_every, total)), beside)
             parts = list(islice(batches, settings.accumulate))
+            freeze.at(step)
             meter.add(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
             done = step + 1
             last = done == total
@@ -133,8 +143,8 @@ def train(
             due = due or (settings.checkpoint_steps is not None and done % settings.checkpoint_steps == 0)
 
             if due or done % settings.log_steps == 0:
-                groups = optimizers[method.phases[-1]].param_groups
-                meter.send(done, {key: groups[0][key] for key in ("lr", "weight_decay")})
+                leading = _leading(optimizers[method.phases[-1]].param_groups)
+                meter.send(done, {key: leading[key] for key in ("lr", "weight_decay")})
             looking = look_every > 0 and (done % look_every == 0 or last) and method.embedding is not None
             if looking and not due:  # whatever is measured would stumble over what is no number
                 for step_before, losses in meter.unread():
@@ -151,14 +161,12 @@ def train(
             if lines:
                 lines.step(done)
 
+            if step == 0 and look_every and method.embedding is not None:  # computed before the step's update
+                _log_spread(measure_spread(method.embedding), 0, hooks.log)
             if looking:
                 _look_at_embeddings(method.embedding, done, hooks.log, saved)
             if hooks.knn and knn_every and (done % knn_every == 0 or last):
-                accuracy = hooks.knn()
-                if hooks.log:
-                    hooks.log.monitor(done, "knn", accuracy)
-                if fabric.global_rank == 0 and progress:
-                    bar.console.print(f"epoch {done / order.steps_per_epoch:.0f}: k-NN {accuracy:.1f} %")
+                _measure_knn(done, f"epoch {done / order.steps_per_epoch:.0f}", hooks, bar if progress else None)
             if due:
                 _check_weights(method, done, saved)
                 saved, last_save = hooks.save(done), time.monotonic()
@@ -281,12 +289,39 @@ def _look_at_embeddings(embedding: Tensor | None, done: int, log: RunLog | None,
     if not bool(embedding.isfinite().all()):
         raise NonFiniteLossError(f"the embeddings are no numbers at step {done}; {_remedy(saved)}")
     spread = measure_spread(embedding)
-    if log:
-        log.monitor(done, "spread", spread.spread)
-        log.monitor(done, "effective_rank", spread.effective_rank)
+    _log_spread(spread, done, log)
     message = spread.warning()
     if message:
         warn(f"step {done}: {message}")
+
+
+def _log_spread(spread: Spread, done: int, log: RunLog | None) -> None:
+    if log:
+        log.monitor(done, "spread", spread.spread)
+        log.monitor(done, "effective_rank", spread.effective_rank)
+
+
+def _measure_knn(done: int, when: str, hooks: Hooks, bar: Progress | None) -> None:
+    """Measures, logs and prints k-NN accuracy, beside that of the weights that the training began with."""
+    assert hooks.knn is not None
+    assert hooks.log is not None  # both are of the first process
+    accuracy = hooks.knn()
+    began = dict(monitor_series(hooks.log.folder, "knn")).get(0)
+    hooks.log.monitor(done, "knn", accuracy)
+    if bar:
+        beside = "" if began is None else f" ({began:.1f} % before the first step)"
+        bar.console.print(f"{when}: k-NN {accuracy:.1f} %{beside}")
+    if began is not None and accuracy < began - _FORGOTTEN:
+        warn(
+            f"{when}: k-NN accuracy is {accuracy:.1f} %, below the {began:.1f} % before the first step: the weights "
+            "that the training began with are being forgotten; try a smaller optimizer.lr, optimizer.layer_decay=0.8 "
+            "or train.freeze_backbone_epochs"
+        )
+
+
+def _leading(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The group whose rate is logged: the first of weights, as opposed to biases, that learn at the whole rate."""
+    return max(groups, key=lambda group: (not group["plain"], group.get("lr_scale", 1.0)))
 
 
 def _any_process(fabric: Fabric, *flags: bool) -> list[bool]:

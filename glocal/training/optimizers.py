@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from timm.models import group_parameters
 from timm.optim import Lars
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
+from glocal.models.backbone import Backbone
 from glocal.schedules import Clock, Schedule, Scheduled, Steps, value_at
 from glocal.settings import Settings
 
@@ -32,6 +34,7 @@ class OptimizerSettings(Settings):
     weight_decay: Scheduled = 5e-4
     decay_norm_and_bias: bool = True  # false: no weight decay for biases and normalisation, no adaptation by LARS
     norm_and_bias_lr: float | None = Field(None, ge=0)  # of biases and normalisation (Barlow Twins); null: lr
+    layer_decay: float | None = Field(None, gt=0, le=1)  # each layer of the backbone learns at this share of the next's
     clip: Literal["norm", "parameter"] = (
         "norm"  # what train.clip_norm bounds: all gradients' norm, or each one's (DINO)
     )
@@ -79,19 +82,50 @@ def build_optimizers(
         raise GlocalError(f"optimizer.name={settings.name}: method {name} needs {' or '.join(method.optimizers)}")
     groups: dict[str, list[dict[str, Any]]] = {phase: [] for phase in method.phases}
     alike = settings.decay_norm_and_bias and settings.norm_and_bias_lr is None
+    scales = {} if settings.layer_decay is None else layer_scales(method.backbone, settings.layer_decay)
     for group in method.parameter_groups():
-        parameters = _trainable(group.module)
-        weights, plain = (parameters, []) if alike else _split(parameters)
-        shared = {"constant_lr": group.constant_lr}
-        if weights:
-            groups[group.phase].append({"params": weights, "plain": False, **shared})
-        if plain:
-            groups[group.phase].append({"params": plain, "plain": True, **shared})
+        shared: dict[str, Any] = {"constant_lr": group.constant_lr}
+        for scale, parameters in _by_scale(_trainable(group.module), scales):
+            if settings.layer_decay is not None:
+                shared["lr_scale"] = scale
+            weights, plain = (parameters, []) if alike else _split(parameters)
+            if weights:
+                groups[group.phase].append({"params": weights, "plain": False, **shared})
+            if plain:
+                groups[group.phase].append({"params": plain, "plain": True, **shared})
     return {phase: _optimizer(groups[phase], settings, fused) for phase in method.phases}
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def layer_scales(backbone: Backbone, decay: float) -> dict[nn.Parameter, float]:
+    """What each parameter of a backbone multiplies the learning rate with: decay^(L − 1 − l) in layer l of L.
+
+    The layers are timm's (`timm.optim.param_groups_layer_decay`), as in BEiT, Bao et al., ICLR 2022, appendix.
+
+    Raises:
+        GlocalError: timm knows no layers of the network.
+    """
+    network = backbone.network
+    if not hasattr(network, "group_matcher"):
+        raise GlocalError(
+            f"optimizer.layer_decay: timm knows no layers of {backbone.label}; leave it out, or take another model.name"
+        )
+    layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    last = max(layers.values())
+    return {parameter: decay ** (last - layers.get(name, last)) for name, parameter in network.named_parameters()}
+
+
+def _by_scale(
+    parameters: list[nn.Parameter], scales: Mapping[nn.Parameter, float]
+) -> list[tuple[float, list[nn.Parameter]]]:
+    """Parameters that learn at the same share of the rate, the highest share first; heads have all of it."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        found.setdefault(scales.get(parameter, 1.0), []).append(parameter)
+    return sorted(found.items(), key=lambda one: -one[0])
 
 
 def _split(parameters: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -130,7 +164,7 @@ def set_schedules(optimizer: torch.optim.Optimizer, settings: OptimizerSettings,
     own_rate = 1.0 if settings.norm_and_bias_lr is None or not settings.lr else settings.norm_and_bias_lr / settings.lr
     for group in optimizer.param_groups:
         rate = schedule.start if group["constant_lr"] else schedule.at(clock)
-        group["lr"] = rate * own_rate if group["plain"] else rate
+        group["lr"] = (rate * own_rate if group["plain"] else rate) * group.get("lr_scale", 1.0)
         group["weight_decay"] = 0.0 if group["plain"] and not settings.decay_norm_and_bias else decay
 
 

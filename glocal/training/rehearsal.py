@@ -40,9 +40,14 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
     """What a user may not expect of a recipe: pretrained stems of small images, and what parts of a batch change."""
     lines = []
     size, train = recipe.data.size or 0, recipe.train
-    small = recipe.model.model_copy(update={"stem": "auto", "pretrained": False}).for_size(size).stem == "small"
-    if recipe.model.pretrained and small:
+    small = recipe.model.untrained().model_copy(update={"stem": "auto"}).for_size(size).stem == "small"
+    if recipe.model.from_weights and small and recipe.model.stem == "standard":
         lines.append(f"model.stem is standard at {size} pixels, for the pretrained first convolution is kept")
+    if recipe.model.keep_statistics and _normalises(method.backbone):
+        lines.append(
+            "model.keep_statistics is true: batch normalisation of the backbone keeps the statistics of the weights; "
+            "false lets it follow the new images"
+        )
     share = train.batch_size // (train.devices * train.accumulate)
     compared = share * train.devices  # what processes compute is gathered, parts are not
     # Processes share their statistics on GPUs only, see `pretrain`.
@@ -78,10 +83,9 @@ def _shadow(recipe: AnyRecipe) -> Method:
 def _build(recipe: AnyRecipe) -> Method:
     model = recipe.model
     assert recipe.data.size is not None  # resolved
-    if model.pretrained and model.stem == "small":
+    if model.known_to_timm and model.stem == "small":
         build_backbone(model, size=recipe.data.size)  # says what is wrong before any weights are looked for
-    untrained = model.model_copy(update={"pretrained": False})
-    backbone = build_backbone(untrained, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    backbone = build_backbone(model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
     return method_class(recipe.method.name)(backbone, recipe.method)
 
 

@@ -19,6 +19,7 @@ from glocal.models.loading import choose_device
 from glocal.training.flat import flatten
 from glocal.training.folder import has_checkpoint
 from glocal.training.precision import choose_precision
+from glocal.training.starting import begin
 
 
 def resolve(
@@ -43,11 +44,15 @@ def resolve(
     if data is None and not (mapping.get("data") or {}).get("source"):
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
     source = open_source(data if data is not None else mapping["data"]["source"], without=folder)
-    overrides = dict(overrides or {}) | {"data.source": names_of(source)}
+    start = begin(mapping, overrides or {}, folder)
+    mapping = dict(start.mapping)
+    overrides = dict(start.overrides) | {"data.source": names_of(source)}
     largest = overrides.get("data.max_pixels", (mapping.get("data") or {}).get("max_pixels"))
     allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
-    resolved = settle_row(_fit_to(build_recipe(mapping, overrides, data_size=size), source), mapping)
+    built = build_recipe(mapping, overrides, data_size=size, statistics=start.statistics)
+    start.check(built)
+    resolved = settle_row(_fit_to(built, source), mapping)
     resolved = _settle_precision(resolved, folder)
     return resolved.model_copy(update={"data": settle_decoding(resolved.data, source, progress=progress)}), source
 

@@ -59,6 +59,7 @@ def pretrain(
     out: str | Path,
     *,
     recipe: str | Path | None = None,
+    init: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: Resume = "auto",
     progress: bool = True,
@@ -71,6 +72,7 @@ def pretrain(
             the recipe's. What lies in `out` is none of the images.
         out: the run's folder, made if it is not there.
         recipe: the name of a recipe or a .yaml file; None takes SCE with settings that suit the images.
+        init: weights to begin with, `timm:NAME`, a run, a checkpoint or a file (`model.init`); the network is theirs.
         overrides: settings by dotted path, `{"train.epochs": 10}`.
         resume: auto continues a run that is in `out`, must demands one, never refuses one. Without a checkpoint there
             is no run: what a failed start has left is replaced.
@@ -90,6 +92,8 @@ def pretrain(
     >>> run = pretrain("shapes", "runs/a", overrides={"train.epochs": 20})  # doctest: +SKIP
     """
     folder = Path(out)
+    if init is not None:
+        overrides = {**(overrides or {}), "model.init": str(init)}
     resolved, source = resolve(data, recipe, overrides, folder, progress=progress)
     fabric = launch(resolved)
     rehearse(resolved, progress=progress and fabric.global_rank == 0)

@@ -1,0 +1,393 @@
+"""Weights from files: whatever wrapped them, they are brought into a network, and what fitted is told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from glocal.checkpoints import checkpoint_files, load_checkpoint
+from glocal.errors import GlocalError
+from glocal.models.backbone import one_line
+
+ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
+
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as on Hugging Face's hub
+# Of several networks in a file that fit alike, the one that is used afterwards: DINO's and I-JEPA's averages, the
+# encoders of MoCo and BYOL that were trained, not those that followed them.
+_PREFERRED = (
+    *("state_dict_ema", "model_ema", "ema", "teacher", "target_encoder", "encoder_q", "base_encoder", "online"),
+    *("online_network", "online_encoder", "backbone", "student"),
+)
+# torchvision's names of a vision transformer, and timm's.
+_TORCHVISION_VIT = (
+    (r"class_token$", "cls_token"),
+    (r"conv_proj\.", "patch_embed.proj."),
+    (r"encoder\.pos_embedding$", "pos_embed"),
+    (r"encoder\.ln\.", "norm."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.ln_([12])\.", r"blocks.\2.norm\3."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\2.attn.qkv."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\2.attn.proj."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_1|0)\.", r"blocks.\2.mlp.fc1."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_2|3)\.", r"blocks.\2.mlp.fc2."),
+)
+# Networks that are often met, by what stands in the names of their tensors.
+_USUAL = {
+    "layer1.": (
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        *("resnext50_32x4d", "wide_resnet50_2"),
+    ),
+    "attn.qkv.": (
+        *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"),
+        *("vit_small_patch8_224", "vit_base_patch8_224", "vit_small_patch14_dinov2", "vit_base_patch14_dinov2"),
+        "swin_tiny_patch4_window7_224",
+    ),
+    "self_attention.in_proj": ("vit_base_patch16_224", "vit_base_patch32_224", "vit_large_patch16_224"),
+    "conv_stem.": ("efficientnet_b0", "efficientnet_lite0", "mobilenetv3_large_100", "mobilenetv2_100"),
+    "conv_dw.": ("convnext_tiny", "convnext_small", "convnext_base"),
+    "dwconv.": ("convnext_tiny", "convnext_small", "convnext_base"),
+    "denselayer1.": ("densenet121",),
+    "b1.conv1.": ("regnety_016",),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file, a checkpoint or a run's folder holds.
+
+    Attributes:
+        file: where it was read.
+        tensors: by name, of nested mappings with their names joined by dots.
+        architecture: timm's name of the network, where the file or what lies beside it says so.
+        options: of its constructor in timm, where they are said.
+        config: what is said beside it of the images (timm's pretrained_cfg); empty where nothing is.
+        recipe: of a checkpoint of this package, the recipe as YAML.
+    """
+
+    file: Path
+    tensors: Mapping[str, Tensor]
+    architecture: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+
+
+def read_weights(place: str | Path) -> Weights:
+    """Reads weights without executing anything that is in a file.
+
+    Args:
+        place: a .safetensors file, a file of torch (.pth, .pt, .bin, .ckpt, .tar; only tensors and plain values in it
+            are accepted), a run's folder or one of its checkpoints (the network that is evaluated is taken), or a
+            folder as on Hugging Face's hub (model.safetensors and config.json).
+
+    Raises:
+        GlocalError: nothing is there, or it is no such file.
+    """
+    path = weights_file(place)
+    if path.suffix == ".safetensors":
+        tensors, said = _safetensors(path)
+        return Weights(path, tensors, *_beside(path, said))
+    state = _unpickled(path)
+    if "format" in state and "method" in state and "evaluated" in state:
+        state = load_checkpoint(path)
+        tensors = _under(state["method"], f"{state['evaluated']}.network.")
+        return Weights(path, tensors, recipe=state["recipe"])
+    tensors = dict(_flattened(state, ""))
+    if not tensors:
+        raise GlocalError(f"{path} holds no tensors; give a file of a network's weights")
+    return Weights(path, tensors, *_beside(path, state))
+
+
+def weights_file(place: str | Path) -> Path:
+    """The file that is meant by a place as for `read_weights`.
+
+    Raises:
+        GlocalError: nothing is there.
+    """
+    folder = Path(place)
+    if not folder.exists():
+        raise GlocalError(
+            f"there are no weights {folder}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
+            "network's own are meant"
+        )
+    if not folder.is_dir():
+        return folder
+    checkpoints = checkpoint_files(folder / "checkpoints")
+    found = [folder / name for name in _IN_FOLDERS if (folder / name).is_file()]
+    if not checkpoints and not found:
+        raise GlocalError(
+            f"{folder} holds no weights: neither a run's checkpoints nor {' or '.join(_IN_FOLDERS)}; give the file"
+        )
+    return (checkpoints or found)[0]
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError) as error:
+        raise GlocalError(f"{path} is no readable safetensors file: {one_line(error)}") from error
+
+
+def _from_json(text: str) -> Any:
+    """A value that a header holds as JSON, for it holds text only; text that is no JSON as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _unpickled(path: Path) -> dict[Any, Any]:
+    """What torch saved to a file, if it is a mapping of tensors and plain values.
+
+    Arguments of a command line are let through as well: many published files hold those that they were made with.
+    """
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            with path.open("rb") as file:
+                mapped = zipfile.is_zipfile(file)  # older files cannot be mapped into memory
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            raise GlocalError(
+                f"{path} is not read: it is damaged, or holds Python objects besides tensors and plain values, which "
+                "could execute anything; save the network's state_dict() alone, best as .safetensors"
+            ) from error
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise GlocalError(f"{path} is no readable file of weights: {one_line(error)}") from error
+    if not isinstance(state, dict):
+        raise GlocalError(f"{path} holds a {type(state).__name__}, not a network's weights by name")
+    return state
+
+
+def _flattened(state: Mapping[Any, Any], before: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in state.items():
+        if isinstance(name, str):
+            if isinstance(value, Tensor):
+                yield before + name, value
+            elif isinstance(value, Mapping):
+                yield from _flattened(value, f"{before}{name}.")
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any], Mapping[str, Any]]:
+    """The architecture, its options and what is known of its images, out of timm's config.json or of the file."""
+    beside: Mapping[str, Any] = {}
+    if path.name in _IN_FOLDERS and (path.parent / "config.json").is_file():
+        try:
+            beside = _mapping(json.loads((path.parent / "config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise GlocalError(f"{path.parent / 'config.json'} cannot be read: {one_line(error)}") from error
+    for words in (beside, said):
+        for key in ("architecture", "arch", "model_name", "model"):
+            name = words.get(key)
+            name = name.strip().removeprefix("timm").lstrip(" :/") if isinstance(name, str) else ""
+            if name and timm.is_model(name):
+                images = {key: words[key] for key in ("mean", "std", "interpolation") if key in words}
+                return name, _mapping(words.get("model_args")), images | _mapping(words.get("pretrained_cfg"))
+    return None, {}, {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a file's tensors go into a network.
+
+    Attributes:
+        tensors: those that fit, by the network's names.
+        total: how many the network has, counters of batches aside.
+        missing: the network's names that the file has not.
+        shapes: the network's names that the file has with another shape; in words.
+        left_over: the file's names that the network has not.
+        prefix: what all names began with in the file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    total: int
+    missing: tuple[str, ...]
+    shapes: Mapping[str, str]
+    left_over: tuple[str, ...]
+    prefix: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many fit, counters of batches aside."""
+        return self.total - len(self.missing) - len(self.shapes)
+
+    def line(self, weights: Weights, label: str) -> str:
+        """What fitted, what was missing and what was left over."""
+        prefix = f", whose names begin with {self.prefix}" if self.prefix else ""
+        parts = [f"{self.count} of {self.total} tensors of {label} come from {weights.file}{prefix}"]
+        parts += [f"missing: {_some(self.missing)}"] if self.missing else []
+        parts += [f"of another shape: {_some(tuple(self.shapes))}"] if self.shapes else []
+        parts += [f"left over: {_some(self.left_over)}"] if self.left_over else []
+        return "; ".join(parts)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def load_into(network: nn.Module, weights: Weights, *, label: str) -> str:
+    """Puts a file's weights into a network, by whatever prefix and in whichever of the known layouts they are.
+
+    Layouts are timm's, those that timm converts, torchvision's of ResNets and vision transformers, and this package's.
+    Codes of positions are resampled to the network's grid of patches.
+
+    Args:
+        network: gets the weights; a timm model without classifier.
+        weights: out of the file.
+        label: the network's name.
+
+    Returns:
+        One line that says what fitted, what was missing and what was left over.
+
+    Raises:
+        GlocalError: fewer than 90 % of the network's tensors fit, its first convolution does not, or a tensor holds
+            what is no number.
+    """
+    fit = fit_weights(network, weights, label=label)
+    for name, tensor in fit.tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise GlocalError(f"{weights.file}: {name} holds infinite values or no numbers")
+    network.load_state_dict({**network.state_dict(), **fit.tensors})
+    return fit.line(weights, label)
+
+
+def fit_weights(network: nn.Module, weights: Weights, *, label: str) -> Fit:
+    """How a file's tensors go into a network, which may be on the meta device and is not changed.
+
+    Raises:
+        GlocalError: as `load_into`, values aside.
+    """
+    fit = best_fit(network, weights.tensors)
+    wrong = [f"{name} is missing" for name in fit.missing] + [f"{name} {how}" for name, how in fit.shapes.items()]
+    first = next((name for name, tensor in network.state_dict().items() if tensor.ndim == 4), None)
+    if fit.count < ENOUGH * fit.total:
+        likely = f"; it has the tensors of {' or '.join(found)}" if (found := likely_networks(weights)) else ""
+        raise GlocalError(
+            f"{weights.file}: only {fit.count} of the {fit.total} tensors of {label} fit: {wrong[0]}{likely}"
+        )
+    if first is not None and first not in fit.tensors:
+        how = fit.shapes.get(first, "is missing")
+        raise GlocalError(
+            f"{weights.file}: {first}, the first convolution of {label}, {how}; without it the others are of no use; "
+            "is it a network with another stem (model.stem)?"
+        )
+    return fit
+
+
+def best_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
+    """The way of reading the names by which most of a network's tensors fit."""
+    own = network.state_dict()
+    renamed = _renamed(tensors, _TORCHVISION_VIT)
+    found: list[Fit] = []
+    for one in (tensors, renamed) if renamed.keys() != tensors.keys() else (tensors,):
+        for prefix in _prefixes(one, own):
+            inside = _under(one, prefix)
+            found.append(_fit(own, inside, one, prefix))
+            found += _converted(network, inside, own, one, prefix)
+    if max(fit.count for fit in found) < ENOUGH * found[0].total:
+        found += _converted(network, tensors, own, tensors, "")
+    return max(found, key=lambda fit: fit.count)  # the first of those that are equal
+
+
+def _converted(
+    network: nn.Module,
+    inside: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    whole: Mapping[str, Tensor],
+    prefix: str,
+) -> list[Fit]:
+    """As timm's own conversion of the network's family reads them; nothing where it does not know them."""
+    convert: Callable[..., Any] | None = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return []
+    try:
+        return [_fit(own, dict(convert(dict(inside), network)), whole, prefix)]
+    except Exception:  # it looks for names and shapes of files that it knows
+        return []
+
+
+def _fit(own: Mapping[str, Tensor], inside: Mapping[str, Tensor], whole: Mapping[str, Tensor], prefix: str) -> Fit:
+    counted_names = [name for name in own if not _is_counter(name)]
+    fitting = {name: inside[name] for name in own if name in inside and inside[name].shape == own[name].shape}
+    shapes = {
+        name: f"has shape {tuple(inside[name].shape)}, not {tuple(own[name].shape)}"
+        for name in counted_names
+        if name in inside and name not in fitting
+    }
+    missing = tuple(name for name in counted_names if name not in inside)
+    used = {prefix + name for name in own if name in inside}
+    left = tuple(name for name in whole if name not in used and not _is_counter(name))
+    return Fit(fitting, len(counted_names), missing, shapes, left, prefix)
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _renamed(tensors: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+    """The same tensors by other names; what the names begin with stays."""
+    found = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in rules:
+            name = re.sub(rf"^((?:[^.]+\.)*?){pattern}", rf"\g<1>{replacement}", name)
+        found[name] = tensor
+    return found
+
+
+def _prefixes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """What the network's names may begin with in the file, the best first; at least the empty prefix."""
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        starts = [0, *(at + 1 for at, letter in enumerate(name) if letter == ".")]
+        counts.update(name[:start] for start in starts if name[start:] in own)
+    most = max(counts.values(), default=0)
+    likely = [prefix for prefix, count in counts.items() if count >= most / 2]
+    return sorted(likely, key=lambda prefix: (-counts[prefix], _preference(prefix), len(prefix))) or [""]
+
+
+def _preference(prefix: str) -> int:
+    words = prefix.split(".")
+    return next((number for number, word in enumerate(_PREFERRED) if word in words), len(_PREFERRED))
+
+
+def likely_networks(weights: Weights) -> list[str]:
+    """The usual networks, and the one that the file is named after, into which the weights go; the best three."""
+    named = re.split(r"[-.]", weights.file.name)[0]
+    names = [named] if timm.is_model(named) else []
+    for clue, networks in _USUAL.items():
+        if any(clue in name for name in weights.tensors):
+            names += networks
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            with torch.device("meta"):
+                network = timm.create_model(name, num_classes=0)
+        except Exception:  # some cannot be built without memory
+            continue
+        fit = best_fit(network, weights.tensors)
+        if fit.count >= ENOUGH * fit.total:
+            found.append((fit.total - fit.count, -fit.count, name))
+    # Parts of a deeper network fit as well, so those that take more of the file come first.
+    return [name for _, _, name in sorted(found, key=lambda one: (one[1], one[0]))[:3]]

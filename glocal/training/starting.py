@@ -1,0 +1,216 @@
+"""A training that begins with weights: what they say of the network and its images, and a rate that keeps them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.console import note
+from glocal.errors import GlocalError, did_you_mean
+from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, statistics_in_timm
+from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights
+from glocal.settings import read_yaml
+from glocal.training.folder import has_checkpoint
+from glocal.training.optimizers import OptimizerSettings
+
+_NETWORK = ("name", "stem", "options")
+_SHARE = 0.1  # of the rate from random weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is to be trained, as `build_recipe` takes it.
+
+    Attributes:
+        mapping, overrides: the recipe with what the weights say filled in.
+        statistics: what the weights expect of images; None where there are none, or timm knows it.
+        weights: read from a file; None where there is no file, or a checkpoint follows.
+    """
+
+    mapping: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    statistics: ImageStatistics | None = None
+    weights: Weights | None = None
+
+    def with_rate(self, lr: float) -> Start:
+        """The same with another learning rate."""
+        return replace(self, overrides={**self.overrides, "optimizer.lr": lr})
+
+    def check(self, recipe: AnyRecipe) -> None:
+        """Finds out whether the weights fit the recipe's network, before a run's folder is made.
+
+        Raises:
+            GlocalError: they do not.
+        """
+        if self.weights is None:
+            return
+        assert recipe.data.size is not None  # resolved
+        with torch.random.fork_rng(devices=[]):
+            network = build_backbone(recipe.model.untrained(), size=recipe.data.size).network
+        fit_weights(network, self.weights, label=recipe.model.name)
+
+
+def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path) -> Start:
+    """Fills in what the weights say that a training begins with (`model.init`).
+
+    The network is that of the weights where they say which it is, unless `model.name` is set beside them; so are the
+    mean and the deviation of images, and of a run the size of its images, unless the recipe says otherwise. Without a
+    rate that is set for weights, `optimizer.lr` is a tenth of what it is from random ones, and batch normalisation
+    keeps its statistics (`model.keep_statistics`) unless that is set.
+
+    Args:
+        mapping: the recipe, unchecked.
+        overrides: by dotted path.
+        folder: the run's. A run in it goes on with what it found out when it began, and the weights are not read.
+
+    Raises:
+        GlocalError: the weights cannot be read, or do not say of which network they are and nothing else does.
+    """
+    init = overrides.get("model.init", _section(mapping, "model").get("init"))
+    pretrained = overrides.get("model.pretrained", _section(mapping, "model").get("pretrained"))
+    if not init and not pretrained:
+        return Start(mapping, overrides)
+    written = load_mapping(folder / "recipe.yaml") if _goes_on(folder) else None
+    start = Start(copy.deepcopy(dict(mapping)), dict(overrides))
+    if init:
+        start = _with_init(start, _whole(str(init)), written)
+    start = _with_gentle_rate(start, mapping, overrides, written)
+    return _with_statistics_kept(start, written)
+
+
+def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = mapping.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _goes_on(folder: Path) -> bool:
+    return has_checkpoint(folder) and (folder / "recipe.yaml").is_file()
+
+
+def _whole(init: str) -> str:
+    """The same place from whichever folder it is looked for."""
+    return init if init.startswith("timm:") else str(Path(init).expanduser().absolute())
+
+
+def _with_init(start: Start, init: str, written: Mapping[str, Any] | None) -> Start:
+    if written is not None and _section(written, "model").get("init") == init:
+        found = _written_down(written)
+    elif init.startswith("timm:"):
+        found = _of_timm(init, start.overrides)
+    else:
+        found = _of_file(init, start)
+    own = _section(start.mapping, "model")
+    if "model.init" in start.overrides and "name" in found.model:
+        own = {key: value for key, value in own.items() if key not in _NETWORK}  # the weights say which it is
+    model = {**found.model, **own, "init": init}
+    data = {**found.data, **_section(start.mapping, "data")}
+    overrides = {path: value for path, value in start.overrides.items() if path != "model.init"}
+    return Start({**start.mapping, "model": model, "data": data}, overrides, found.statistics, found.weights)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What weights say of the recipe's sections."""
+
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    statistics: ImageStatistics | None
+    weights: Weights | None = None
+
+
+def _written_down(written: Mapping[str, Any]) -> _Found:
+    """What a run that goes on found in the weights when it began."""
+    data = {key: value for key, value in _section(written, "data").items() if key in ("size", "mean", "std")}
+    ways = {view.get("interpolation", "bilinear") for view in written.get("views") or []}
+    recipe = build_recipe(written)
+    way = ways.pop() if len(ways) == 1 else ""  # views of several kinds were not changed by the weights
+    return _Found(_section(written, "model"), data, ImageStatistics(recipe.data.mean, recipe.data.std, way))
+
+
+def _of_timm(init: str, overrides: Mapping[str, Any]) -> _Found:
+    name = init.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise GlocalError(f"model.init={init}: {did_you_mean(name, timm.list_models())}")
+    if overrides.get("model.name", name) != name:
+        raise GlocalError(
+            f"model.name={overrides['model.name']} does not go with model.init={init}, which names it; leave it out"
+        )
+    return _Found({"name": name}, {}, statistics_in_timm(ModelSettings(name=name)))
+
+
+def _of_file(init: str, start: Start) -> _Found:
+    weights = read_weights(init)
+    named = start.overrides.get("model.name")
+    if weights.recipe is not None:
+        return _of_run(weights, named)
+    name = named or weights.architecture or _section(start.mapping, "model").get("name")
+    if name is None:
+        likely = likely_networks(weights)
+        which = f"it fits {' and '.join(likely)}; " if likely else ""
+        raise GlocalError(
+            f"{init} does not say of which network it is; {which}name it: --set model.name={(likely or ['NAME'])[0]}"
+        )
+    settings = ModelSettings(name=str(name))
+    stated = name == weights.architecture
+    if stated:
+        settings = settings.model_copy(update={"options": {"pretrained_cfg": dict(weights.config)}})
+    model: dict[str, Any] = {"name": name, "options": dict(weights.options)} if stated else {}
+    if _small_stem(weights) and settings.for_size(32).stem == "small":
+        model["stem"] = "small"
+    return _Found(model, {}, statistics_in_timm(settings), weights)
+
+
+def _small_stem(weights: Weights) -> bool:
+    """Whether a ResNet's first convolution, as opposed to those of its layers, is that of networks for small images."""
+    for name, tensor in weights.tensors.items():
+        if name.endswith("conv1.weight") and "layer" not in name and tensor.ndim == 4:
+            return tensor.shape[-1] == 3
+    return False
+
+
+def _of_run(weights: Weights, named: Any) -> _Found:
+    """The model section, the size and the images' statistics of a run."""
+    recipe = build_recipe(read_yaml(weights.recipe or "", str(weights.file)))
+    model = recipe.model.untrained().model_dump(exclude={"init", "pretrained", "keep_statistics"})
+    ways = {view.interpolation for view in recipe.views or []}
+    way = ways.pop() if recipe.model.from_weights and len(ways) == 1 else ""
+    data = {"size": recipe.data.size, "mean": recipe.data.mean, "std": recipe.data.std}
+    statistics = ImageStatistics(recipe.data.mean, recipe.data.std, way)
+    return _Found({} if named not in (None, recipe.model.name) else model, data, statistics, weights)
+
+
+def _with_gentle_rate(
+    start: Start, mapping: Mapping[str, Any], overrides: Mapping[str, Any], written: Mapping[str, Any] | None
+) -> Start:
+    """Takes a tenth of the learning rate, unless one was set by whoever named the weights."""
+    named_now = bool(overrides.get("model.init") or overrides.get("model.pretrained"))
+    own = _section(mapping, "optimizer").get("lr")
+    if "optimizer.lr" in overrides or (own is not None and not named_now):
+        return start
+    if written is not None:
+        return start.with_rate(build_recipe(written).optimizer.lr)
+    usual = OptimizerSettings().lr if own is None else own
+    if not isinstance(usual, int | float):
+        return start  # the check of the recipe says what is wrong with it
+    lr = float(f"{_SHARE * usual:.6g}")
+    note(
+        f"optimizer.lr is {lr:g} instead of {usual:g}: weights that were trained forget at the rate of random ones; "
+        "set it to choose another"
+    )
+    return start.with_rate(lr)
+
+
+def _with_statistics_kept(start: Start, written: Mapping[str, Any] | None) -> Start:
+    """Lets batch normalisation keep the statistics of the weights, unless something is said about it."""
+    key = "keep_statistics"
+    if f"model.{key}" in start.overrides or key in _section(start.mapping, "model"):
+        return start
+    kept = True if written is None else build_recipe(written).model.keep_statistics
+    return replace(start, mapping={**start.mapping, "model": {**_section(start.mapping, "model"), key: kept}})

@@ -1,0 +1,380 @@
+"""A training that begins with weights: the network is theirs, they are not forgotten at once, it resumes exactly."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import glocal
+from glocal.config import build_recipe
+from glocal.errors import GlocalError
+from glocal.methods.building import build_method
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone, statistics_in_timm
+from glocal.models.momentum import MomentumTeacher
+from glocal.schedules import Clock
+from glocal.training import loop, starting
+from glocal.training.freezing import Freeze
+from glocal.training.log import monitor_series
+from glocal.training.optimizers import OptimizerSettings, build_optimizers, layer_scales, set_schedules
+from tests.methods.cases import cases, make, views
+from tests.training.test_runs import DATA, TINY, assert_equal, final_state, run
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+CASES = cases()
+PLAIN = {"model.options": TINY["model.options"], "model.name": "resnet18"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Weights of the small ResNet, in a file that does not say so."""
+    torch.manual_seed(7)
+    save_file({f"module.{k}": v for k, v in tiny().network.state_dict().items()}, tmp_path / "own.safetensors")
+    return tmp_path / "own.safetensors"
+
+
+def tiny() -> Backbone:
+    return build_backbone(ModelSettings(stem="standard", options=TINY["model.options"]), size=32)
+
+
+def backbone_of(out: Path) -> dict[str, torch.Tensor]:
+    state = final_state(out)
+    prefix = f"{state['evaluated']}.network."
+    return {k.removeprefix(prefix): v for k, v in state["method"].items() if k.startswith(prefix)}
+
+
+def test_a_run_begins_with_the_weights_of_a_file_and_says_so(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"optimizer__lr": 0.0, "optimizer__weight_decay": 0.0}
+    run(tmp_path / "a", model__init=str(file), model__name="resnet18", **settings)
+    found = backbone_of(tmp_path / "a")
+    for name, tensor in glocal.load_backbone(f"untrained:{tmp_path / 'a'}").network.state_dict().items():
+        assert torch.equal(found[name], tensor), name
+    said = capsys.readouterr().err.replace("\n", "")
+    assert f"65 of 65 tensors of resnet18 come from {file}, whose names begin with module." in said
+    about = json.loads((tmp_path / "a" / "environment.json").read_text())
+    assert about["init_sha256"] == sha256(file.read_bytes()).hexdigest()
+
+
+def test_nothing_reads_the_weights_again_when_a_run_goes_on(tmp_path: Path, file: Path) -> None:
+    settings = {"model__init": str(file), "model__name": "resnet18"}
+    run(tmp_path / "a", train__epochs=1, **settings)
+    file.unlink()
+    settings["optimizer__lr"] = 0.006  # the same as was found for it
+    glocal.pretrain(
+        DATA,
+        tmp_path / "a",
+        overrides={**TINY, "train.epochs": 2, "model.init": str(file), "model.name": "resnet18"},
+        extend=True,
+        progress=False,
+    )
+    assert final_state(tmp_path / "a")["step"] == 12
+    with pytest.raises(GlocalError, match=r"there are no weights .*own.safetensors"):
+        run(tmp_path / "b", **settings)
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_same_seed_draws_the_same_heads_with_and_without_weights(file: Path) -> None:
+    overrides = {**PLAIN, "model.stem": "standard"}
+    heads = []
+    for more in ({}, {"model.init": str(file)}):
+        recipe = build_recipe({}, {**overrides, **more}, data_size=32)
+        torch.manual_seed(3)
+        method = build_method(recipe)
+        heads.append({k: v for k, v in method.state_dict().items() if "projector" in k})
+    assert_equal(heads[0], heads[1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_momentum_teachers_begin_as_copies_of_the_weights(name: str, tmp_path: Path) -> None:
+    overrides = {**CASES[name].run, "method.name": name}
+    mapping: dict[str, Any] = {"method": {"name": name, "images": 64}}
+    if "images" not in make(name).settings.__class__.model_fields:  # type: ignore[union-attr]
+        mapping = {}
+    recipe = build_recipe(mapping, overrides, data_size=32)
+    if name == "supervised":
+        recipe = recipe.model_copy(update={"method": recipe.method.fit_to_classes(4)})
+    recipe = recipe.model_copy(update={"method": recipe.method.fit_to(64)})
+    torch.manual_seed(1)
+    network = build_backbone(recipe.model, size=32).network
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    init = recipe.model.model_copy(update={"init": str(tmp_path / "own.pth")})
+    torch.manual_seed(2)
+    method = build_method(recipe.model_copy(update={"model": init}))
+    backbones = [method.backbone]
+    teachers = [module for module in method.modules() if isinstance(module, MomentumTeacher)]
+    backbones += [module for teacher in teachers for module in teacher.modules() if isinstance(module, Backbone)]
+    for backbone in backbones:
+        assert_equal(dict(backbone.network.state_dict()), dict(network.state_dict()))
+
+
+def test_the_network_of_a_run_goes_on_in_another(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", data__mean=[0.1, 0.2, 0.3], train__epochs=1)
+    settings = {"train.epochs": 1, "train.batch_size": 32, "monitor.knn_epochs": 0, "optimizer.lr": 0.0}
+    second = glocal.pretrain(DATA, tmp_path / "b", init=tmp_path / "a", overrides=settings, progress=False)
+    changes = {"init": str(tmp_path / "a"), "keep_statistics": True}
+    assert second.recipe.model == first.recipe.model.model_copy(update=changes)
+    assert second.recipe.data.mean == (0.1, 0.2, 0.3)
+    assert second.recipe.data.size == 32
+    begun = glocal.load_backbone(f"untrained:{tmp_path / 'b'}").network.state_dict()
+    assert_equal(dict(begun), backbone_of(tmp_path / "a"))
+
+
+def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> None:
+    run(tmp_path / "a", train__epochs=1)
+    mapping = {"model": {"name": "resnet50", "stem": "small"}}
+    found = starting.begin(mapping, {"model.init": str(tmp_path / "a")}, tmp_path / "b")
+    assert found.mapping["model"]["name"] == "resnet18"
+    assert found.mapping["model"]["stem"] == "standard"
+    found = starting.begin({"model": {"name": "resnet50"}}, {"model.init": "timm:resnet10t"}, tmp_path)
+    assert found.mapping["model"] == {"name": "resnet10t", "init": "timm:resnet10t", "keep_statistics": True}
+    with pytest.raises(GlocalError, match="model.name=resnet50 does not go with model.init=timm:resnet10t"):
+        starting.begin({}, {"model.init": "timm:resnet10t", "model.name": "resnet50"}, tmp_path)
+    with pytest.raises(GlocalError, match="did you mean resnet10t"):
+        starting.begin({}, {"model.init": "timm:resnet10tt"}, tmp_path)
+
+
+def test_images_are_as_the_architectures_weights_expect_them(tmp_path: Path, file: Path) -> None:
+    name = "tf_efficientnet_lite0"
+    state = timm.create_model(name, num_classes=0).state_dict()
+    torch.save(state, tmp_path / "lite.pth")
+    overrides = {"model.init": str(tmp_path / "lite.pth"), "model.name": name}
+    start = starting.begin({}, overrides, tmp_path / "run")
+    recipe = build_recipe(start.mapping, start.overrides, data_size=64, statistics=start.statistics)
+    start.check(recipe)
+    assert recipe.data.mean == (0.5, 0.5, 0.5)
+    assert {view.interpolation for view in recipe.views or []} == {"bicubic"}
+    assert statistics_in_timm(ModelSettings(name=name)).interpolation == "bicubic"
+
+
+def test_a_folder_of_timms_says_all_of_its_network(tmp_path: Path) -> None:
+    save_file(tiny().network.state_dict(), tmp_path / "model.safetensors")
+    beside = {"architecture": "resnet18", "model_args": TINY["model.options"]}
+    beside["pretrained_cfg"] = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    (tmp_path / "config.json").write_text(json.dumps(beside))
+    settings = {"train.epochs": 1, "train.batch_size": 32, "monitor.knn_epochs": 0, "train.precision": "fp32"}
+    found = glocal.pretrain(DATA, tmp_path / "a", init=tmp_path, overrides=settings, progress=False).recipe
+    assert found.model.name == "resnet18"
+    assert found.model.options == TINY["model.options"]
+    assert (found.data.mean, found.data.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert {view.interpolation for view in found.views or []} == {"bilinear"}
+
+
+def test_a_file_that_does_not_name_its_network_is_told_what_it_may_be(tmp_path: Path) -> None:
+    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    torch.save(state, tmp_path / "own.pth")
+    with pytest.raises(GlocalError, match=r"own.pth does not say of which network .*--set model.name=resnet18"):
+        starting.begin({}, {"model.init": str(tmp_path / "own.pth")}, tmp_path / "run")
+    state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    torch.save(state, tmp_path / "small.pth")
+    start = starting.begin({}, {"model.init": str(tmp_path / "small.pth"), "model.name": "resnet18"}, tmp_path / "run")
+    assert start.mapping["model"]["stem"] == "small"
+    with pytest.raises(GlocalError, match="conv1.weight, the first convolution of resnet18"):
+        start.check(build_recipe(start.mapping, {"model.name": "resnet18", "model.stem": "standard"}, data_size=64))
+
+
+def test_init_and_pretrained_exclude_each_other() -> None:
+    with pytest.raises(GlocalError, match="init and pretrained both name weights"):
+        build_recipe({"model": {"name": "resnet18", "init": "a.pth", "pretrained": True}})
+
+
+def test_the_rate_is_a_tenth_unless_it_was_chosen_for_weights(tmp_path: Path, file: Path) -> None:
+    init = {"model.init": str(file), "model.name": "resnet18"}
+
+    def rate(mapping: dict[str, Any], overrides: dict[str, Any]) -> float:
+        start = starting.begin(mapping, overrides, tmp_path / "run")
+        return build_recipe(start.mapping, start.overrides).optimizer.lr
+
+    scratch = {"optimizer": {"lr": 0.5}}
+    assert rate({}, {}) == 0.06
+    assert rate({}, init) == 0.006
+    assert rate({}, {"model.pretrained": True}) == 0.006
+    assert rate({"model": {"pretrained": True}}, {}) == 0.006
+    assert rate(scratch, init) == 0.05
+    assert rate(scratch, {**init, "optimizer.lr": 0.2}) == 0.2
+    assert rate({"model": {"name": "resnet18", "init": str(file)}, **scratch}, {}) == 0.5
+
+
+def test_statistics_are_kept_unless_it_is_said_otherwise(tmp_path: Path, file: Path) -> None:
+    def kept(mapping: dict[str, Any], overrides: dict[str, Any]) -> bool:
+        start = starting.begin(mapping, overrides, tmp_path / "run")
+        return build_recipe(start.mapping, start.overrides).model.keep_statistics
+
+    init = {"model.init": str(file), "model.name": "resnet18"}
+    assert not kept({}, {})
+    assert kept({}, init)
+    assert kept({"model": {"name": "resnet18", "pretrained": True}}, {})
+    assert not kept({}, {**init, "model.keep_statistics": False})
+    assert not kept({"model": {"name": "resnet18", "keep_statistics": False}}, init)
+
+
+def test_a_stopped_run_with_a_frozen_backbone_and_layers_of_their_own_ends_in_the_same_weights(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {
+        "model__init": str(file),
+        "model__name": "resnet18",
+        "train__freeze_backbone_epochs": 1,  # 6 of 12 steps
+        "optimizer__layer_decay": 0.7,
+        "monitor__knn_epochs": 1,
+    }
+    run(tmp_path / "whole", **settings)
+    real = loop._optimise
+
+    class Killed(BaseException):
+        pass
+
+    for out, at in (("inside", 3), ("after", 8)):
+
+        def stop(*given: Any, at: int = at) -> Any:
+            if given[5].step == at:
+                raise Killed
+            return real(*given)
+
+        monkeypatch.setattr(loop, "_optimise", stop)
+        with pytest.raises(Killed):
+            run(tmp_path / out, **settings)
+        monkeypatch.setattr(loop, "_optimise", real)
+        run(tmp_path / out, **settings)
+        ended = final_state(tmp_path / out)
+        assert_equal(ended["method"], final_state(tmp_path / "whole")["method"])
+        assert_equal(ended["optimizers"], final_state(tmp_path / "whole")["optimizers"])
+        for name in ("knn", "spread", "effective_rank"):
+            assert monitor_series(tmp_path / out, name) == monitor_series(tmp_path / "whole", name)
+    assert [step for step, _ in monitor_series(tmp_path / "whole", "knn")] == [0, 6, 12]
+    assert [step for step, _ in monitor_series(tmp_path / "whole", "spread")] == [0, 6, 12]
+
+
+def test_a_measurement_before_the_first_step_changes_no_weights(tmp_path: Path, file: Path) -> None:
+    init = {"model__init": str(file), "model__name": "resnet18", "model__options": {**TINY["model.options"]}}
+    run(tmp_path / "a", monitor__knn_epochs=0, monitor__collapse_epochs=0, **init)
+    run(tmp_path / "b", monitor__knn_epochs=1, monitor__collapse_epochs=1, **init)
+    assert_equal(final_state(tmp_path / "a")["method"], final_state(tmp_path / "b")["method"])
+    assert torch.equal(final_state(tmp_path / "a")["rng"], final_state(tmp_path / "b")["rng"])
+
+
+def test_a_run_from_random_weights_measures_no_neighbours_before_it_begins(tmp_path: Path) -> None:
+    run(tmp_path / "a", train__epochs=1, monitor__knn_epochs=1)
+    assert [step for step, _ in monitor_series(tmp_path / "a", "knn")] == [6]
+
+
+def test_forgetting_is_said(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Falling:
+        where = "a part"
+        found = iter((70.0, 69.5, 60.0))
+
+        def measure(self, _: Backbone) -> float:
+            return next(self.found)
+
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patched:
+        patched.setattr("glocal.training.run.knn_monitor", lambda *_: Falling())
+        run(tmp_path / "a", model__init=str(file), model__name="resnet18", monitor__knn_epochs=1)
+    said = capsys.readouterr().err
+    assert said.count("warning: epoch 2: k-NN accuracy is 60.0 %, below the 70.0 % before the first step") == 1
+    assert "epoch 1: k-NN accuracy" not in said
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_while_the_backbone_stands_still_the_heads_learn(name: str) -> None:
+    method = make(name)
+    settings = OptimizerSettings(lr=0.1, lr_batch_size=None, name="sgd" if "sgd" in method.optimizers else "adamw")
+    optimizers = build_optimizers(method, settings)
+    still = [parameter.clone() for parameter in method.backbone.parameters()]
+    free = {id(p) for p in method.backbone.parameters() if p.requires_grad}
+    heads = {n: p.clone() for n, p in method.named_parameters() if p.requires_grad and id(p) not in free}
+    freeze = Freeze(method, 1)
+    batch = views(method)
+    if method.refresh_epochs:
+        with torch.no_grad():
+            method.refresh(method.eval().embed(torch.randn(64, 3, 16, 16)), 0)
+        method.train()
+
+    def step(number: int) -> None:
+        clock = Clock(number, 1, 4)
+        method.before_step(clock)
+        freeze.at(number)
+        for phase in method.phases:
+            set_schedules(optimizers[phase], settings, 8, clock)
+            method(batch, phase).backward()
+            trained = [p for group in optimizers[phase].param_groups for p in group["params"]]
+            method.before_update(phase, [p.grad for p in trained if p.grad is not None])
+            optimizers[phase].step()
+            optimizers[phase].zero_grad()
+        method.after_step()
+
+    step(0)
+    assert all(torch.equal(a, b) for a, b in zip(still, method.backbone.parameters(), strict=True))
+    assert any(not torch.equal(heads[n], p) for n, p in method.named_parameters() if n in heads)
+    step(1)
+    assert any(not torch.equal(a, b) for a, b in zip(still, method.backbone.parameters(), strict=True))
+    assert {id(p) for p in method.backbone.parameters() if p.requires_grad} == free
+
+
+def test_a_backbone_that_would_never_learn_is_refused() -> None:
+    with pytest.raises(GlocalError, match=r"train.freeze_backbone_epochs.*nothing in a training of 2 epochs"):
+        build_recipe({"train": {"epochs": 2, "freeze_backbone_epochs": 2}})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "tf_efficientnet_lite0"])
+def test_layers_learn_at_timms_rates(name: str) -> None:
+    network = timm.create_model(name, num_classes=0)
+    backbone = Backbone(network, size=64)
+    expected: dict[nn.Parameter, float] = {}
+    for group in timm.optim.param_groups_layer_decay(network, layer_decay=0.8):
+        expected |= dict.fromkeys(group["params"], group["lr_scale"])
+    assert layer_scales(backbone, 0.8) == pytest.approx(expected)
+    assert min(expected.values()) < 0.5
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_the_rate_of_a_layer_is_its_share_of_the_schedule(optimizer: str) -> None:
+    method = make("simclr")
+    changes = {"decay_norm_and_bias": False, "norm_and_bias_lr": 0.02}
+    settings = OptimizerSettings.model_validate({"name": optimizer, "lr": 0.1, "layer_decay": 0.5, **changes})
+    [built] = build_optimizers(method, settings).values()
+    set_schedules(built, settings, 256, Clock(0, 10, 100))
+    rates = {parameter: group["lr"] for group in built.param_groups for parameter in group["params"]}
+    scales = layer_scales(method.backbone, 0.5)
+    for parameter in method.parameters():
+        rate = 0.02 if parameter.ndim <= 1 else 0.1
+        assert rates[parameter] == pytest.approx(rate * scales.get(parameter, 1.0))
+    assert loop._leading(built.param_groups)["lr"] == pytest.approx(0.1)
+
+
+def test_layers_that_timm_does_not_know_are_told() -> None:
+    backbone = build_backbone(ModelSettings(name="small_alexnet"), size=64)
+    with pytest.raises(GlocalError, match="timm knows no layers of small_alexnet"):
+        layer_scales(backbone, 0.5)
+
+
+def test_statistics_that_are_kept_stay_and_those_of_the_teacher_too(tmp_path: Path, file: Path) -> None:
+    run(tmp_path / "a", model__init=str(file), model__name="resnet18")
+    begun = glocal.load_backbone(f"untrained:{tmp_path / 'a'}").network.state_dict()
+    state = final_state(tmp_path / "a")["method"]
+    for owner in ("backbone.network", "teacher.chain.0.network"):
+        for name in (name for name in begun if "running_" in name or "num_batches" in name):
+            assert torch.equal(state[f"{owner}.{name}"], begun[name]), f"{owner}.{name}"
+    assert not torch.equal(state["backbone.network.conv1.weight"], begun["conv1.weight"])
+
+
+def test_the_command_takes_weights(tmp_path: Path, file: Path, image_folder: Callable[..., Path]) -> None:
+    from typer.testing import CliRunner
+
+    from glocal.cli import app
+
+    command = ["pretrain", "--data", str(image_folder(32)), "--out", str(tmp_path / "a"), "--init", str(file)]
+    settings = ["model.name=resnet18", "train.epochs=1", "train.batch_size=16", "train.precision=fp32"]
+    options = f"model.options={json.dumps(TINY['model.options'])}"
+    sets = [word for setting in [*settings, options] for word in ("--set", setting)]
+    result = CliRunner().invoke(app, [*command, *sets, "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert f"init: {file}" in (tmp_path / "a" / "recipe.yaml").read_text()
