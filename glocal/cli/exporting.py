@@ -18,6 +18,10 @@ def export(
     backbone: Annotated[str, typer.Argument(help="A run's folder, a checkpoint, or timm:NAME.")],
     to: Annotated[str, typer.Option(help="timm, torchvision, safetensors, onnx or hub-folder.")],
     out: Annotated[Path, typer.Option(help="The file, or for timm and hub-folder the folder.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="With timm:NAME: its weights, a .safetensors or .pth file, a run or a checkpoint."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="Of the weights: fp32 or fp16.")] = "fp32",
     license: Annotated[
         str | None, typer.Option(help="Of the weights, as the Hugging Face Hub names it: apache-2.0, mit, …")
@@ -42,6 +46,7 @@ def export(
         backbone,
         to,
         out,
+        weights=weights,
         precision=precision,  # type: ignore[arg-type]
         license=license,
         overwrite=overwrite,

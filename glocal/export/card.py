@@ -89,7 +89,8 @@ def _data(origin: Origin) -> str:
 
 def _training(origin: Origin) -> list[str]:
     if origin.recipe is None:
-        return [f"It was loaded as `{shown_name(origin.name)}`." if origin.name else "It is not known to glocal."]
+        weights = f" with the weights in `{origin.weights}`" if origin.weights else ""
+        return [f"It was loaded as `{origin.name}`{weights}." if origin.name else "It is not known to glocal."]
     recipe: AnyRecipe = origin.recipe
     data = " ".join(f"--data {shown_name(name)}" for name in _sources(origin))
     said = [

@@ -16,7 +16,7 @@ from glocal.export.subject import Subject
 from glocal.export.target import Loaded
 
 _BATCHES = (1, 3)  # the first batches; one of all that are left follows: files must take any number of images
-_SHAPES, _CLOUDS = 4, 4  # images that are made for a check, of two kinds
+_SHAPES, _CLOUDS = 3, 3  # images that are made for a check, of two kinds
 
 
 class Difference(NamedTuple):
@@ -90,7 +90,9 @@ def check(subject: Subject, loaded: Loaded, images: Tensor) -> Check:
                     f"{tuple(wanted[name].shape)}; nothing was left"
                 )
             found[name].append(difference(name, wanted[name], given[name]))
-    worst = (Difference(name, max(d.absolute for d in all_), max(d.relative for d in all_)) for name, all_ in found.items())
+    worst = (
+        Difference(name, max(d.absolute for d in all_), max(d.relative for d in all_)) for name, all_ in found.items()
+    )
     done = Check(loaded.name, tuple(worst), loaded.tolerance, len(images))
     if not done.worst.relative <= loaded.tolerance:
         raise GlocalError(
@@ -115,7 +117,7 @@ def _batches(images: Tensor) -> Iterator[Tensor]:
 
 
 def made_images(size: int) -> Tensor:
-    """Images that are made for a check, (8, 3, size, size) uint8: shapes before backgrounds, and coloured clouds.
+    """Images that are made for a check, (6, 3, size, size) uint8: shapes before backgrounds, and coloured clouds.
 
     Clouds have amplitudes that fall with the frequency, as those of photographs do.
     """
@@ -136,7 +138,11 @@ def images_from(sources: Sequence[Source], subject: Subject, count: int) -> Tens
     for source in sources:
         some = Subset(source, torch.linspace(0, len(source) - 1, min(count, len(source))).long())
         for _, images in images_of(
-            some, its.size, workers=0, share=its.crop, interpolation=its.interpolation  # type: ignore[arg-type]
+            some,
+            its.size,
+            workers=0,
+            share=its.crop,
+            interpolation=its.interpolation,  # type: ignore[arg-type]
         ):
             found.append(images)
     return torch.cat([torch.empty(0, 3, its.size, its.size, dtype=torch.uint8), *found])

@@ -63,6 +63,7 @@ def export(
     to: str,
     out: str | Path,
     *,
+    weights: str | Path | None = None,
     precision: Precision = "fp32",
     license: str | None = None,
     overwrite: bool = False,
@@ -80,6 +81,7 @@ def export(
         backbone: a backbone, or what `load_backbone` takes.
         to: timm, torchvision, safetensors, onnx or hub-folder.
         out: the file or folder. An earlier export is replaced.
+        weights: with `timm:NAME`, a file of weights for it, as for `load_backbone`.
         precision: fp32, or fp16: weights in half the space.
         license: of the weights, an identifier of the Hugging Face Hub (apache-2.0, mit, cc-by-nc-4.0, …).
         overwrite: replace a file that is no export, too. Folders that hold other files never are.
@@ -96,8 +98,10 @@ def export(
         raise GlocalError(f"--precision {precision}: {did_you_mean(precision, get_args(Precision))}")
     check_place(out, target, overwrite=overwrite)
     more = [] if images is None else [open_source(images)]
-    origin = Origin() if isinstance(backbone, Backbone) else origin_of(backbone)
-    loaded = _ready(backbone) if isinstance(backbone, Backbone) else load_backbone(backbone)
+    if isinstance(backbone, Backbone):
+        origin, loaded = Origin(), _ready(backbone)
+    else:
+        origin, loaded = origin_of(backbone, weights), load_backbone(backbone, weights)
     folder = Path(evaluation) if evaluation is not None else origin.run and origin.run / "evaluation"
     subject = Subject(
         backbone=loaded,
@@ -127,7 +131,7 @@ def _ready(backbone: Backbone) -> Backbone:
 
 def _known_license(backbone: Backbone, origin: Origin) -> str | None:
     """That of timm's pretrained weights, where timm notes it and they are exported as they are."""
-    if origin.name is None or not origin.name.startswith("timm:"):
+    if origin.name is None or not origin.name.startswith("timm:") or origin.weights is not None:
         return None
     return (getattr(backbone.network, "pretrained_cfg", None) or {}).get("license")
 

@@ -48,6 +48,7 @@ class Origin:
 
     Attributes:
         name: as it was named; None for one that was handed over.
+        weights: the name of the file whose weights it has, where they were named apart.
         run: the run's folder; None where it is of no run.
         recipe: the run's.
         step: optimiser steps of its training.
@@ -56,6 +57,7 @@ class Origin:
     """
 
     name: str | None = None
+    weights: str | None = None
     run: Path | None = None
     recipe: AnyRecipe | None = None
     step: int | None = None
@@ -63,11 +65,11 @@ class Origin:
     numbers: tuple[Number, ...] = field(default=(), repr=False)
 
 
-def origin_of(name: str | Path) -> Origin:
-    """What is known of a backbone by the name that `load_backbone` takes."""
+def origin_of(name: str | Path, weights: str | Path | None = None) -> Origin:
+    """What is known of a backbone by the names that `load_backbone` takes."""
     text = str(name)
-    if not Path(name).exists():  # timm:NAME, untrained:RUN
-        return Origin(name=text)
+    if weights is not None or not Path(name).exists():  # timm:NAME, untrained:RUN
+        return Origin(name=text, weights=None if weights is None else Path(weights).name)
     path = Path(name)
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:

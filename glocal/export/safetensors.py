@@ -12,15 +12,25 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.export.preprocessing import Preprocessing
-from glocal.export.subject import Subject, architecture_from, arguments, build
+from glocal.export.subject import OWN_NETWORKS, Subject, architecture_from, arguments, build
 from glocal.export.target import Loaded, Target
 
-TOLERANCE = {"fp32": 1e-6, "fp16": 1e-2}
-"""Of weights that are read back into the same network: the same computation, or one with weights of 11 bits."""
+TOLERANCE = {"fp32": 1e-6, "fp16": 2e-2}
+"""Of weights that are read back into the same network: the same computation, or one with weights of 11 bits, which
+differs by 0.009 in trained EfficientNets and by less than 0.001 in ResNets and vision transformers."""
 
 
 def write(subject: Subject, place: Path) -> None:
-    """Writes the weights of a subject."""
+    """Writes the weights of a subject.
+
+    Raises:
+        GlocalError: it is not known what builds the network.
+    """
+    if subject.architecture is None:
+        raise GlocalError(
+            f"--to safetensors: it is not known how {type(subject.network).__name__} is built again; --to onnx needs "
+            "not know it"
+        )
     write_weights(subject.weights(), place, subject.metadata())
 
 
@@ -89,6 +99,13 @@ def lines(subject: Subject) -> str:
     """Loads the file with timm."""
     known = subject.architecture
     assert known is not None
+    if known.name in OWN_NETWORKS:
+        return (
+            "from glocal.models.alexnet import SmallAlexNet\nfrom safetensors.torch import load_file\n\n"
+            "network = SmallAlexNet().eval()  # no other package has it; --to onnx needs none\n"
+            f'network.load_state_dict(load_file("{subject.out}"))\n'
+            "features = network(images)\n"
+        )
     setting = ""
     if known.small_stem:
         width = subject.network.conv1.out_channels  # type: ignore[union-attr]

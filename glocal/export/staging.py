@@ -26,7 +26,9 @@ def check_place(out: Path, target: Target, *, overwrite: bool) -> None:
     if not target.endings and out.is_file():
         raise GlocalError(f"--out {out} is a file; --to {target.name} writes a folder")
     if target.endings and out.is_dir():
-        raise GlocalError(f"--out {out} is a folder; --to {target.name} writes a file, for example {out}/model{out.suffix}")
+        raise GlocalError(
+            f"--out {out} is a folder; --to {target.name} writes a file, for example {out}/model{out.suffix}"
+        )
     if out.is_dir():
         foreign = sorted(one.name for one in out.iterdir() if one.name not in target.contents or one.is_dir())
         if foreign:

@@ -27,7 +27,8 @@ Precision = Literal["fp32", "fp16"]
 _NOT_THE_NETWORK = frozenset(
     {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "zero_init_last", "num_classes", "in_chans"}
 )
-_OWN_NETWORKS = {"small_alexnet": SmallAlexNet}
+OWN_NETWORKS = {"small_alexnet": SmallAlexNet}
+"""Networks that timm does not have."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ def architecture_of(backbone: Backbone) -> Architecture | None:
         config = getattr(network, "pretrained_cfg", None) or {}
         if "architecture" not in config:
             return None
-        known = Architecture(config["architecture"], dict(getattr(network, "_model_args", {})), _has_small_stem(network))
+        known = Architecture(
+            config["architecture"], dict(getattr(network, "_model_args", {})), _has_small_stem(network)
+        )
     options = {key: value for key, value in known.options.items() if key not in _NOT_THE_NETWORK}
     if isinstance(network, VisionTransformer):  # else it depends on the tag of weights, which files do not have
         height, width = network.patch_embed.img_size or (backbone.size, backbone.size)
@@ -141,8 +144,8 @@ def build(architecture: Architecture) -> nn.Module:
     Raises:
         GlocalError: timm does not build it.
     """
-    if architecture.name in _OWN_NETWORKS:
-        return _OWN_NETWORKS[architecture.name]().eval()
+    if architecture.name in OWN_NETWORKS:
+        return OWN_NETWORKS[architecture.name]().eval()
     try:
         network: nn.Module = timm.create_model(architecture.name, num_classes=0, **architecture.options)
     except Exception as error:  # networks fail in their own ways with options that do not fit
