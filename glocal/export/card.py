@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import glocal
 from glocal.config import AnyRecipe
+from glocal.errors import counted
 from glocal.export.origin import Number, Origin, shown_name, shown_recipe
 from glocal.export.subject import Subject
 from glocal.settings import write_yaml
@@ -92,11 +94,13 @@ def _training(origin: Origin) -> list[str]:
         weights = f" with the weights in `{origin.weights}`" if origin.weights else ""
         return [f"It was loaded as `{origin.name}`{weights}." if origin.name else "It is not known to glocal."]
     recipe: AnyRecipe = origin.recipe
-    data = " ".join(f"--data {shown_name(name)}" for name in _sources(origin))
+    data = "".join(f" --data {shlex.quote(shown_name(name))}" for name in _sources(origin))
+    began = recipe.model.init or ("timm's weights" if recipe.model.pretrained else "")
     said = [
-        f"{recipe.method.name}, {recipe.train.epochs} epochs with batches of {recipe.train.batch_size} images; the "
-        f"weights are those after step {origin.step:,}. The recipe is `recipe.yaml`:",
-        f"    glocal pretrain --recipe recipe.yaml {data} --out RUN",
+        f"{recipe.method.name}, {counted(recipe.train.epochs, 'epoch')} with batches of {recipe.train.batch_size} "
+        f"images; the weights are those after step {origin.step:,}"
+        f"{f', and it began with {shown_name(began)}' if began else ''}. The recipe is `recipe.yaml`:",
+        f"    glocal pretrain --recipe recipe.yaml{data} --out RUN",
     ]
     if recipe.reproduces:
         said.append(f"The recipe follows {recipe.reproduces}.")

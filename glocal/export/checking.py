@@ -15,7 +15,7 @@ from glocal.errors import GlocalError
 from glocal.export.subject import Subject
 from glocal.export.target import Loaded
 
-_BATCHES = (1, 3)  # the first batches; one of all that are left follows: files must take any number of images
+_BATCHES = (1, 2)  # the first batches; one of all that are left follows: files must take any number of images
 _SHAPES, _CLOUDS = 3, 3  # images that are made for a check, of two kinds
 
 

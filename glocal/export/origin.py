@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from glocal.errors import GlocalError
 from glocal.evaluation import results
 from glocal.evaluation.protocols import protocol
 from glocal.models.backbone import Backbone
-from glocal.settings import read_yaml, write_yaml
+from glocal.settings import read_yaml
 
 _LINES = 10_000  # of images.txt that are read to find a few images
 
@@ -137,9 +138,9 @@ def _defaults(name: str) -> dict[str, Any]:
 
 
 def _as_yaml(value: Any) -> str:
-    if isinstance(value, list | dict):
-        return write_yaml({"": value}).split(":", 1)[1].strip() if not value else str(value).replace("'", "")
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+    """A setting as one writes it behind `--set`, which reads YAML."""
+    text = shown_name(value) if isinstance(value, str) else ""
+    return text if text and read_yaml(text, "a setting") == text else json.dumps(value)
 
 
 def shown_name(name: str) -> str:
@@ -158,7 +159,8 @@ def shown_recipe(recipe: AnyRecipe) -> str:
         "source": [shown_name(one) for one in source] if isinstance(source, list) else source and shown_name(source),
         "test": recipe.data.test and shown_name(recipe.data.test),
     }
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=shown)}).to_yaml()
+    model = recipe.model.model_copy(update={"init": recipe.model.init and shown_name(recipe.model.init)})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=shown), "model": model}).to_yaml()
 
 
 def own_images(origin: Origin, backbone: Backbone, count: int) -> Source | None:
