@@ -175,9 +175,10 @@ def write(subject: Subject, place: Path) -> None:
     state = OrderedDict(weights)
     state._metadata = OrderedDict({_HEADER: metadata})  # type: ignore[attr-defined]
     try:
-        torch.save(state, place)
-    except RuntimeError as error:  # torch's writer has no other word for a full disk
-        raise OSError(str(error)) from error
+        with place.open("wb") as file:  # to a path, torch would not say that the disk is full
+            torch.save(state, file)
+    except RuntimeError as error:  # where it is, closing the archive fails too, and hides why
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -1,5 +1,7 @@
 """The comparison itself, beside a plain loop."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,7 @@ def test_made_images_are_unlike_one_another(size: int) -> None:
 
 def subject() -> Subject:
     made = _ready(narrow())
-    return Subject(made, architecture_of(made), Preprocessing.of(made), "fp32", __import__("pathlib").Path("x"))
+    return Subject(made, architecture_of(made), Preprocessing.of(made), "fp32", Path("x"))
 
 
 def test_files_that_take_one_batch_size_only_are_found() -> None:

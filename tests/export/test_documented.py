@@ -21,9 +21,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 def pieces() -> list[tuple[str, str]]:
     """Each command with the Python that follows it."""
-    found = re.findall(
-        r"^    (glocal export \S+ --to .*?)\n(?:    .*\n)*\n```python\n(.*?)```", PAGE.read_text(), re.M | re.S
-    )
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.findall(r"^    (glocal export [^\n]*)\n(?:    [^\n]*\n)*\n```python\n(.*?)```", text, re.M | re.S)
     return [(command, code) for command, code in found if "|" not in command]
 
 
