@@ -237,6 +237,22 @@ def test_a_file_with_one_wrong_weight_is_not_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, MemoryError])
+def test_an_export_that_is_stopped_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: type[BaseException]
+) -> None:
+    target = TARGETS["timm"]
+
+    def half(subject: Any, place: Path) -> None:
+        target.write(subject, place)
+        raise stopped
+
+    monkeypatch.setitem(TARGETS, "timm", replace(target, write=half))
+    with pytest.raises(stopped):
+        export(narrow(), "timm", tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_earlier_export_survives_a_wrong_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = export(narrow(), "timm", tmp_path / "t")
     before = {path.name: path.read_bytes() for path in done.path.iterdir()}
