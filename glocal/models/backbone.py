@@ -94,6 +94,20 @@ class ImageStatistics(NamedTuple):
     interpolation: str
 
 
+class Architecture(NamedTuple):
+    """What timm builds a network from: all that its weights do not say.
+
+    Attributes:
+        name: of a timm model, without the tag of its weights; or small_alexnet.
+        options: of its constructor.
+        small_stem: a ResNet's first convolution is 3×3 with stride 1, and nothing pools after it.
+    """
+
+    name: str
+    options: dict[str, Any]
+    small_stem: bool = False
+
+
 def statistics_of_weights(settings: ModelSettings) -> ImageStatistics | None:
     """What the pretrained weights that the settings name expect of images; None where there are no such weights.
 
@@ -162,6 +176,7 @@ class Backbone(nn.Module):
         decoding: how the image files were decoded that it was trained on; None where that is not known.
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
         learned_from: the names of the sources that a run has trained it on; empty where that is not known.
+        architecture: what the network was built from; None where it was built elsewhere.
     """
 
     mean: Tensor
@@ -171,6 +186,7 @@ class Backbone(nn.Module):
     decoding: Decoding | None = None
     interpolation: Interpolation | None = None
     learned_from: tuple[str, ...] = ()
+    architecture: Architecture | None = None
 
     def __init__(
         self,
@@ -515,7 +531,9 @@ def build_backbone(
     if settings.name == _SMALL_ALEXNET:
         if settings.options or settings.known_to_timm or settings.stem == "small":
             raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no small stem")
-        return Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
+        found = Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
+        found.architecture = Architecture(_SMALL_ALEXNET, {})
+        return found
     name = _known(settings.name)
     options = dict(settings.options)
     if options.get("in_chans", 3) != 3:
@@ -553,4 +571,6 @@ def build_backbone(
         network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
-    return Backbone(network, size=size, mean=mean, std=std, label=settings.name)
+    found = Backbone(network, size=size, mean=mean, std=std, label=settings.name)
+    found.architecture = Architecture(name, options, settings.stem == "small")
+    return found

@@ -11,7 +11,13 @@ import torch
 from glocal.console import note
 from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, did_you_mean
-from glocal.models.backbone import Backbone, build_backbone, known_interpolation, statistics_of_weights
+from glocal.models.backbone import (
+    Architecture,
+    Backbone,
+    build_backbone,
+    known_interpolation,
+    statistics_of_weights,
+)
 from glocal.models.weights import load_into, read_weights
 from glocal.settings import read_yaml
 
@@ -138,4 +144,5 @@ def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:
     label = f"timm:{name}" if pretrained else f"timm:{name} untrained"
     backbone = Backbone(network, size=config["input_size"][-1], mean=config["mean"], std=config["std"], label=label)
     backbone.interpolation = known_interpolation(str(config.get("interpolation", "")))
+    backbone.architecture = Architecture(name.split(".")[0], options)
     return backbone.eval()
