@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from glocal import losses, methods
     from glocal.curation.checking import check
+    from glocal.curation.duplicates import find_duplicates
     from glocal.curation.labelling import propose_labels
     from glocal.curation.outliers import find_outliers
     from glocal.curation.selection import select
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from glocal.embeddings.searching import search
     from glocal.errors import GlocalError
     from glocal.evaluation import evaluate
+    from glocal.exports.exporting import export
+    from glocal.exports.pushing import push_to_hub
     from glocal.models.backbone import Backbone
     from glocal.models.loading import load_backbone
     from glocal.training.run import Run, pretrain
@@ -41,10 +44,13 @@ _HOME = {
     "check": "glocal.curation.checking",
     "embed": "glocal.embeddings.making",
     "evaluate": "glocal.evaluation",
+    "export": "glocal.exports.exporting",
+    "find_duplicates": "glocal.curation.duplicates",
     "find_outliers": "glocal.curation.outliers",
     "load_backbone": "glocal.models.loading",
     "pretrain": "glocal.training.run",
     "propose_labels": "glocal.curation.labelling",
+    "push_to_hub": "glocal.exports.pushing",
     "search": "glocal.embeddings.searching",
     "select": "glocal.curation.selection",
 }
@@ -57,12 +63,15 @@ __all__ = [
     "check",
     "embed",
     "evaluate",
+    "export",
+    "find_duplicates",
     "find_outliers",
     "load_backbone",
     "losses",
     "methods",
     "pretrain",
     "propose_labels",
+    "push_to_hub",
     "search",
     "select",
 ]

@@ -33,7 +33,7 @@ LAYERS = (
     ("glocal.evaluation",),
     ("glocal.papers.measured",),  # beside a paper's number, that of a run
     ("glocal.papers.shown",),
-    ("glocal.embeddings", "glocal.export"),
+    ("glocal.embeddings", "glocal.exports"),
     ("glocal.curation",),
     ("glocal.training",),
     ("glocal.sweep", "glocal.demo", "glocal.doctor"),

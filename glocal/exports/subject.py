@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import glocal
 from glocal.errors import GlocalError
-from glocal.export.origin import Origin
-from glocal.export.preprocessing import Preprocessing
+from glocal.exports.origin import Origin
+from glocal.exports.preprocessing import Preprocessing
 from glocal.models.alexnet import SmallAlexNet
 from glocal.models.backbone import Architecture, Backbone, one_line
 

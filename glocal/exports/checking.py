@@ -12,8 +12,8 @@ from glocal.data.lanes.central import central_images, images_of
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.shapes import Shapes
 from glocal.errors import GlocalError
-from glocal.export.subject import Subject
-from glocal.export.target import Loaded
+from glocal.exports.subject import Subject
+from glocal.exports.target import Loaded
 
 _BATCHES = (1, 2)  # the first batches; one of all that are left follows: files must take any number of images
 _SHAPES, _CLOUDS = 3, 3  # images that are made for a check, of two kinds

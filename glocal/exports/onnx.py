@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.export.preprocessing import Preprocessing
-from glocal.export.subject import Subject
-from glocal.export.target import Loaded, Target
+from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.subject import Subject
+from glocal.exports.target import Loaded, Target
 from glocal.models.backbone import one_line
 
 OPSET = 18

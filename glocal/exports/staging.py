@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from glocal.errors import GlocalError
-from glocal.export.target import Target
+from glocal.exports.target import Target
 
 
 def check_place(out: Path, target: Target, *, overwrite: bool) -> None:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.export.preprocessing import Preprocessing
-from glocal.export.subject import OWN_NETWORKS, Subject, architecture_from, arguments, build
-from glocal.export.target import Loaded, Target
+from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.subject import OWN_NETWORKS, Subject, architecture_from, arguments, build
+from glocal.exports.target import Loaded, Target
 
 TOLERANCE = {"fp32": 1e-6, "fp16": 2e-2}
 """Of weights that are read back into the same network: the same computation, or one with weights of 11 bits, which

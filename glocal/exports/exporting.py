@@ -12,13 +12,13 @@ import torch
 from glocal.console import progress_bar
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, did_you_mean
-from glocal.export import hub, onnx, safetensors, timm, torchvision
-from glocal.export.checking import Check, check, images_from, made_images
-from glocal.export.origin import Origin, numbers_of, origin_of, own_images
-from glocal.export.preprocessing import Preprocessing
-from glocal.export.staging import check_place, staged
-from glocal.export.subject import Precision, Subject, architecture_of
-from glocal.export.target import Target
+from glocal.exports import hub, onnx, safetensors, timm, torchvision
+from glocal.exports.checking import Check, check, images_from, made_images
+from glocal.exports.origin import Origin, numbers_of, origin_of, own_images
+from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.staging import check_place, staged
+from glocal.exports.subject import Precision, Subject, architecture_of
+from glocal.exports.target import Target
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 

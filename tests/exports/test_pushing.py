@@ -14,8 +14,8 @@ from huggingface_hub import constants
 
 from glocal.cli import main
 from glocal.errors import GlocalError
-from glocal.export import export, push_to_hub
-from tests.export.made import narrow
+from glocal.exports import export, push_to_hub
+from tests.exports.made import narrow
 
 
 class Hub(ThreadingHTTPServer):
@@ -151,7 +151,7 @@ def test_what_the_hub_refuses_is_one_sentence(hub: Hub, folder: Path, status: in
 def test_without_token_name_folder_or_network_nothing_is_sent(
     hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glocal.export.pushing.get_token", lambda: None)
+    monkeypatch.setattr("glocal.exports.pushing.get_token", lambda: None)
     with pytest.raises(GlocalError, match="needs a token: `hf auth login`"):
         push_to_hub(folder, "anna/net", endpoint=hub.address)
     for name in ("net", "anna/net/x", "anna/", "anna net/x"):

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from glocal.cli import main
 from glocal.errors import GlocalError
-from glocal.export import TARGETS, export
-from glocal.export import onnx as onnx_target
-from glocal.export import timm as timm_target
-from glocal.export.pushing import for_repository
+from glocal.exports import TARGETS, export
+from glocal.exports import onnx as onnx_target
+from glocal.exports import timm as timm_target
+from glocal.exports.pushing import for_repository
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
-from tests.export.made import NARROW, backbone, narrow, vit
+from tests.exports.made import NARROW, backbone, narrow, vit
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

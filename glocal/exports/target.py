@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from glocal.export.preprocessing import Preprocessing
-from glocal.export.subject import Subject
+from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.subject import Subject
 
 
 class Loaded(NamedTuple):

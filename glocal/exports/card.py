@@ -9,8 +9,8 @@ from typing import Any
 import glocal
 from glocal.config import AnyRecipe
 from glocal.errors import counted
-from glocal.export.origin import Number, Origin, shown_name, shown_recipe
-from glocal.export.subject import Subject
+from glocal.exports.origin import Number, Origin, shown_name, shown_recipe
+from glocal.exports.subject import Subject
 from glocal.settings import write_yaml
 
 # Data sets of torchvision's by their names on the Hub, where these are sure.

@@ -12,7 +12,7 @@ from PIL import Image
 from glocal.checkpoints import save_checkpoint
 from glocal.cli import main
 from glocal.config import build_recipe
-from glocal.export import TARGETS
+from glocal.exports import TARGETS
 from glocal.methods.building import build_method
 from glocal.models.loading import load_backbone
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from glocal.errors import GlocalError
-from glocal.export.checking import check, difference, made_images
-from glocal.export.exporting import _ready, architecture_of
-from glocal.export.preprocessing import Preprocessing
-from glocal.export.subject import Subject
-from glocal.export.target import Loaded
-from tests.export.made import narrow
+from glocal.exports.checking import check, difference, made_images
+from glocal.exports.exporting import _ready, architecture_of
+from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.subject import Subject
+from glocal.exports.target import Loaded
+from tests.exports.made import narrow
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (3, 5, 6)])

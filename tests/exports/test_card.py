@@ -12,8 +12,8 @@ from PIL import Image
 
 from glocal.cli import main
 from glocal.evaluation import evaluate
-from glocal.export import export
-from glocal.export.origin import Origin, evaluate_command, origin_of, own_images, shown_recipe
+from glocal.exports import export
+from glocal.exports.origin import Origin, evaluate_command, origin_of, own_images, shown_recipe
 from glocal.models.loading import load_backbone
 from glocal.settings import parse_overrides
 from glocal.training.run import pretrain

@@ -12,10 +12,10 @@ from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from glocal.errors import GlocalError
-from glocal.export.preprocessing import Preprocessing
-from glocal.export.safetensors import TOLERANCE, read_metadata, runner, write_weights
-from glocal.export.subject import Subject
-from glocal.export.target import Loaded, Target
+from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.safetensors import TOLERANCE, read_metadata, runner, write_weights
+from glocal.exports.subject import Subject
+from glocal.exports.target import Loaded, Target
 from glocal.files import write_text
 from glocal.models.backbone import Architecture, one_line
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 import glocal
 from glocal.errors import GlocalError
-from glocal.export import hub
+from glocal.exports import hub
 from glocal.models.backbone import one_line
 
 _ENDPOINT = "https://huggingface.co"

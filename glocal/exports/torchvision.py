@@ -18,11 +18,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.export import timm
-from glocal.export.preprocessing import Preprocessing
-from glocal.export.safetensors import fill, read_metadata, runner, write_weights
-from glocal.export.subject import Subject, arguments, at_precision
-from glocal.export.target import Loaded, Target
+from glocal.exports import timm
+from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.safetensors import fill, read_metadata, runner, write_weights
+from glocal.exports.subject import Subject, arguments, at_precision
+from glocal.exports.target import Loaded, Target
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
 """Of the same layers in another package, which may group their products otherwise."""

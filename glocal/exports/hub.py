@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from glocal.export import onnx, safetensors, timm
-from glocal.export.card import write_card
-from glocal.export.origin import shown_recipe
-from glocal.export.subject import Subject
-from glocal.export.target import Loaded, Target
+from glocal.exports import onnx, safetensors, timm
+from glocal.exports.card import write_card
+from glocal.exports.origin import shown_recipe
+from glocal.exports.subject import Subject
+from glocal.exports.target import Loaded, Target
 from glocal.files import write_text
 
 CARD, RECIPE, GRAPH = "README.md", "recipe.yaml", "model.onnx"
