@@ -28,7 +28,7 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> None:
             normalisation over one image.
     """
     check_shares(recipe.train.batch_size, recipe.train.devices, recipe.train.accumulate)
-    method = _shadow(recipe)
+    method = shadow(recipe)
     _check_sizes(method.backbone, recipe)
     _check_shares(method, recipe)
     if progress:
@@ -62,7 +62,7 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
     return lines
 
 
-def _shadow(recipe: AnyRecipe) -> Method:
+def shadow(recipe: AnyRecipe) -> Method:
     """The recipe's method on the meta device, or, where a network cannot be built there, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         try:
