@@ -127,9 +127,10 @@ class Costs:
     checkpoint: float = 0.0
     end: float = 0.0
 
-    def scaled(self, factor: float) -> Costs:
-        """Those of a network or of views with so many times the arithmetic."""
-        return replace(self, step=self.step * factor, knn=self.knn * factor, refresh=self.refresh * factor)
+    def scaled(self, factor: float, step: float | None = None) -> Costs:
+        """Those of a network or of views with so many times the arithmetic; a step's may be known to be others."""
+        step = self.step * factor if step is None else step
+        return replace(self, step=step, knn=self.knn * factor, refresh=self.refresh * factor)
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,8 @@ def search(
 ) -> Choice:
     """The first rung of a ladder on which enough epochs fit; where there is none, the one with the most epochs.
 
-    The smallest is tried first, briefly: it costs least, and says roughly what the others cost, by their arithmetic.
-    What is taken has been measured itself.
+    The smallest is tried first, briefly: it costs least, and says roughly what the others cost, by their arithmetic;
+    from the second on, it shows what is no arithmetic. What is taken has been measured itself.
 
     Args:
         arithmetic: of each rung, in any unit.
@@ -231,9 +232,15 @@ def search(
     measured: dict[int, Costs] = {}
 
     def expected(rung: int) -> Costs:
-        known = measured or brief
-        near = min(known, key=lambda other: abs(other - rung))
-        return known[near].scaled(arithmetic[rung] / arithmetic[near])
+        known = brief | measured
+        near = min(measured or brief, key=lambda other: abs(other - rung))
+        costs = known[near]
+        slope = costs.step / arithmetic[near]  # where all of a step is arithmetic
+        for other in known.keys() - {near}:
+            rise = (costs.step - known[other].step) / (arithmetic[near] - arithmetic[other])
+            slope = min(slope, max(0.0, rise))
+        step = costs.step + slope * (arithmetic[rung] - arithmetic[near])
+        return costs.scaled(arithmetic[rung] / arithmetic[near], step)
 
     while True:
         enough = [rung for rung in range(last + 1) if (measured or brief) and fit(expected(rung)) >= wanted]
@@ -242,6 +249,8 @@ def search(
         if rung in measured or (measured and spent() > (_PLANNING if fitting else _MOST_PLANNING)):
             break
         measured[rung] = measure(rung, False)
+        if rung and len(brief | measured) == 1 and spent() <= _PLANNING:  # perhaps little of it is arithmetic
+            brief[rung - 1] = measure(rung - 1, True)
     if rung not in measured:
         rung = min(fitting) if fitting else max(measured, key=lambda rung: (fit(measured[rung]), rung))
     larger = {above: (fit(expected(above)), above in measured) for above in range(rung)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from glocal.methods.base import MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.schedules import Schedule
 from glocal.training.budget import shortened
-from glocal.training.rehearsal import shadow
+from glocal.training.rehearsal import shadow_backbone
 
 _SMALLEST = 96  # pixels
 _STEP = 32  # pixels
@@ -71,10 +72,10 @@ def ladder(recipe: AnyRecipe, given: Iterable[str], side: int) -> list[Rung]:
     if wanted is None:
         raise GlocalError(f"model.name={recipe.model.name} cannot be planned with: it does not take the views")
     rungs = [wanted]
+    unit = _patch(recipe) if sizes else 1
     for size in sizes:
-        _append(rungs, _resized(recipe, size), recipe.model.name)
-    fixed = any(path == "model" or path.startswith("model.") for path in given)
-    if not fixed and not begins_with_weights(recipe):
+        _append(rungs, _resized(recipe, size, unit), recipe.model.name)
+    if not any(_is_model(path) for path in given) and not begins_with_weights(recipe):
         smallest = rungs[-1].recipe
         model, network = _smaller(smallest), ""
         while model is not None:
@@ -83,6 +84,15 @@ def ladder(recipe: AnyRecipe, given: Iterable[str], side: int) -> list[Rung]:
             _append(rungs, smallest, network)
             model = _smaller(smallest)
     return rungs
+
+
+def fixed_by(given: Iterable[str]) -> list[str]:
+    """The paths among those that the user has given that keep the size or the network from becoming smaller."""
+    return [path for path in given if _SIZES.fullmatch(path) or _is_model(path)]
+
+
+def _is_model(path: str) -> bool:
+    return path == "model" or path.startswith("model.")
 
 
 def begins_with_weights(recipe: AnyRecipe) -> bool:
@@ -100,11 +110,10 @@ def _append(rungs: list[Rung], recipe: AnyRecipe, network: str) -> None:
 def _rung(recipe: AnyRecipe, network: str) -> Rung | None:
     """The recipe with the arithmetic of its network; None where that does not take the views."""
     try:
-        backbone = shadow(recipe).backbone.eval()
+        backbone = shadow_backbone(recipe).eval()
         views = recipe.views or []
-        count = sum(
-            view.count * _operations(backbone, size) for view in views for size in (view.size, *view.resolutions)
-        )
+        sides = Counter(side for view in views for side in (view.size, *view.resolutions) * view.count)
+        count = sum(times * _operations(backbone, side) for side, times in sides.items())
     except Exception:  # networks check their input in many ways
         return None
     return Rung(recipe, network, max(1.0, float(count)))
@@ -124,9 +133,9 @@ def _sizes(recipe: AnyRecipe, side: int) -> list[int]:
     return [*below, *([own] if own < min(_SMALLEST, now) else [])]
 
 
-def _resized(recipe: AnyRecipe, size: int) -> AnyRecipe:
-    """The recipe with all views in proportion to a new `data.size`, in whole patches."""
-    unit, share = _patch(recipe), size / (recipe.data.size or size)
+def _resized(recipe: AnyRecipe, size: int, unit: int) -> AnyRecipe:
+    """The recipe with all views in proportion to a new `data.size`, in whole patches of `unit` pixels."""
+    share = size / (recipe.data.size or size)
 
     def side(pixels: int) -> int:
         return max(unit, round(pixels * share / unit) * unit)
@@ -143,7 +152,7 @@ def _resized(recipe: AnyRecipe, size: int) -> AnyRecipe:
 
 def _patch(recipe: AnyRecipe) -> int:
     """The side of a network's patches; 1 where it has none."""
-    embedding = getattr(shadow(recipe).backbone.network, "patch_embed", None)
+    embedding = getattr(shadow_backbone(recipe).network, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
     return int(patch[0]) if isinstance(patch, tuple) else 1
 

@@ -15,7 +15,7 @@ from glocal.data.sources.base import Source
 from glocal.errors import GlocalError, counted
 from glocal.training.budget import WANTED_EPOCHS, Budget, Choice, Costs, Work, in_words, search
 from glocal.training.building import batch_order
-from glocal.training.ladder import Rung, begins_with_weights, ladder, matching, with_epochs
+from glocal.training.ladder import Rung, begins_with_weights, fixed_by, ladder, matching, with_epochs
 from glocal.training.monitors import is_measured
 from glocal.training.rehearsal import shadow
 from glocal.training.trial import Trials, work_of
@@ -111,10 +111,13 @@ def _line(
         f"--time {in_words(budget.seconds)}: {counted(epochs, 'epoch')} of {counted(work.steps_per_epoch, 'step')} at "
         f"{chosen.words}"
     ]
+    short = f"at least {WANTED_EPOCHS} are wanted" if found.larger or epochs < WANTED_EPOCHS else ""
     if found.larger:
-        parts.append(f"{_larger(rungs, found)}, and {WANTED_EPOCHS} are wanted")
+        short += f", and {_larger(rungs, found)}"
     if epochs < WANTED_EPOCHS:
-        parts.append(f"fewer than {WANTED_EPOCHS} epochs, for {unchanged or 'there is nothing smaller to choose'}")
+        short += f", but {unchanged or 'there is nothing smaller to choose'}"
+    if short:
+        parts.append(short)
     parts.append(
         f"a step takes {in_words(costs.step)}, all of them {in_words(steps)}, the start, measurements and checkpoints "
         f"{in_words(max(0.0, whole - steps))}, planning took {in_words(planning)}"
@@ -124,24 +127,20 @@ def _line(
 
 def _larger(rungs: list[Rung], found: Choice) -> str:
     """What would have fitted of the trainings that were passed over: the largest, and the one before the chosen."""
-    ends = sorted({0, found.rung - 1})
     fits = []
-    for number in ends:
+    for number in sorted({0, found.rung - 1}):
         epochs, measured = found.larger[number]
-        about = f"{epochs}" if measured else f"about {epochs}"
-        fits.append(f"{rungs[number].words} would have {about if epochs else 'not even 1'}")
+        about = "" if measured else "about "
+        fits.append(f"at {rungs[number].words} {f'{about}{epochs}' if epochs else 'not even 1'} would fit")
     return " and ".join(fits)
 
 
 def _unchanged(recipe: AnyRecipe, given: list[str]) -> str:
-    """Why nothing smaller was tried."""
-    reasons = []
-    fixed = [path for path in given if path.startswith(("model", "views", "data.size", "method.local_size"))]
+    """Why nothing smaller was tried; empty where everything was."""
+    fixed = fixed_by(given)
     if fixed:
-        reasons.append(f"{', '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} given")
-    elif begins_with_weights(recipe):
-        reasons.append("the network begins with weights of its own")
-    return " and ".join(reasons)
+        return f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} given"
+    return "the network begins with weights, which no smaller one has" if begins_with_weights(recipe) else ""
 
 
 def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Iterable[str]) -> AnyRecipe:
@@ -159,7 +158,7 @@ def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Itera
     if not written.planned:
         note(f"the run in {folder} was begun without --time; its recipe stands")
         return recipe
-    note(f"the run in {folder} goes on with its plan, which is not made again: {written.planned}")
+    note(f"the run in {folder} has its plan, which is not made again: {written.planned.partition(';')[0]}")
     given = list(given)
     rung = matching(ladder(recipe, given, own_side(source)), written)
     lengths = (*written.train.extended_from, written.train.epochs)
