@@ -51,9 +51,11 @@ class Forecast:
         self._work = work_of(training.recipe, training.order, training.method, measured=monitor is not None)
 
     def apart(self, what: str) -> AbstractContextManager[None]:
+        """Counts no longer to the steps, as long as these are watched."""
         return self._watch.apart(what) if self._watch else nullcontext()
 
     def step(self, done: int) -> None:
+        """Says how long the rest takes when enough steps have been seen, or a minute has gone by."""
         if self._watch is None:
             return
         self._watch.mark()

@@ -198,7 +198,7 @@ def with_epochs(recipe: AnyRecipe, epochs: int, given: Iterable[str] = ()) -> An
     optimizer = {key: value for key, value in optimizer.items() if not _is_given(f"optimizer.{key}", given)}
     changed = recipe.model_copy(
         update={
-            "train": recipe.train.model_copy(update={"epochs": epochs}),
+            "train": recipe.train.model_copy(update={"epochs": epochs, "extended_from": ()}),
             "optimizer": recipe.optimizer.model_copy(update=optimizer),
             "method": _method_for(recipe.method, epochs, before, given, "method"),
         }

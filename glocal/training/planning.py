@@ -29,7 +29,7 @@ def check_time(given: Iterable[str], *, extend: bool) -> None:
     Raises:
         GlocalError: the epochs are given as well, or a run is to be extended.
     """
-    if "train.epochs" in given:
+    if {"train", "train.epochs"} & set(given):
         raise GlocalError("--time decides train.epochs; give the one or the other")
     if extend:
         raise GlocalError("--extend goes on to the train.epochs that are given; --time is for a new run")

@@ -154,8 +154,8 @@ class Trials:
     def _step(self, training: Training, seconds: float, *, brief: bool) -> tuple[float, float]:
         """The seconds of a step, and what the first ones take beyond that."""
         fabric, recipe = self.fabric, training.recipe
-        log = RunLog(self.folder, 0) if self._main else None
         watch = _Trial(fabric, seconds, 3 if brief else WARM_UP + TIMED)
+        log = RunLog(self.folder, 0) if self._main else None
         first = training.method.refresh_first + _FIRST_EPOCH
         train_some = recipe.train.model_copy(update={"epochs": first + WARM_UP + TIMED + 1})
         try:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import glocal
 from glocal.checkpoints import newest_checkpoint
 from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
-from glocal.training import loop, planning, trial
+from glocal.training import loop, trial
 from glocal.training.budget import Costs
 from glocal.training.loop import RunInterrupted
 from glocal.training.machine import launch
@@ -53,6 +54,28 @@ def two_epochs_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tried
 
 
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The same without trials."""
+    tried: list[str] = []
+
+    def measure(self: Trials, recipe: Any, seconds: float, *, brief: bool = False) -> Costs:
+        tried.append(recipe.model.name)
+        return TWO_EPOCHS
+
+    monkeypatch.setattr(Trials, "measure", measure)
+    return tried
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe whose network may become smaller: no setting on the command names it."""
+    model = {"name": "resnet18", "stem": "standard", "options": {"channels": [32] * 4, "layers": [1] * 4}}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({"method": {"name": "sce"}, "model": model}))
+    return path
+
+
 def start(out: Path, **more: Any) -> glocal.Run:
     settings = {"overrides": SMALL, "time": "1h", "progress": False, **more}
     return glocal.pretrain(DATA, out, **settings)
@@ -75,47 +98,50 @@ def test_the_plan_is_the_recipe_and_the_run_that_of_the_same_recipe_by_hand(
 
 
 def test_a_planned_run_that_is_stopped_goes_on_bit_for_bit_with_the_same_command(
-    tmp_path: Path, two_epochs_fit: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    recipe: Path,
+    pinned: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    start(tmp_path / "whole", overrides=NETWORK)
-    smallest = "resnet18 of 16 to 128 channels"
-    assert final_state(tmp_path / "whole")["method"]["backbone.network.conv1.weight"].shape[0] == 16
+    smallest = "resnet18 of 16 to 16 channels"
+    planned = start(tmp_path / "whole", recipe=recipe, overrides=NETWORK)
+    assert planned.recipe.model.options == {"channels": [16] * 4, "layers": [1] * 4}
     real, count = loop._optimise, iter(range(1000))
 
     class Killed(BaseException):
         pass
 
     def dies(*args: Any) -> torch.Tensor:
-        if next(count) == 6:  # three of them in trials
+        if next(count) == 6:
             raise Killed
         return real(*args)
 
-    tried = len(two_epochs_fit)
     with monkeypatch.context() as patched:
-        patched.setattr(planning.Trials, "measure", lambda *_, **__: TWO_EPOCHS)
         patched.setattr(loop, "_optimise", dies)
         with pytest.raises(Killed):
-            start(tmp_path / "killed", overrides=NETWORK)
+            start(tmp_path / "killed", recipe=recipe, overrides=NETWORK)
+    tried = len(pinned)
     capsys.readouterr()
-    resumed = start(tmp_path / "killed", overrides=NETWORK, time="5m")
+    resumed = start(tmp_path / "killed", recipe=recipe, overrides=NETWORK, time="5m")
     said = " ".join(capsys.readouterr().err.split())
     assert (
         f"has its plan, which is not made again: --time 1 h: 2 epochs of 6 steps at 32 pixels with {smallest}" in said
     )
     assert "continues after step 6 of 12" in said
-    assert len(two_epochs_fit) == tried
+    assert len(pinned) == tried
     assert resumed.recipe.train.epochs == 2
     whole, killed = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
     for part in ("method", "optimizers", "rng"):
         assert_equal(whole[part], killed[part])
-    start(tmp_path / "killed", overrides=NETWORK)
+    start(tmp_path / "killed", recipe=recipe, overrides=NETWORK)
     assert "is finished (12 steps); nothing to do" in " ".join(capsys.readouterr().err.split())
     for other, named in (
         ({"method.temperature": 0.5}, "method.temperature was"),
         ({"model.name": "resnet18"}, "model."),
     ):
         with pytest.raises(GlocalError, match=f"has other settings: {named}"):
-            start(tmp_path / "killed", overrides={**NETWORK, **other})
+            start(tmp_path / "killed", recipe=recipe, overrides={**NETWORK, **other})
 
 
 def test_a_run_that_was_begun_without_a_time_keeps_its_recipe(
@@ -128,17 +154,17 @@ def test_a_run_that_was_begun_without_a_time_keeps_its_recipe(
     assert "was begun without --time; its recipe stands" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_planned_recipe_can_be_trained_again_and_extended(tmp_path: Path, two_epochs_fit: list[str]) -> None:
-    start(tmp_path / "a", overrides=NETWORK)
-    recipe = tmp_path / "a" / "recipe.yaml"
-    again = glocal.pretrain(None, tmp_path / "b", recipe=recipe, progress=False)
+def test_a_planned_recipe_can_be_trained_again_and_extended(tmp_path: Path, recipe: Path, pinned: list[str]) -> None:
+    start(tmp_path / "a", recipe=recipe, overrides=NETWORK)
+    written = tmp_path / "a" / "recipe.yaml"
+    again = glocal.pretrain(None, tmp_path / "b", recipe=written, progress=False)
     assert_equal(final_state(tmp_path / "a")["method"], final_state(tmp_path / "b")["method"])
     longer = glocal.pretrain(
-        None, tmp_path / "a", recipe=recipe, overrides={"train.epochs": 3}, extend=True, progress=False
+        None, tmp_path / "a", recipe=written, overrides={"train.epochs": 3}, extend=True, progress=False
     )
     assert (longer.recipe.train.extended_from, again.recipe.planned) == ((2,), longer.recipe.planned)
-    start(tmp_path / "a", overrides=NETWORK)  # the first command still knows it
-    assert Path(recipe).read_text() == longer.recipe.to_yaml()
+    start(tmp_path / "a", recipe=recipe, overrides=NETWORK)  # the first command still knows it
+    assert written.read_text() == longer.recipe.to_yaml()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +203,7 @@ def test_a_stop_while_planning_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "a").exists()
 
 
-def test_what_a_killed_planning_has_left_is_removed(tmp_path: Path, two_epochs_fit: list[str]) -> None:
+def test_what_a_killed_planning_has_left_is_removed(tmp_path: Path, pinned: list[str]) -> None:
     remains = tmp_path / "a" / ".trial" / "checkpoints"
     remains.mkdir(parents=True)
     (remains / "step-000000001.pt").write_text("torn")
