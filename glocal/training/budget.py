@@ -100,9 +100,14 @@ class Budget:
         """Seconds since it began."""
         return time.monotonic() - self.began
 
+    @property
+    def kept(self) -> float:
+        """Seconds that are kept for what is not measured, and for a last epoch that does not quite fit."""
+        return self.seconds * _RESERVE
+
     def left(self) -> float:
-        """Seconds that may be planned for; a fiftieth of the whole is kept for what is not measured."""
-        return self.seconds * (1 - _RESERVE) - self.spent()
+        """Seconds that may be planned for."""
+        return self.seconds - self.kept - self.spent()
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,16 @@ class Work:
         while epochs and self.seconds(costs, epochs) > seconds:  # where a shortened start shifts a look by one
             epochs -= 1
         return epochs
+
+    def nearest_epochs(self, costs: Costs, seconds: float, over: float) -> int:
+        """The epochs whose end is nearest to a time, at most `over` seconds after it; 0 where not even one fits.
+
+        With 20 epochs one is a twentieth of the time, which rounding down alone would waste.
+        """
+        fitting = self.most_epochs(costs, seconds)
+        left = seconds - (self.seconds(costs, fitting) if fitting else 0.0)
+        after = self.seconds(costs, fitting + 1) - seconds
+        return fitting + 1 if fitting and 0 < after <= min(over, left) else fitting
 
 
 def _ends(done: int, total: int, every: int) -> int:

@@ -86,7 +86,7 @@ def plan(
             lambda: fabric.broadcast((time.monotonic() - begun) / budget.seconds),
         )
     remains, planning = left(), fabric.broadcast(time.monotonic() - begun)
-    epochs = work.most_epochs(found.costs, remains)
+    epochs = work.nearest_epochs(found.costs, remains, budget.kept)
     chosen = rungs[found.rung]
     if epochs == 0:
         needed = budget.spent() + work.seconds(found.costs, 1)

@@ -108,6 +108,23 @@ def test_as_many_epochs_as_fit_and_not_one_more() -> None:
             assert work.most_epochs(costs, work.seconds(costs, 1) * 0.999) == 0
 
 
+def test_the_nearest_number_of_epochs_is_taken_and_never_over_what_is_kept() -> None:
+    work, costs = Work(1), Costs(5.0)
+    assert [work.nearest_epochs(costs, seconds, 2.0) for seconds in (4.9, 5.0, 97.4, 97.6, 98.5, 100)] == [
+        0,
+        1,
+        19,
+        19,
+        20,
+        20,
+    ]
+    for work, costs, epochs in cases(200):
+        seconds, over = work.seconds(costs, epochs) * 1.03, 0.5
+        nearest = work.nearest_epochs(costs, seconds, over)
+        assert work.seconds(costs, nearest) <= seconds + over
+        assert 0 <= nearest - work.most_epochs(costs, seconds) <= 1
+
+
 def test_more_time_never_plans_fewer_epochs() -> None:
     for work, costs, _ in cases(100):
         most = [work.most_epochs(costs, seconds) for seconds in range(0, 2000, 37)]
