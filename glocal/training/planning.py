@@ -143,6 +143,13 @@ def _unchanged(recipe: AnyRecipe, given: list[str]) -> str:
     return "the network begins with weights, which no smaller one has" if begins_with_weights(recipe) else ""
 
 
+def drop_plan(recipe: AnyRecipe, given: Iterable[str]) -> AnyRecipe:
+    """A planned recipe for a new run, which is the plan's no more where the user gives what the plan had decided."""
+    given = list(given)
+    changed = "train.epochs" in given or bool(fixed_by(given))
+    return recipe.model_copy(update={"planned": ""}) if changed else recipe
+
+
 def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Iterable[str]) -> AnyRecipe:
     """The recipe with the plan of the run in a folder, which is not made again.
 

@@ -24,7 +24,7 @@ from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
 from glocal.training.machine import launch, place, suit_to_machine
 from glocal.training.monitors import knn_monitor
-from glocal.training.planning import check_time, plan, planned_before
+from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
 from glocal.training.resolving import resolve
 from glocal.training.saving import restore, save
@@ -108,6 +108,8 @@ def pretrain(
         resolved = planned_before(resolved, source, folder, given)
     elif budget and resume != "must":
         resolved = plan(resolved, source, fabric, folder, budget, given, progress=progress)
+    elif not has_checkpoint(folder):
+        resolved = drop_plan(resolved, given)
     resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend)
     if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
         note(advice)

@@ -159,6 +159,10 @@ def test_a_planned_recipe_can_be_trained_again_and_extended(tmp_path: Path, reci
     written = tmp_path / "a" / "recipe.yaml"
     again = glocal.pretrain(None, tmp_path / "b", recipe=written, progress=False)
     assert_equal(final_state(tmp_path / "a")["method"], final_state(tmp_path / "b")["method"])
+    other = glocal.pretrain(
+        None, tmp_path / "c", recipe=written, overrides={"train.epochs": 1, "method.temperature": 0.2}, progress=False
+    )
+    assert other.recipe.planned == ""  # no plan of its own, and not that one
     longer = glocal.pretrain(
         None, tmp_path / "a", recipe=written, overrides={"train.epochs": 3}, extend=True, progress=False
     )
