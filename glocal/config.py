@@ -99,6 +99,7 @@ class Recipe(Settings, Generic[M]):
     reproduces: str = ""  # paper, table, row
     row: str = ""  # its place in the papers' tables (`glocal tables`): sce/2/tau=0.2 target=0.10 CIFAR10
     published: str = ""  # the number in print, with its protocol; where there is a row, that row's
+    planned: str = ""  # by --time: the plan and its reasons
     seed: int = Field(0, ge=0)
     data: DataSettings = DataSettings()
     views: list[View] | None = None  # null: the method's own, for `data.size`

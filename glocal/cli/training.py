@@ -32,9 +32,15 @@ def pretrain(
     extend: Annotated[
         bool, typer.Option("--extend", help="Train the run in --out for longer: up to the train.epochs given now.")
     ] = False,
+    time: Annotated[
+        str | None, typer.Option(help="End in this time, 30m or 1h30: epochs, and if need be size and network, follow.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Pretrain a backbone on unlabelled images, or continue a stopped run."""
+    from glocal.training.budget import Budget
+
+    budget = None if time is None else Budget.of(time)  # from here on: torch is still to be loaded
     choices = ("auto", "must", "never")
     if resume not in choices:
         raise GlocalError(f"--resume {resume}: {did_you_mean(resume, choices)}")
@@ -52,6 +58,7 @@ def pretrain(
         resume=resume,  # type: ignore[arg-type]
         progress=not quiet,
         extend=extend,
+        time=budget,
     )
     if process_rank() > 0:
         return

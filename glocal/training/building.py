@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor
 
 from glocal.config import AnyRecipe
 from glocal.data.lanes.choice import Lane, open_lane
@@ -60,7 +61,15 @@ def batch_order(recipe: AnyRecipe, source: Source, fabric: Fabric) -> BatchOrder
 
 
 def build(
-    recipe: AnyRecipe, source: Source, order: BatchOrder, fabric: Fabric, folder: Path, *, weights: bool, progress: bool
+    recipe: AnyRecipe,
+    source: Source,
+    order: BatchOrder,
+    fabric: Fabric,
+    folder: Path,
+    *,
+    weights: bool,
+    progress: bool,
+    held: Tensor | None = None,
 ) -> Training:
     """Builds all parts; the recipe's seed decides the first weights.
 
@@ -68,6 +77,7 @@ def build(
         recipe, source, order, fabric, folder: of the run.
         weights: take pretrained ones where the recipe says so; they are not needed where a checkpoint follows.
         progress: show progress.
+        held: the images, where a resident lane has read them before.
 
     Raises:
         GlocalError: the method does not work with the optimiser, or images cannot be read.
@@ -84,6 +94,7 @@ def build(
         fabric.device,
         skipped_file=folder / "skipped.txt" if fabric.global_rank == 0 else None,
         progress=progress,
+        held=held,
     )
     lane.partners = method.partners
     # On a GPU, fused kernels do not go with the clipping of scaled gradients.

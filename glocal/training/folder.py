@@ -32,6 +32,7 @@ _FREE = {
     "reproduces",
     "row",
     "published",
+    "planned",
     "data.workers",
     "data.lane",
     "data.resident_megabytes",

@@ -30,6 +30,7 @@ from glocal.training.meter import LossMeter
 from glocal.training.monitors import Spread, measure_spread
 from glocal.training.optimizers import clip_each, set_schedules
 from glocal.training.progress import ProgressLines
+from glocal.training.stopwatch import Watch, apart
 from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
 
@@ -52,11 +53,13 @@ class Hooks:
         save: writes a checkpoint after so many steps and returns its name.
         log: takes the numbers; None in all processes but the first.
         knn: measures k-NN accuracy of the backbone; None where there are no labels.
+        watch: is told how long everything takes.
     """
 
     save: Callable[[int], str]
     log: RunLog | None = None
     knn: Callable[[], float] | None = None
+    watch: Watch | None = None
 
 
 def train(
@@ -99,8 +102,8 @@ def train(
     batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
     freeze = Freeze(method, settings.freeze_backbone_epochs * order.steps_per_epoch)
     meter, saved, last_save = LossMeter(fabric.device, settings.batch_size, first_step), "none yet", time.monotonic()
-    look_every = _steps(recipe.monitor.collapse_epochs, order)
-    knn_every = _steps(recipe.monitor.knn_epochs, order) if hooks.knn else 0
+    look_every = steps_of(recipe.monitor.collapse_epochs, order)
+    knn_every = steps_of(recipe.monitor.knn_epochs, order) if hooks.knn else 0
     bar = progress_bar("steps", visible=progress, extra=("numbers",))
     lines = ProgressLines(first_step, total, order.steps_per_epoch) if progress and bar.disable else None
     with StopSignals() as stop, bar:
@@ -114,7 +117,8 @@ def train(
             epoch = step // order.steps_per_epoch
             if refresh_every and step % refresh_every == 0 and epoch >= method.refresh_first:
                 start = time.perf_counter()
-                method.refresh(embed_all(method, lane, order.length, fabric), epoch)
+                with apart(hooks.watch, "refresh"):
+                    method.refresh(embed_all(method, lane, order.length, fabric), epoch)
                 if fabric.global_rank == 0 and progress:
                     taken = time.perf_counter() - start
                     bar.console.print(f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s")
@@ -154,13 +158,18 @@ def train(
             if step == 0 and look_every and method.embedding is not None:  # computed before the step's update
                 _log_spread(measure_spread(method.embedding), 0, hooks.log)
             if looking:
-                _look_at_embeddings(method.embedding, done, hooks.log, saved)
+                with apart(hooks.watch, "look"):
+                    _look_at_embeddings(method.embedding, done, hooks.log, saved)
             if hooks.knn and knn_every and (done % knn_every == 0 or last):
                 when = f"epoch {done / order.steps_per_epoch:.0f}"
-                _measure_knn(done, when, hooks, recipe, bar if progress else None)
+                with apart(hooks.watch, "knn"):
+                    _measure_knn(done, when, hooks, recipe, bar if progress else None)
             if due:
                 _check_weights(method, done, saved)
-                saved, last_save = hooks.save(done), time.monotonic()
+                with apart(hooks.watch, "checkpoint"):
+                    saved, last_save = hooks.save(done), time.monotonic()
+            if hooks.watch:
+                hooks.watch.step(done)
             if stopping and not last:
                 raise RunInterrupted(f"stopped after step {done} of {total}", stop.received or signal.SIGTERM)
 
@@ -175,7 +184,7 @@ def _alike(method: Method) -> list[str]:
     ]
 
 
-def _steps(epochs: float, order: BatchOrder) -> int:
+def steps_of(epochs: float, order: BatchOrder) -> int:
     return max(1, round(epochs * order.steps_per_epoch)) if epochs else 0
 
 

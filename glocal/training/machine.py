@@ -10,6 +10,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 from glocal.config import AnyRecipe, TrainSettings
+from glocal.data.sources.base import Source
 from glocal.errors import GlocalError
 from glocal.memory import keep_freed_memory
 from glocal.methods.base import Method
@@ -69,3 +70,10 @@ def suit_to_machine(method: Method, settings: TrainSettings, device: torch.devic
             if settings.compile:
                 module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
     return method
+
+
+def place(method: Method, source: Source, device: torch.device) -> None:
+    """Puts a method on the device of its training, with the labels that it learns from."""
+    method.to(device)
+    if method.needs_labels and source.labels is not None:
+        method.labels = source.labels.to(device)

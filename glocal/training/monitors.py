@@ -62,14 +62,24 @@ def measure_spread(embedding: Tensor) -> Spread:
     return Spread(spread(embedding), effective_rank(embedding), embedding.shape[1])
 
 
+def is_measured(source: Source, recipe: AnyRecipe) -> bool:
+    """Whether a recipe's k-NN accuracy is measured on a run's images: enough of them have labels, and it is wanted."""
+    return _learned_from(source, recipe) is not None
+
+
+def _learned_from(source: Source, recipe: AnyRecipe) -> Source | None:
+    train = labelled_part(source) if recipe.monitor.knn_epochs else None
+    return None if train is None or len(train) < _FEWEST else train
+
+
 def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
     """What a recipe has measured of a run's images, on those with labels; None where it is too few or not wanted.
 
     Raises:
         GlocalError: the images of `data.test` have no labels, or a class that training lacks.
     """
-    train = labelled_part(source) if recipe.monitor.knn_epochs else None
-    if train is None or len(train) < _FEWEST:
+    train = _learned_from(source, recipe)
+    if train is None:
         return None
     settings = recipe.monitor
     monitor = KNNMonitor(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +19,8 @@ from glocal.models.backbone import Backbone, build_backbone, one_line
 from glocal.models.loading import choose_device
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
@@ -33,7 +38,7 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
             normalisation over one image, or views that the method cannot learn from.
     """
     check_shares(recipe.train.batch_size, recipe.train.devices, recipe.train.accumulate)
-    method = _shadow(recipe)
+    method = shadow(recipe)
     _check_sizes(method.backbone, recipe)
     _check_shares(method, recipe)
     _check_views(method, recipe)
@@ -74,26 +79,38 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
     return lines
 
 
-def _shadow(recipe: AnyRecipe) -> Method:
+def shadow(recipe: AnyRecipe) -> Method:
     """The recipe's method on the meta device, or, where a network cannot be built there, on the CPU."""
+    return _without_memory(lambda: _build(recipe))
+
+
+def shadow_backbone(recipe: AnyRecipe) -> Backbone:
+    """The same of the recipe's backbone alone."""
+    return _without_memory(lambda: _build_backbone(recipe))
+
+
+def _without_memory(build: Callable[[], M]) -> M:
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                return _build(recipe)
+                return build()
         except GlocalError:
             pass  # the CPU says whether it is the recipe or the meta device
         except (NotImplementedError, RuntimeError):
             pass
-        return _build(recipe)
+        return build()
 
 
 def _build(recipe: AnyRecipe) -> Method:
+    return method_class(recipe.method.name)(_build_backbone(recipe), recipe.method)
+
+
+def _build_backbone(recipe: AnyRecipe) -> Backbone:
     model = recipe.model
     assert recipe.data.size is not None  # resolved
     if model.known_to_timm and model.stem == "small":
         build_backbone(model, size=recipe.data.size)  # says what is wrong before any weights are looked for
-    backbone = build_backbone(model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
-    return method_class(recipe.method.name)(backbone, recipe.method)
+    return build_backbone(model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
 
 
 def _check_sizes(backbone: Backbone, recipe: AnyRecipe) -> None:
@@ -114,7 +131,7 @@ def _check_sizes(backbone: Backbone, recipe: AnyRecipe) -> None:
 
 def _on_cpu(recipe: AnyRecipe) -> Backbone:
     with torch.random.fork_rng(devices=[]):
-        return _build(recipe).backbone
+        return _build_backbone(recipe)
 
 
 def _failure(backbone: Backbone, size: int) -> Exception | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,13 +15,16 @@ from glocal.data.sources.opening import Images
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 from glocal.report.plots import draw_loss, draw_views
+from glocal.training.budget import Budget
 from glocal.training.building import Training, batch_order, build
 from glocal.training.extending import what_changes
-from glocal.training.folder import Resume, prepare_folder
+from glocal.training.folder import Resume, has_checkpoint, prepare_folder
+from glocal.training.forecast import Forecast
 from glocal.training.log import RunLog, read_metrics
 from glocal.training.loop import Hooks, train
-from glocal.training.machine import is_first_process, launch, suit_to_machine
+from glocal.training.machine import is_first_process, launch, place, suit_to_machine
 from glocal.training.monitors import KNNMonitor, knn_monitor
+from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
 from glocal.training.resolving import resolve
 from glocal.training.saving import restore, save
@@ -65,6 +68,7 @@ def pretrain(
     resume: Resume = "auto",
     progress: bool = True,
     extend: bool = False,
+    time: str | float | Budget | None = None,
 ) -> Run:
     """Pretrains a backbone on unlabelled images, or continues where a stopped run stands.
 
@@ -80,6 +84,10 @@ def pretrain(
         progress: show progress: a bar, or lines now and then where there is no terminal.
         extend: a run in `out` that had fewer `train.epochs` goes on to the new number. What it was planned for is done
             with the schedules of the shorter training, the rest with those of the longer one.
+        time: in which it shall end, planning, evaluation and checkpoints included: "30m", "1h30", or seconds. A few
+            measured steps decide how many epochs fit; where fewer than 20 do, also the size of the views and the
+            network, unless `overrides` has these. What was decided is the run's recipe; no clock decides anything
+            later, and a run in `out` keeps its plan.
 
     Returns:
         The finished run.
@@ -92,13 +100,22 @@ def pretrain(
 
     >>> run = pretrain("shapes", "runs/a", overrides={"train.epochs": 20})  # doctest: +SKIP
     """
-    folder = Path(out)
+    folder, given = Path(out), dict(overrides or {})
     if init is not None:
-        overrides = {**(overrides or {}), "model.init": str(init)}
-    resolved, source = resolve(data, recipe, overrides, folder, progress=progress)
+        given["model.init"] = str(init)
+    budget = None if time is None else Budget.of(time)
+    if budget:
+        check_time(given, extend=extend)
+    resolved, source = resolve(data, recipe, given, folder, progress=progress)
     method = rehearse(resolved, progress=progress and is_first_process())
     monitor = knn_monitor(source, resolved) if is_first_process() else None
     fabric = launch(resolved, several_updates=len(method.phases) > 1)
+    if budget and has_checkpoint(folder):
+        resolved = planned_before(resolved, source, folder, given)
+    elif budget and resume != "must":
+        resolved = plan(resolved, source, fabric, folder, budget, given, progress=progress)
+    elif not has_checkpoint(folder):
+        resolved = drop_plan(resolved, given)
     resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend)
     if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
         note(advice)
@@ -117,16 +134,22 @@ def pretrain(
         note(f"{folder} continues after step {first_step} of {total}")
         restore(state, training)
     training.method = suit_to_machine(training.method, resolved.train, fabric.device)
-    _train(training, monitor, first_step, progress=progress)
+    _train(training, monitor, first_step, given, progress=progress, planned=budget is not None)
     return Run(folder)
 
 
-def _train(training: Training, monitor: KNNMonitor | None, first_step: int, *, progress: bool) -> None:
+def _train(
+    training: Training,
+    monitor: KNNMonitor | None,
+    first_step: int,
+    given: Iterable[str],
+    *,
+    progress: bool,
+    planned: bool,
+) -> None:
     """Trains to the end with everything that watches and records."""
     method, recipe, fabric, source = training.method, training.recipe, training.fabric, training.source
-    method.to(fabric.device)
-    if method.needs_labels and source.labels is not None:
-        method.labels = source.labels.to(fabric.device)
+    place(method, source, fabric.device)
     evaluated = operator.attrgetter(method.evaluated)(method)
     main = fabric.global_rank == 0
     if monitor and main:
@@ -134,7 +157,9 @@ def _train(training: Training, monitor: KNNMonitor | None, first_step: int, *, p
     if main and not (training.folder / "views.png").exists():
         draw_views(training.lane, recipe, training.folder / "views.png")
     log = RunLog(training.folder, first_step) if main else None
-    hooks = Hooks(partial(save, training), log, (lambda: monitor.measure(evaluated)) if monitor and main else None)
+    forecast = Forecast(training, first_step, monitor, given) if main and progress and not planned else None
+    measure = (lambda: monitor.measure(evaluated)) if monitor and main else None
+    hooks = Hooks(partial(save, training), log, measure, forecast)
     try:
         train(
             method,

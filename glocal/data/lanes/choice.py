@@ -49,9 +49,14 @@ def probe_sizes(source: Source) -> Tensor:
     return torch.tensor(sizes)
 
 
+def own_side(source: Source) -> int:
+    """The shorter side of a source's images, the median of some of them."""
+    return int(probe_sizes(source).amin(dim=1).median())
+
+
 def natural_size(source: Source) -> int:
     """The side of the views that suits a source: that of its images if they are small (≤ 96 pixels), else 224."""
-    side = int(probe_sizes(source).amin(dim=1).median())
+    side = own_side(source)
     return max(8, side) if side <= _LARGEST_SMALL_SIDE else _STANDARD_SIDE
 
 
@@ -64,9 +69,11 @@ def open_lane(
     *,
     skipped_file: Path | None = None,
     progress: bool = True,
+    held: Tensor | None = None,
 ) -> Lane:
     """The lane that `data.lane` names; `auto` is resident where images have one size and fit `data.resident_megabytes`
-    and half of the device's memory, and says what it chose.
+    and half of the device's memory, and says what it chose. A resident lane that was open before
+    hands its images on (`held`).
 
     Raises:
         GlocalError: too many unreadable images, or a resident lane for images of several sizes.
@@ -77,7 +84,7 @@ def open_lane(
     lane: Lane | None = None
     if settings.lane == "resident" or (settings.lane == "auto" and not reason):
         try:
-            images = read_all(source, skipped, progress=progress)
+            images = read_all(source, skipped, progress=progress) if held is None else held
             lane = ResidentLane(images, plan, order, device, settings.mean, settings.std, color=settings.color)
         except MixedSizesError:
             if settings.lane == "resident":

@@ -1,0 +1,174 @@
+"""`--time`: the recipe of a training that ends in time, and the one line that says why it is this one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from lightning.fabric import Fabric
+
+from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.console import note, tell
+from glocal.data.lanes.choice import own_side
+from glocal.data.sources.base import Source
+from glocal.errors import GlocalError, counted
+from glocal.training.budget import WANTED_EPOCHS, Budget, Choice, Costs, Work, in_words, search
+from glocal.training.building import batch_order
+from glocal.training.ladder import Rung, fixed_by, ladder, matching, with_epochs
+from glocal.training.monitors import is_measured
+from glocal.training.rehearsal import shadow
+from glocal.training.trial import Trials, work_of
+
+_SHARE = 0.05  # of the budget, that one trial may take before it has timed all of its steps
+
+
+def check_time(given: Iterable[str], *, extend: bool) -> None:
+    """Refuses what does not go with a time.
+
+    Raises:
+        GlocalError: the epochs are given as well, or a run is to be extended.
+    """
+    if {"train", "train.epochs"} & set(given):
+        raise GlocalError("--time decides train.epochs; give the one or the other")
+    if extend:
+        raise GlocalError("--extend goes on to the train.epochs that are given; --time is for a new run")
+
+
+def plan(
+    recipe: AnyRecipe,
+    source: Source,
+    fabric: Fabric,
+    folder: Path,
+    budget: Budget,
+    given: Iterable[str],
+    *,
+    progress: bool,
+) -> AnyRecipe:
+    """The recipe of a training that ends within a budget, which says so in `planned`.
+
+    Its epochs are as many as fit. Where fewer than 20 do, the views become smaller, then the network; where fewer fit
+    all the same, there are fewer. All processes decide by the first one's clock.
+
+    Args:
+        recipe: resolved.
+        source: the images.
+        fabric: launched.
+        folder: of the run; there is no checkpoint in it.
+        budget: when it began, and how long it is.
+        given: the paths of the settings that the user has given, which are not changed.
+        progress: say what is measured.
+
+    Raises:
+        GlocalError: not even one epoch fits, or what the training would raise.
+        RunInterrupted: the process was asked to stop.
+    """
+    given = list(given)
+    rungs = ladder(recipe, given, own_side(source))
+    order = batch_order(recipe, source, fabric)
+    work = work_of(recipe, order, shadow(recipe), measured=is_measured(source, recipe))
+    begun = time.monotonic()
+
+    def left() -> float:
+        return fabric.broadcast(budget.left())
+
+    with Trials(source, fabric, folder) as trials:
+
+        def measure(number: int, brief: bool) -> Costs:
+            if progress:
+                tell(f"measuring {rungs[number].words} …")
+            return trials.measure(rungs[number].recipe, _SHARE * budget.seconds / (4 if brief else 1), brief=brief)
+
+        found = search(
+            [rung.arithmetic for rung in rungs],
+            measure,
+            lambda costs: work.most_epochs(costs, left()),
+            lambda: fabric.broadcast((time.monotonic() - begun) / budget.seconds),
+        )
+    remains, planning = left(), fabric.broadcast(time.monotonic() - begun)
+    epochs = work.nearest_epochs(found.costs, remains, budget.kept)
+    chosen = rungs[found.rung]
+    if epochs == 0:
+        needed = budget.spent() + work.seconds(found.costs, 1)
+        raise GlocalError(
+            f"--time {in_words(budget.seconds)}: not even one epoch of {counted(order.steps_per_epoch, 'step')} fits, "
+            f"at {chosen.words} ({in_words(found.costs.step)} a step); give it {in_words(1.1 * needed)} or more, or "
+            "fewer images"
+        )
+    line = _line(budget, work, rungs, found, epochs, planning, _unchanged(recipe, given))
+    note(line)
+    return with_epochs(chosen.recipe, epochs, given).model_copy(update={"planned": line})
+
+
+def _line(
+    budget: Budget, work: Work, rungs: list[Rung], found: Choice, epochs: int, planning: float, unchanged: str
+) -> str:
+    """The plan and its reasons."""
+    costs, chosen = found.costs, rungs[found.rung]
+    whole = work.seconds(costs, epochs)
+    steps = epochs * work.steps_per_epoch * costs.step
+    parts = [
+        f"--time {in_words(budget.seconds)}: {counted(epochs, 'epoch')} of {counted(work.steps_per_epoch, 'step')} at "
+        f"{chosen.words}"
+    ]
+    short = f"at least {WANTED_EPOCHS} are wanted" if found.larger or epochs < WANTED_EPOCHS else ""
+    if found.larger:
+        short += f", and {_larger(rungs, found)}"
+    if epochs < WANTED_EPOCHS:
+        short += f", but {unchanged or 'there is nothing smaller to choose'}"
+    if short:
+        parts.append(short)
+    parts.append(
+        f"a step takes {in_words(costs.step)}, all of them {in_words(steps)}, the start, measurements and checkpoints "
+        f"{in_words(max(0.0, whole - steps))}, planning took {in_words(planning)}"
+    )
+    return "; ".join(parts)
+
+
+def _larger(rungs: list[Rung], found: Choice) -> str:
+    """What would have fitted of the trainings that were passed over: the largest, and the one before the chosen."""
+    fits = []
+    for number in sorted({0, found.rung - 1}):
+        epochs, measured = found.larger[number]
+        about = "" if measured else "about "
+        fits.append(f"at {rungs[number].words} {f'{about}{epochs}' if epochs else 'not even 1'} would fit")
+    return " and ".join(fits)
+
+
+def _unchanged(recipe: AnyRecipe, given: list[str]) -> str:
+    """Why nothing smaller was tried; empty where everything was."""
+    fixed = fixed_by(given)
+    if fixed:
+        return f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} given"
+    return "the network begins with weights, which no smaller one has" if recipe.model.from_weights else ""
+
+
+def drop_plan(recipe: AnyRecipe, given: Iterable[str]) -> AnyRecipe:
+    """A planned recipe for a new run, which is the plan's no more where the user gives what the plan had decided."""
+    given = list(given)
+    changed = "train.epochs" in given or bool(fixed_by(given))
+    return recipe.model_copy(update={"planned": ""}) if changed else recipe
+
+
+def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Iterable[str]) -> AnyRecipe:
+    """The recipe with the plan of the run in a folder, which is not made again.
+
+    What the user has given now and had not then stays in it, for the check of the folder to find.
+
+    Args:
+        recipe: resolved, without a plan.
+        source: the images.
+        folder: of the run; it has a checkpoint.
+        given: the paths of the settings that the user has given.
+    """
+    written = build_recipe(load_mapping(folder / "recipe.yaml"))
+    if not written.planned:
+        note(f"the run in {folder} was begun without --time; its recipe stands")
+        return recipe
+    note(f"the run in {folder} has its plan, which is not made again: {written.planned.partition(';')[0]}")
+    given = list(given)
+    rung = matching(ladder(recipe, given, own_side(source)), written)
+    lengths = (*written.train.extended_from, written.train.epochs)
+    planned = with_epochs(recipe if rung is None else rung.recipe, lengths[0], given)
+    train = planned.train.model_copy(update={"epochs": lengths[-1]})
+    return planned.model_copy(update={"train": train, "planned": written.planned})
