@@ -160,11 +160,12 @@ def test_the_table_and_the_page_say_what_there_is_and_files_stay_as_they_were(
     assert {path: path.read_bytes() for path in all_of(photos[0].parent)} == before
 
 
-def test_moved_files_are_said_in_the_table_and_the_page(photos: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("hashes", [True, False])
+def test_moved_files_are_said_in_the_table_and_the_page(hashes: bool, photos: list[Path], tmp_path: Path) -> None:
     embeddings = embedded(tmp_path / "E", photos, {"001.png": "000.png"})
     for photo in photos[:2]:
         photo.unlink()
-    found = find_duplicates(embeddings, progress=False)
+    found = find_duplicates(embeddings, hashes=hashes, progress=False)
     assert names(found) == [{"000.png", "001.png"}]
     write_duplicates(found, tmp_path / "out", progress=False)
     rows = list(csv.DictReader((tmp_path / "out" / TABLE).open()))
