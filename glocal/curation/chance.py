@@ -42,7 +42,8 @@ _IN_COMMON = 100.0  # how much likelier near hashes are among images whose embed
 _RAREST = 1e-4  # what an embedding alone says, at most, beside a hash
 _NEAREST = 1e-5  # of distances: what float16 leaves of a difference
 _SAMPLED = 2000  # rows on either side of the sampled pairs
-_INDEPENDENT = 4.0  # spread of the distance of independent balanced hashes of 64 bits, in bits
+# Of the distance of independent balanced hashes of 64 bits: its spread, and its mean where the nearest of three counts.
+_INDEPENDENT, _NEAREST_OF_THREE = 4.0, 28.7
 
 
 @dataclass(frozen=True)
@@ -182,16 +183,16 @@ def measure_evidence(embeddings: Embeddings, hashes: Hashes | None, *, seed: int
     similarity = (vectors @ vectors.T).numpy()[one, other]
     pairs = count * (count - 1) / 2
     mean, spread = None, _INDEPENDENT
-    if hashes is not None:
+    if hashes is not None and hashes.usable.any():
         unlike = similarity <= np.median(similarity)  # no copies among them, if the embeddings are worth anything
         first, second = rows[one[unlike]], rows[other[unlike]]
         usable = hashes.usable[first] & hashes.usable[second]
-        if usable.any():
-            distance = hashes.distance(first[usable], second[usable]).astype(np.float32)
-            mean = float(distance.mean())
-            below = distance[distance < mean]
-            if len(below):
-                spread = max(spread, float(np.sqrt(np.mean((below - mean) ** 2))))
+        distance = hashes.distance(first[usable], second[usable]).astype(np.float32)
+        distance = distance[distance > 0]  # equal ones are copies, or too many of a kind that has no hash
+        mean = float(distance.mean()) if len(distance) else _NEAREST_OF_THREE
+        below = distance[distance < mean]
+        if len(below):
+            spread = max(spread, float(np.sqrt(np.mean((below - mean) ** 2))))
     return Evidence(pairs, false_pairs(count), np.sort(similarity), mean, spread)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,12 @@ def write_duplicates(
     except OSError as error:
         raise GlocalError(f"{out} cannot be made a folder: {error.strerror}") from error
     members = [member for group in groups for member in group]
-    compared = _compared(groups, workers, progress)
+    paths = {row: groups.embeddings.paths[row] for row in groups.row.tolist()}
+    gone = {row for row, path in paths.items() if path is not None and not exists(path)}
+    compared = _compared(groups, gone, workers, progress)
     write_csv(out / TABLE, _HEADER, _rows(groups, members, compared))
     title, text = _words(groups, shown)
-    write_sheet(out / PAGE, title, _sections(groups, compared, shown), text)
+    write_sheet(out / PAGE, title, _sections(groups, compared, gone, shown), text)
 
 
 def summary(groups: Groups) -> str:
@@ -77,10 +79,10 @@ def _words(groups: Groups, shown: int) -> tuple[str, list[str]]:
     return summary(groups), [line[:1].upper() + line[1:] for line in text if line]
 
 
-def _compared(groups: Groups, workers: int | None, progress: bool) -> list[Compared]:
+def _compared(groups: Groups, gone: Container[int], workers: int | None, progress: bool) -> list[Compared]:
     """Every image of every group beside the largest of its group, in order."""
     embeddings = groups.embeddings
-    sources = _sources(groups)
+    sources = _sources(groups, gone)
     size = dict(zip(groups.row.tolist(), groups.bytes.tolist(), strict=True))
     comparisons = [
         Comparison(
@@ -106,22 +108,19 @@ def _compared(groups: Groups, workers: int | None, progress: bool) -> list[Compa
                 told = True
                 if progress and bar.disable and left > _LONG:
                     tell(f"what differs in {len(comparisons):,} files of {embeddings.folder}: {left / 60:.0f} min left")
-    return found
+    return [
+        one._replace(words=["file not found", *one.words]) if row in gone else one
+        for row, one in zip(groups.row.tolist(), found, strict=True)
+    ]
 
 
-def _sources(groups: Groups) -> dict[int, Stored]:
-    """Where each image of a group is: its file, or where that is gone its thumbnail."""
+def _sources(groups: Groups, gone: Container[int]) -> dict[int, Stored]:
+    """Where each image of a group is: its file, or where there is none a small picture."""
     embeddings = groups.embeddings
     rows = groups.row.tolist()
-    gone = [row for row in rows if not exists(embeddings.paths[row])]
-    thumbnails = dict(zip(gone, pictures_of(embeddings, gone), strict=True))
-    return {row: Stored(None, thumbnails[row]) if row in thumbnails else Stored(embeddings.paths[row]) for row in rows}
-
-
-def _said(groups: Groups, member: Member, compared: Compared) -> list[str]:
-    """What differs, and whether the file was there."""
-    gone = groups.missing[member.row]
-    return [*(["file not found"] if gone else []), *compared.words]
+    without = [row for row in rows if row in gone or embeddings.paths[row] is None]
+    pictures = dict(zip(without, pictures_of(embeddings, without), strict=True))
+    return {row: Stored(None, pictures[row]) if row in pictures else Stored(embeddings.paths[row]) for row in rows}
 
 
 def _rows(groups: Groups, members: Sequence[Member], compared: Sequence[Compared]) -> list[list[Any]]:
@@ -140,13 +139,13 @@ def _rows(groups: Groups, members: Sequence[Member], compared: Sequence[Compared
                 f"{member.similarity:.4f}",
                 "" if member.hash_distance is None else member.hash_distance,
                 "yes" if member.largest else "",
-                "; ".join(_said(groups, member, found)),
+                "; ".join(found.words),
             ]
         )
     return rows
 
 
-def _sections(groups: Groups, compared: Sequence[Compared], shown: int) -> list[Section]:
+def _sections(groups: Groups, compared: Sequence[Compared], gone: Container[int], shown: int) -> list[Section]:
     embeddings = groups.embeddings
     sections, place = [], 0
     for number, group in enumerate(groups):
@@ -165,9 +164,9 @@ def _sections(groups: Groups, compared: Sequence[Compared], shown: int) -> list[
                         embeddings.keys[member.row],
                         f"{width}×{height}{size}",
                         *near,
-                        *_said(groups, member, found),
+                        *found.words,
                     ],
-                    None if groups.missing[member.row] else embeddings.paths[member.row],
+                    None if member.row in gone else embeddings.paths[member.row],
                     member.largest,
                 )
             )

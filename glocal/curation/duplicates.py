@@ -62,7 +62,6 @@ class Groups:
         bytes: (M,) int64, size of the file; 0 where there is none or it was not looked at.
         threshold: of the similarity.
         words: what decided, in sentences.
-        missing: (N,) bool, rows whose files are not where they were.
     """
 
     embeddings: Embeddings
@@ -74,7 +73,6 @@ class Groups:
     bytes: np.ndarray
     threshold: Threshold
     words: list[str]
-    missing: np.ndarray
 
     def __len__(self) -> int:
         return int(self.group[-1]) + 1 if len(self.group) else 0
@@ -264,13 +262,10 @@ def _described(
     similarity = _similarities(embeddings, largest, rows)
     distance = np.full(len(rows), -1, np.int64)
     same = np.zeros(len(rows), bool)
-    missing = np.zeros(len(embeddings), bool)
     if hashes is not None:
         usable = hashes.usable[rows] & hashes.usable[largest]
         distance[usable] = hashes.distance(rows[usable], largest[usable])
         same = hashes.same_bytes(rows, largest) & (rows != largest)
-        files = np.array([path is not None for path in embeddings.paths])
-        missing = files & (hashes.content == 0)
     after = np.lexsort((-similarity, rows != largest, number))
     return Groups(
         embeddings,
@@ -282,7 +277,6 @@ def _described(
         size[after],
         threshold,
         words,
-        missing,
     )
 
 

@@ -1,14 +1,18 @@
 """Groups of near-copies: planted ones are found and nothing else, and no file is ever touched."""
 
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from glocal.cli import main
+from glocal.curation.chance import measure_evidence
 from glocal.curation.duplicate_files import PAGE, TABLE, summary, write_duplicates
 from glocal.curation.duplicates import Groups, find_duplicates
+from glocal.curation.hashes import THUMBNAIL, Hashes, save_hashes
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError
 from glocal.report.sheets import jpeg
@@ -16,7 +20,7 @@ from tests.curation.pictures import HASH_STAYS, KINDS, picture
 from tests.embeddings.made import make_embeddings
 
 pytest.importorskip("imagehash")
-PHOTOS = 64
+PHOTOS = 40
 
 
 def embedded(folder: Path, files: list[Path], near: dict[str, str], noise: float = 0.1) -> Embeddings:
@@ -77,17 +81,30 @@ def test_a_set_without_copies_has_no_groups(photos: list[Path], tmp_path: Path) 
     assert len((tmp_path / "out" / TABLE).read_text().splitlines()) == 1
 
 
-def test_moderately_near_in_both_is_enough_and_in_one_is_not(photos: list[Path], tmp_path: Path) -> None:
+def drawn(folder: Path, count: int, vectors: np.ndarray) -> tuple[Embeddings, Hashes]:
+    """Embeddings beside hashes that are drawn at random and not yet kept."""
+    rng = np.random.default_rng(0)
+    hashes = Hashes.empty(count)
+    hashes.state[:], hashes.spread[:] = THUMBNAIL, 50
+    for values in (hashes.straight, hashes.mirrored):
+        values[:] = rng.integers(0, 1 << 64, count, dtype=np.uint64)
+    return make_embeddings(folder, vectors), hashes
+
+
+def test_moderately_near_in_both_is_enough_and_in_one_is_not(tmp_path: Path) -> None:
+    count, bits = 1500, 9
     rng = np.random.default_rng(1)
-    vectors = rng.standard_normal((PHOTOS, 16))
-    path = photos[0].parent / "000-turned.png"
-    picture(0, (96, 72)).rotate(3, Image.Resampling.BICUBIC).save(path)
-    files = [*photos, path]
-    copy = vectors[0] + 0.75 * rng.standard_normal(16)
-    for place, expected in ((copy, 1), (rng.standard_normal(16), 0)):
-        made = make_embeddings(tmp_path / f"E{expected}", np.vstack([vectors, place]), paths=[str(f) for f in files])
+    vectors = rng.standard_normal((count, 16))
+    other = vectors[1].copy()
+    for name, copy, expected in (("near", vectors[0] + 0.3 * rng.standard_normal(16), 1), ("far", other, 0)):
+        vectors[1] = copy
+        made, hashes = drawn(tmp_path / name, count, vectors)
+        hashes.straight[1] = hashes.straight[0] ^ np.uint64((1 << bits) - 1)
+        save_hashes(made.folder, hashes)
+        evidence = measure_evidence(made, hashes)
+        assert evidence.alone < bits <= evidence.reach
         found = find_duplicates(made, threshold=0.999, progress=False)
-        assert len(found) == expected
+        assert [group[0].row for group in found] == [0] * expected
 
 
 def test_a_set_in_which_every_image_is_copied_is_all_groups(photos: list[Path], tmp_path: Path) -> None:
@@ -143,11 +160,12 @@ def test_the_table_and_the_page_say_what_there_is_and_files_stay_as_they_were(
     assert {path: path.read_bytes() for path in all_of(photos[0].parent)} == before
 
 
-def test_moved_files_are_said_in_the_table_and_the_page(photos: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("hashes", [True, False])
+def test_moved_files_are_said_in_the_table_and_the_page(hashes: bool, photos: list[Path], tmp_path: Path) -> None:
     embeddings = embedded(tmp_path / "E", photos, {"001.png": "000.png"})
     for photo in photos[:2]:
         photo.unlink()
-    found = find_duplicates(embeddings, progress=False)
+    found = find_duplicates(embeddings, hashes=hashes, progress=False)
     assert names(found) == [{"000.png", "001.png"}]
     write_duplicates(found, tmp_path / "out", progress=False)
     rows = list(csv.DictReader((tmp_path / "out" / TABLE).open()))
@@ -182,12 +200,31 @@ def test_a_given_threshold_counts_and_wrong_ones_are_refused(photos: list[Path],
         write_duplicates(found, photos[0], progress=False)
 
 
-def test_memory_of_the_command_is_for_images_and_not_for_pairs(tmp_path: Path) -> None:
-    """Thousands of equal thumbnails have millions of pairs; they are linked to the first of them alone."""
-    count = 3000
-    rng = np.random.default_rng(0)
-    same = jpeg(picture(0, (40, 30)))
-    made = make_embeddings(tmp_path / "E", rng.standard_normal((count, 8)), thumbnails=[same] * count)
+@pytest.mark.parametrize("same", [1000, 2000])
+def test_equal_hashes_are_linked_to_the_first_of_them_alone(same: int, tmp_path: Path) -> None:
+    count = 2000
+    made, hashes = drawn(tmp_path / "E", count, np.random.default_rng(0).standard_normal((count, 8)))
+    for values in (hashes.straight, hashes.mirrored):
+        values[:same] = values[0]
+    save_hashes(made.folder, hashes)
     found = find_duplicates(made, progress=False)
+    assert sorted(found.row.tolist()) == list(range(same))
     assert len(found) == 1
-    assert len(found.row) == count
+
+
+def test_the_command_prints_what_it_found_and_where(
+    photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = planted(photos, ("mirrored",))
+    embeddings = embedded(tmp_path / "E", all_of(photos[0].parent), {})
+    monkeypatch.setattr(
+        sys, "argv", ["glocal", "duplicates", str(embeddings.folder), "--out", str(tmp_path / "out"), "--quiet"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    assert f"1 group of near-copies among {PHOTOS + 1} images: 1 image beside the largest of each" in said
+    assert "threshold 0." in said
+    assert "nothing was deleted" in said
+    assert set(copies) < {row["key"] for row in csv.DictReader((tmp_path / "out" / TABLE).open())}

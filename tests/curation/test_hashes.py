@@ -15,7 +15,7 @@ from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError
 from glocal.files import printable
 from glocal.report.sheets import jpeg
-from tests.curation.pictures import picture
+from tests.curation.pictures import SIZE, picture
 from tests.embeddings.made import make_embeddings
 
 imagehash = pytest.importorskip("imagehash")
@@ -26,12 +26,14 @@ def bits_of(image: Image.Image) -> int:
     return int(str(imagehash.phash(image)), 16)
 
 
-def folder_of(tmp_path: Path, names: tuple[str, ...] = NAMES, **options: object) -> tuple[Embeddings, list[Path]]:
+def folder_of(
+    tmp_path: Path, names: tuple[str, ...] = NAMES, size: tuple[int, int] = SIZE, **options: object
+) -> tuple[Embeddings, list[Path]]:
     place = tmp_path / "images"
     place.mkdir(exist_ok=True)
     paths = [place / name for name in names]
     for seed, path in enumerate(paths):
-        picture(seed).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+        picture(seed, size).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
     vectors = np.random.default_rng(0).standard_normal((len(paths), 8))
     return make_embeddings(tmp_path / "E", vectors, paths=[str(path) for path in paths], **options), paths  # type: ignore[arg-type]
 
@@ -65,7 +67,7 @@ def test_hashes_are_those_of_imagehash_and_of_the_mirror_image(tmp_path: Path) -
 
 
 def test_large_files_are_decoded_in_small_to_nearly_the_same_hash(tmp_path: Path) -> None:
-    big = picture(3, (1600, 1200))
+    big = picture(3, (800, 600))
     big.save(tmp_path / "big.jpg", quality=95)
     straight, _, _ = module.hash_content((tmp_path / "big.jpg").read_bytes(), "big")
     assert (straight ^ bits_of(Image.open(tmp_path / "big.jpg"))).bit_count() <= 2
@@ -97,7 +99,7 @@ def test_what_was_kept_and_is_damaged_is_computed_again(
 
 
 def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embeddings, _ = folder_of(tmp_path, tuple(f"{n}.png" for n in range(70)))
+    embeddings, _ = folder_of(tmp_path, tuple(f"{n}.png" for n in range(70)), (48, 36))
     plain = module.hash_content
     done: list[str] = []
 
