@@ -155,8 +155,8 @@ def train(
             if lines:
                 lines.step(done)
 
-            if step == 0 and look_every and method.embedding is not None:  # computed before the step's update
-                _log_spread(measure_spread(method.embedding), 0, hooks.log)
+            if step == 0 and look_every:
+                _look_at_the_start(method.embedding, hooks.log)
             if looking:
                 with apart(hooks.watch, "look"):
                     _look_at_embeddings(method.embedding, done, hooks.log, saved)
@@ -293,6 +293,12 @@ def _look_at_embeddings(embedding: Tensor | None, done: int, log: RunLog | None,
     message = spread.warning()
     if message:
         warn(f"step {done}: {message}")
+
+
+def _look_at_the_start(embedding: Tensor | None, log: RunLog | None) -> None:
+    """Logs what was there before the first step, whose update comes after its embeddings; no numbers are told later."""
+    if embedding is not None and bool(embedding.isfinite().all()):
+        _log_spread(measure_spread(embedding), 0, log)
 
 
 def _log_spread(spread: Spread, done: int, log: RunLog | None) -> None:
