@@ -155,6 +155,8 @@ def _check_views(method: Method, recipe: AnyRecipe) -> None:
     drawn = plan.draw_geometry(torch.tensor([64, 64]), recipe.seed, 0, index)
     images = tuple(torch.empty(2, 3, view.size, view.size, device="meta") for view in plan.views)
     views = Views(images, tuple(drawn.view(number) for number in range(len(plan))), index)
+    if method.needs_labels:
+        method.labels = torch.empty(2, dtype=torch.int64, device="meta")
     method.train()
     for phase in method.phases:
         try:
@@ -162,7 +164,7 @@ def _check_views(method: Method, recipe: AnyRecipe) -> None:
                 method(views, phase)
         except GlocalError:
             raise
-        except Exception:  # values that are read, for which there is no memory; labels, which come later
+        except Exception:  # values that are read, for which there is no memory
             return
 
 
