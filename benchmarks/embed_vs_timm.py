@@ -12,7 +12,7 @@ Every side runs in a process of its own; the sides take turns. Rates are those o
 of the main process above what it held with the network before; `ratio` is a side's rate over the usual script's. How
 well the features agree is printed as the least cosine of a pair.
 
-    python benchmarks/embed.py --data photos/ [--model resnet50] [--threads 1] [--workers 1] [--json out.json]
+    python benchmarks/embed_vs_timm.py --data photos/ [--model resnet50] [--threads 1] [--workers 1] [--json out.json]
 
 Without a folder, it draws its own images: enlarged shapes at 500x375.
 """

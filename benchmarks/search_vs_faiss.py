@@ -14,7 +14,7 @@ process above what it took before; glocal's holds the pages of the files, which 
 them. `time` and `memory` are glocal's over faiss'. Both sides are checked against float64 on some queries.
 
     pip install -e '.[bench]'
-    python benchmarks/search.py [--rows 300000] [--width 512] [--rounds 3] [--threads 2] [--json out.json]
+    python benchmarks/search_vs_faiss.py [--rows 300000] [--width 512] [--rounds 3] [--threads 2] [--json out.json]
 """
 
 from __future__ import annotations
