@@ -15,7 +15,7 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, statistics_in_timm
-from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights
+from glocal.models.weights import Weights, fit_weights, has_small_stem, likely_networks, read_weights
 from glocal.settings import read_yaml
 from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings
@@ -162,17 +162,9 @@ def _of_file(init: str, start: Start) -> _Found:
     if stated:
         settings = settings.model_copy(update={"options": {"pretrained_cfg": dict(weights.config)}})
     model: dict[str, Any] = {"name": name, "options": dict(weights.options)} if stated else {}
-    if _small_stem(weights) and settings.for_size(32).stem == "small":
+    if has_small_stem(weights) and settings.for_size(32).stem == "small":
         model["stem"] = "small"
     return _Found(model, {}, statistics_in_timm(settings), weights)
-
-
-def _small_stem(weights: Weights) -> bool:
-    """Whether a ResNet's first convolution, as opposed to those of its layers, is that of networks for small images."""
-    for name, tensor in weights.tensors.items():
-        if name.endswith("conv1.weight") and "layer" not in name and tensor.ndim == 4:
-            return tensor.shape[-1] == 3
-    return False
 
 
 def _of_run(weights: Weights, named: Any) -> _Found:

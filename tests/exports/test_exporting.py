@@ -25,7 +25,8 @@ from glocal.exports import timm as timm_target
 from glocal.exports.pushing import for_repository
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
-from tests.exports.made import NARROW, backbone, narrow, vit
+from glocal.training.run import pretrain
+from tests.exports.made import NARROW, VIT, backbone, narrow, vit
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -390,6 +391,68 @@ def test_weights_of_a_file_are_exported_and_read_back(tmp_path: Path) -> None:
     assert torch.equal(ours.features(images(224, 2)), theirs.features(images(224, 2)))
     config = json.loads(safe_open(done.path, "pt").metadata()["model_args"])
     assert config == {}
+
+
+def _small_and_narrow() -> Backbone:
+    return backbone(stem="small", options=NARROW)
+
+
+@pytest.mark.parametrize(
+    ("make", "to", "ending"),
+    [
+        *((make, "safetensors", None) for make in (narrow, vit, backbone, _small_and_narrow)),
+        *((make, "timm", None) for make in (narrow, vit)),
+        *((make, "torchvision", ".pth") for make in (vit, backbone)),
+    ],
+)
+def test_what_a_file_says_of_network_and_images_is_taken_with_its_weights(
+    tmp_path: Path, make: Callable[[], Backbone], to: str, ending: str | None
+) -> None:
+    made = make()
+    made.interpolation = "bicubic"
+    done = export(made, to, out_for(tmp_path, to, ending))
+    assert made.architecture is not None
+    found = load_backbone(f"timm:{made.architecture.name}", done.path)
+    assert (found.size, found.interpolation) == (32, "bicubic")
+    assert torch.equal(found.mean, made.mean)
+    assert torch.equal(found.std, made.std)
+    assert torch.equal(found.features(images()), made.features(images()))
+    again = export(found, "safetensors", tmp_path / "again.safetensors")  # so that it is known what built it
+    assert torch.equal(
+        load_backbone("timm:" + made.architecture.name, again.path).features(images()), made.features(images())
+    )
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_weights_of_a_run_bring_its_network_and_images(tmp_path: Path) -> None:
+    settings = {
+        **{"model.name": "vit_tiny", "model.options": VIT, "data.size": 32, "data.mean": [0.1, 0.2, 0.3]},
+        **{"train.epochs": 1, "train.batch_size": 16, "train.precision": "fp32", "method.queue_size": 32},
+        **{"monitor.knn_epochs": 0, "train.device": "cpu"},
+    }
+    pretrain("shapes:train:32", tmp_path / "run", overrides=settings, progress=False)
+    own = load_backbone(tmp_path / "run")
+    for place in (tmp_path / "run", next((tmp_path / "run" / "checkpoints").glob("*.pt"))):
+        found = load_backbone("timm:vit_tiny_patch16_224", place)
+        assert found.fingerprint() == own.fingerprint()
+        assert torch.equal(found.features(images()), own.features(images()))
+        assert (found.decoding, found.learned_from) == (own.decoding, ("shapes:train:32",))
+    with pytest.raises(GlocalError, match="is of vit_tiny, not of timm:resnet18"):
+        load_backbone("timm:resnet18", tmp_path / "run")
+
+
+def test_what_a_file_says_of_another_network_is_not_taken_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = timm.create_model("resnet18", num_classes=0).state_dict()
+    save_file(weights, tmp_path / "w.safetensors", {"architecture": "resnet34", "mean": "[0.1, 0.2, 0.3]"})
+    found = load_backbone("timm:resnet18", tmp_path / "w.safetensors")
+    assert found.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert "says that it is of resnet34" in " ".join(capsys.readouterr().err.split())
+    for header, message in (({"mean": "0.5"}, "its mean is 0.5"), ({"model_args": '{"x": 1}'}, "does not build")):
+        save_file(weights, tmp_path / "w.safetensors", {"architecture": "resnet18", **header})
+        with pytest.raises(GlocalError, match=message):
+            load_backbone("timm:resnet18", tmp_path / "w.safetensors")
 
 
 def test_the_command_prints_the_difference(
