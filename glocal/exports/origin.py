@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glocal.checkpoints import load_checkpoint, newest_checkpoint
-from glocal.config import AnyRecipe, build_recipe
+from glocal.config import AnyRecipe, written_recipe
 from glocal.console import note
 from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
@@ -21,8 +22,10 @@ from glocal.errors import GlocalError
 from glocal.evaluation import results
 from glocal.evaluation.protocols import protocol
 from glocal.models.backbone import Backbone
-from glocal.settings import read_yaml
+from glocal.settings import read_yaml, write_yaml
 
+_JOINS = " + "  # the names of several sources (`glocal.data.sources.joined`)
+_BEFORE_PATHS = re.compile(r"( \+ |@(?=/)|:(?=/[^/]))")  # what stands before a path in a name
 _LINES = 10_000  # of images.txt that are read to find a few images
 
 
@@ -79,7 +82,7 @@ def origin_of(name: str | Path, weights: str | Path | None = None) -> Origin:
     return Origin(
         name=text,
         run=folder if (folder / "recipe.yaml").is_file() else None,
-        recipe=build_recipe(read_yaml(state["recipe"], text)),
+        recipe=written_recipe(read_yaml(state["recipe"], text)),
         step=state["step"],
         images=state.get("images", {}).get("count"),
     )
@@ -120,7 +123,7 @@ def evaluate_command(found: Mapping[str, Any]) -> str:
     parts = ["glocal", "evaluate", "RUN"]
     for kind in ("train", "val", "test"):
         if kind in found:
-            parts += [f"--{kind}", shown_name(found[kind]["name"])]
+            parts += [word for name in shown_names(found[kind]["name"]) for word in (f"--{kind}", name)]
     parts += ["--protocol", name]
     if found.get("data"):
         parts += ["--data", f"{name}={shown_name(found['data'])}"]
@@ -143,24 +146,41 @@ def _as_yaml(value: Any) -> str:
     return text if text and read_yaml(text, "a setting") == text else json.dumps(value)
 
 
+def shown_names(name: str) -> list[str]:
+    """The names for others of the sources that one name joins.
+
+    >>> shown_names("/home/anna/a + digits")
+    ['a', 'digits']
+    """
+    return [shown_name(one) for one in name.split(_JOINS)]
+
+
 def shown_name(name: str) -> str:
-    """A source's name for others: of absolute paths the last part alone, for they say where its author keeps things.
+    """A name for others: of absolute paths the last part alone, for they say where its author keeps things.
+
+    It may be of a source, of several joined ones, of a class in a file, or of a backbone.
 
     >>> shown_name("/home/anna/private/photos"), shown_name("torchvision:CIFAR10:test")
     ('photos', 'torchvision:CIFAR10:test')
+    >>> shown_name("/home/anna/a + /home/anna/b@/home/anna/few.txt"), shown_name("untrained:/home/anna/run")
+    ('a + b@few.txt', 'untrained:run')
     """
-    return os.path.basename(name.rstrip("/\\")) if os.path.isabs(name) else name
+    return "".join(
+        os.path.basename(part.rstrip("/\\")) if os.path.isabs(part) else part for part in _BEFORE_PATHS.split(name)
+    )
 
 
 def shown_recipe(recipe: AnyRecipe) -> str:
-    """A recipe as YAML, without absolute paths of images."""
-    source = recipe.data.source
-    shown = {
-        "source": [shown_name(one) for one in source] if isinstance(source, list) else source and shown_name(source),
-        "test": recipe.data.test and shown_name(recipe.data.test),
-    }
-    model = recipe.model.model_copy(update={"init": recipe.model.init and shown_name(recipe.model.init)})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=shown), "model": model}).to_yaml()
+    """A recipe as YAML, without absolute paths."""
+    return write_yaml(_shown(recipe.model_dump(mode="json")))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown_name(value)
+    if isinstance(value, Mapping):
+        return {key: _shown(one) for key, one in value.items()}
+    return [_shown(one) for one in value] if isinstance(value, list) else value
 
 
 def own_images(origin: Origin, backbone: Backbone, count: int) -> Source | None:

@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 
-from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, statistics_in_timm
@@ -169,7 +169,7 @@ def _of_file(init: str, start: Start) -> _Found:
 
 def _of_run(weights: Weights, named: Any) -> _Found:
     """The model section, the size and the images' statistics of a run."""
-    recipe = build_recipe(read_yaml(weights.recipe or "", str(weights.file)))
+    recipe = written_recipe(read_yaml(weights.recipe or "", str(weights.file)))
     model = recipe.model.untrained().model_dump(exclude={"init", "pretrained", "keep_statistics"})
     ways = {view.interpolation for view in recipe.views or []}
     way = ways.pop() if recipe.model.from_weights and len(ways) == 1 else ""

@@ -28,6 +28,7 @@ from glocal.training.log import monitor_series
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, layer_scales, set_schedules
 from glocal.training.resolving import resolve
 from tests.methods.cases import cases, make, views
+from tests.methods.test_own_file import OWN
 from tests.training.test_runs import DATA, TINY, assert_equal, final_state, run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -130,6 +131,16 @@ def test_the_network_of_a_run_goes_on_in_another(tmp_path: Path) -> None:
     assert second.recipe.data.size == 32
     begun = glocal.load_backbone(f"untrained:{tmp_path / 'b'}").network.state_dict()
     assert_equal(dict(begun), backbone_of(tmp_path / "a"))
+
+
+def test_the_network_of_a_run_of_an_own_method_goes_on_without_the_methods_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    own = {key: value for key, value in TINY.items() if not key.startswith("method.")}
+    settings = {**own, "train.epochs": 1, "method.name": f"{tmp_path / 'own.py'}:Own"}
+    glocal.pretrain("shapes:train:32", tmp_path / "a", overrides=settings, progress=False)
+    (tmp_path / "own.py").write_text("raise SystemError('it was executed')")
+    found = starting.begin({}, {"model.init": str(tmp_path / "a")}, tmp_path / "b")
+    assert found.mapping["model"]["options"] == TINY["model.options"]
 
 
 def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> None:
