@@ -21,6 +21,7 @@ from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings
 
 _NETWORK = ("name", "stem", "options")
+_OF_THEIR_SIZE = ("img_size", "dynamic_img_size")
 _SHARE = 0.1  # of the rate from random weights
 
 
@@ -161,7 +162,10 @@ def _of_file(init: str, start: Start) -> _Found:
     stated = name == weights.architecture
     if stated:
         settings = settings.model_copy(update={"options": {"pretrained_cfg": dict(weights.config)}})
-    model: dict[str, Any] = {"name": name, "options": dict(weights.options)} if stated else {}
+    options = dict(weights.options)
+    if str(name).startswith("vit_"):  # built for the images of this training, to which codes of positions are resampled
+        options = {key: value for key, value in options.items() if key not in _OF_THEIR_SIZE}
+    model: dict[str, Any] = {"name": name, "options": options} if stated else {}
     if has_small_stem(weights) and settings.for_size(32).stem == "small":
         model["stem"] = "small"
     return _Found(model, {}, statistics_in_timm(settings), weights)
