@@ -80,7 +80,8 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
     if not path.exists():
         raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
     if path.suffix == ".safetensors":
-        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: timm:NAME, with this file as weights")
+        its = read_weights(path).architecture or "NAME"
+        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: `timm:{its} --weights {path}`")
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
         if (path / "recipe.yaml").is_file():
