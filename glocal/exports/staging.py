@@ -12,6 +12,8 @@ from pathlib import Path
 from glocal.errors import GlocalError
 from glocal.exports.target import Target
 
+_DRAWN = "?" * 8  # what mkdtemp puts into a name; more letters are those of a longer name, of another export
+
 
 def check_place(out: Path, target: Target, *, overwrite: bool) -> None:
     """Refuses a place whose name does not fit, or where something lies that no export may replace.
@@ -53,7 +55,7 @@ def staged(out: Path) -> Iterator[Path]:
     room: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for remains in out.parent.glob(f".{_escaped(out.name)}.*.part"):  # of an export that was killed
+        for remains in out.parent.glob(f".{_escaped(out.name)}.{_DRAWN}.part"):  # of one that was killed
             shutil.rmtree(remains, ignore_errors=True)
         room = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
         place = room / out.name

@@ -23,6 +23,7 @@ from glocal.exports import TARGETS, export
 from glocal.exports import onnx as onnx_target
 from glocal.exports import timm as timm_target
 from glocal.exports.pushing import for_repository
+from glocal.exports.staging import staged
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 from glocal.training.run import pretrain
@@ -183,6 +184,7 @@ def test_networks_that_timm_cannot_name_go_to_the_hub_as_onnx(tmp_path: Path) ->
         (narrow, "torchvision", r"conv1|layer1.*torchvision's resnet18 has"),
         (lambda: vit(reg_tokens=2), "torchvision", "a class token alone before its patches; --to timm"),
         (lambda: vit(global_pool="avg"), "torchvision", "the class token as its feature"),
+        (lambda: vit(img_size=16), "torchvision", r"for the size of their images \(32, not 16\); --to timm, onnx"),
         (lambda: vit(init_values=1e-5), "torchvision", "blocks.0.ls1.gamma|ls1"),
         (lambda: vit(qkv_bias=False), "torchvision", "in_proj_bias"),
         (lambda: Backbone(Hand(), size=32), "safetensors", "it is not known how Hand is built again; --to onnx"),
@@ -308,7 +310,7 @@ def test_what_is_in_the_way_is_refused_or_replaced(tmp_path: Path) -> None:
     assert torch.equal(load_file(out)["bn1.bias"], made.network.bn1.bias)
 
     folder = tmp_path / "folder"
-    (tmp_path / ".folder.k1lled.part" / "folder").mkdir(parents=True)  # of an export that was killed
+    (tmp_path / ".folder.k1lled_8.part" / "folder").mkdir(parents=True)  # of an export that was killed
     folder.mkdir()
     export(made, "timm", folder)  # an empty one
     export(made, "timm", folder)
@@ -340,6 +342,15 @@ def test_wrong_places_are_named(tmp_path: Path, to: str, out: str, message: str)
     with pytest.raises(GlocalError, match=message):
         export(narrow(), to, tmp_path / out)
     assert [path.name for path in tmp_path.iterdir()] == ["there.txt"]
+
+
+def test_what_another_running_export_writes_stays(tmp_path: Path) -> None:
+    for name in ("m.onnx", "m.of.eight.le"):
+        with staged(tmp_path / name) as other:
+            other.write_text("theirs")
+            with staged(tmp_path / "m") as own:
+                own.write_text("ours")
+            assert other.read_text() == "theirs"
 
 
 def test_a_wrong_precision_and_wrong_weights_are_named(tmp_path: Path) -> None:
