@@ -61,6 +61,9 @@ def staged(out: Path) -> Iterator[Path]:
         place = room / out.name
         yield place
         _settle(place)
+        if out.is_dir() and out.samefile(os.curdir):
+            _refill(out, place, room / "before")
+            return
         if out.is_dir():
             os.rename(out, room / "before")
         try:
@@ -74,6 +77,23 @@ def staged(out: Path) -> Iterator[Path]:
     finally:
         if room is not None:
             shutil.rmtree(room, ignore_errors=True)
+
+
+def _refill(out: Path, place: Path, before: Path) -> None:
+    """Gives a folder the files of another; its own go to `before`. The folder stays: a shell stands in it.
+
+    Raises:
+        OSError: a file cannot be moved; the folder has its own ones again.
+    """
+    before.mkdir()
+    try:
+        for folder, goal in ((out, before), (place, out)):
+            for file in list(folder.iterdir()):
+                os.rename(file, goal / file.name)
+    except OSError:
+        for file in list(before.iterdir()):
+            os.replace(file, out / file.name)
+        raise
 
 
 def _escaped(name: str) -> str:

@@ -22,7 +22,7 @@ from glocal.exports import timm
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.safetensors import fill, read_metadata, runner, write_weights
 from glocal.exports.subject import Subject, arguments, at_precision
-from glocal.exports.target import Loaded, Target
+from glocal.exports.target import Loaded, Target, quoted
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
 """Of the same layers in another package, which may group their products otherwise."""
@@ -225,7 +225,7 @@ def lines(subject: Subject) -> str:
         )
     safe = subject.out.suffix == ".safetensors"
     imported = "import torch, torchvision\n" + ("from safetensors.torch import load_file\n" if safe else "")
-    read = f'load_file("{subject.out}")' if safe else f'torch.load("{subject.out}")'
+    read = f"{'load_file' if safe else 'torch.load'}({quoted(subject.out)})"
     return (
         f"{imported}\n"
         f"network = torchvision.models.{theirs.name}({arguments(theirs.arguments).removeprefix(', ')}).eval()\n"

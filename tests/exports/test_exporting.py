@@ -1,5 +1,6 @@
 """Exports give what the backbone gives, or leave nothing."""
 
+import ast
 import json
 import resource
 import sys
@@ -22,9 +23,11 @@ from glocal.errors import GlocalError
 from glocal.exports import TARGETS, export
 from glocal.exports import onnx as onnx_target
 from glocal.exports import timm as timm_target
+from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.pushing import for_repository
 from glocal.exports.staging import staged
-from glocal.models.backbone import Backbone
+from glocal.exports.subject import Subject
+from glocal.models.backbone import Architecture, Backbone
 from glocal.models.loading import load_backbone
 from glocal.training.run import pretrain
 from tests.exports.made import NARROW, VIT, backbone, narrow, vit
@@ -464,6 +467,35 @@ def test_what_a_file_says_of_another_network_is_not_taken_and_that_is_told(
         save_file(weights, tmp_path / "w.safetensors", {"architecture": "resnet18", **header})
         with pytest.raises(GlocalError, match=message):
             load_backbone("timm:resnet18", tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("to", ["timm", "torchvision", "safetensors", "onnx"])
+def test_lines_name_any_path(tmp_path: Path, to: str) -> None:
+    out = out_for(tmp_path / 'a "b" \\ é', to)
+    subject = Subject(narrow(), Architecture("resnet18", {}), Preprocessing.of(narrow()), "fp32", out)
+    words = [node.value for node in ast.walk(ast.parse(TARGETS[to].lines(subject))) if isinstance(node, ast.Constant)]
+    assert str(out) in [str(word).removeprefix("local-dir:") for word in words]
+
+
+def test_the_folder_in_which_one_stands_is_filled_and_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net").mkdir()
+    monkeypatch.chdir(tmp_path / "net")
+    for made in (backbone(stem="small", options=NARROW), narrow()):
+        done = export(made, "hub-folder", ".")
+        files = {path.name: path.stat().st_size for path in Path.cwd().iterdir()}
+        assert done.bytes == sum(files.values()) > 0
+        assert "\n# net\n" in Path("README.md").read_text()
+    assert set(files) == {"README.md", "config.json", "model.safetensors"}
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+def test_a_pushed_card_loads_the_repository_whatever_the_folders_name() -> None:
+    card = '```python\ntimm.create_model("local-dir:a \\"b\\"", pretrained=True)\n```'
+    assert 'create_model("hf-hub:anna/net", pretrained' in for_repository(card, "anna/net")
+    card = '```python\nInferenceSession("a \\"b\\"/model.onnx")\n```'
+    assert 'InferenceSession(hf_hub_download("anna/net", "model.onnx"))' in for_repository(card, "anna/net")
 
 
 def test_the_command_prints_the_difference(
