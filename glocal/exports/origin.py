@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from glocal.console import note
 from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
 from glocal.data.sources.folder import ImageFiles
+from glocal.data.sources.joined import titles
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import results
@@ -26,7 +28,7 @@ from glocal.settings import read_yaml, write_yaml
 
 _JOINS = " + "  # the names of several sources (`glocal.data.sources.joined`)
 _BEFORE_PATHS = re.compile(r"( \+ |@(?=/)|:(?=/[^/]))")  # what stands before a path in a name
-_LINES = 10_000  # of images.txt that are read to find a few images
+_LINES = 10_000  # of images.txt by which a few images of a folder are looked for
 
 
 class Number(NamedTuple):
@@ -183,36 +185,44 @@ def _shown(value: Any) -> Any:
     return [_shown(one) for one in value] if isinstance(value, list) else value
 
 
-def own_images(origin: Origin, backbone: Backbone, count: int) -> Source | None:
-    """A source of a few images that a run has learned from; None where they are not on this machine.
+def own_images(origin: Origin, backbone: Backbone, count: int) -> list[Source]:
+    """Sources of a few images each that a run has learned from: those of its first few that are on this machine.
 
     Nothing is downloaded for it, and folders are not searched: a run keeps the names of its images.
+
+    Args:
+        origin: says which run it is.
+        backbone: knows how they are decoded.
+        count: how many sources at most, and how many images of a folder.
     """
-    if origin.recipe is None or not isinstance(origin.recipe.data.source, str):
-        return None
-    name = origin.recipe.data.source
+    named = origin.recipe.data.source if origin.recipe is not None else None
+    names = [named] if isinstance(named, str) else named or []
+    before = [f"{title}/" for title in titles(names)] if len(names) > 1 else [""] * len(names)
+    found = []
+    for name, start in list(zip(names, before, strict=True))[:count]:
+        source = _source_on_this_machine(name, origin.run, start, count)
+        if source is not None:
+            if backbone.decoding is not None:
+                decode_as(source, backbone.decoding)
+            found.append(source)
+    return found
+
+
+def _source_on_this_machine(name: str, run: Path | None, before: str, count: int) -> Source | None:
+    """One source, of which the run's names of images begin with `before`."""
     try:
         if Path(name).is_dir():
-            source: Source | None = _some_files(Path(name), origin.run, count)
-        else:
-            source = None if name.startswith("torchvision:") else open_source(name)
+            return _some_files(Path(name), run, before, count)
+        return None if name.startswith("torchvision:") else open_source(name)
     except (GlocalError, OSError):  # moved, deleted or changed since
         return None
-    if source is not None and backbone.decoding is not None:
-        decode_as(source, backbone.decoding)
-    return source
 
 
-def _some_files(folder: Path, run: Path | None, count: int) -> Source | None:
+def _some_files(folder: Path, run: Path | None, before: str, count: int) -> Source | None:
     names = None if run is None else run / "images.txt"
     if names is None or not names.is_file():
         return None
-    there: list[str] = []
     with names.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for _, line in zip(range(_LINES), lines, strict=False):
-            key = line.rstrip("\n")
-            if (folder / key).is_file():
-                there.append(key)
-            if len(there) == count:
-                break
-    return ImageFiles(folder, there) if there else None
+        own = (line.rstrip("\n").removeprefix(before) for line in lines if line.startswith(before))
+        keys = list(islice((key for key in islice(own, _LINES) if (folder / key).is_file()), count))
+    return ImageFiles(folder, keys) if keys else None

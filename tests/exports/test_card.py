@@ -104,15 +104,14 @@ def test_numbers_of_other_weights_are_left_out(run: Path, tmp_path: Path, capsys
 
 def test_images_of_a_run_are_found_by_their_names_or_done_without(run: Path, tmp_path: Path) -> None:
     backbone, origin = load_backbone(run), origin_of(run)
-    source = own_images(origin, backbone, 3)
-    assert source is not None
+    [source] = own_images(origin, backbone, 3)
     assert list(source.keys) == sorted(source.keys)[:3]
     assert source[0].image.shape == (3, 36, 40)
     assert origin.images == 48
-    assert own_images(Origin(), backbone, 3) is None
+    assert own_images(Origin(), backbone, 3) == []
     (run.parent / "photos").rename(run.parent / "away")
     try:
-        assert own_images(origin, backbone, 3) is None
+        assert own_images(origin, backbone, 3) == []
         assert export(run, "safetensors", tmp_path / "w.safetensors").checks[0].images == 6
     finally:
         (run.parent / "away").rename(run.parent / "photos")
@@ -168,6 +167,15 @@ def test_a_run_of_an_own_method_is_exported_without_its_file_and_its_places(join
     assert "| knn | one + two → one + two |" in card
     assert yaml.safe_load(recipe)["method"]["name"] == "own.py:Own"
     assert yaml.safe_load(recipe)["data"]["source"] == ["one", "two"]
+
+
+def test_images_of_several_sources_are_found(joined: Path, tmp_path: Path) -> None:
+    backbone, origin = load_backbone(joined), origin_of(joined)
+    found = own_images(origin, backbone, 3)
+    for source, name in zip(found, ("one", "two"), strict=True):
+        files = sorted((joined.parent / name).rglob("*.png"))
+        assert [joined.parent / name / key for key in source.keys] == files[:3]
+    assert export(joined, "safetensors", tmp_path / "w.safetensors").checks[0].images == 6 + 2 * 4
 
 
 def test_the_method_in_a_method_is_shown_without_its_place() -> None:
