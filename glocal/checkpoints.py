@@ -59,7 +59,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
         raise GlocalError(f"{path} is no readable checkpoint{why}") from error
     if not isinstance(state, dict) or "format" not in state or "method" not in state:
-        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: timm:NAME, with this file as weights")
+        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: `timm:NAME --weights {path}`")
     if state["format"] > FORMAT:
         raise GlocalError(f"{path} was written by a newer glocal (format {state['format']}); upgrade glocal")
     return state

@@ -40,8 +40,10 @@ def export(
     """Write a backbone for timm, torchvision, ONNX Runtime or the Hub, and check that it gives the same features."""
     if push is not None and to != "hub-folder":
         raise GlocalError(f"--push uploads a folder with a model card: add --to hub-folder in place of --to {to}")
-    from glocal.exports import export, push_to_hub
+    from glocal.exports import check_push, export, push_to_hub
 
+    if push is not None:
+        check_push(push)  # an export takes minutes
     done = export(
         backbone,
         to,

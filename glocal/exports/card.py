@@ -24,7 +24,7 @@ _ON_THE_HUB = {
 def front_matter(subject: Subject, origin: Origin, library: str) -> dict[str, Any]:
     """The fields that the Hub reads."""
     name = subject.architecture.name if subject.architecture else type(subject.network).__name__
-    method = [origin.recipe.method.name] if origin.recipe else []
+    method = [shown_name(origin.recipe.method.name)] if origin.recipe else []
     found: dict[str, Any] = {
         "license": subject.license or "unknown",
         "library_name": library,
@@ -68,7 +68,7 @@ def write_card(subject: Subject, origin: Origin, *, library: str, lines: Sequenc
 def _what(subject: Subject, origin: Origin) -> str:
     network = subject.architecture.name if subject.architecture else type(subject.network).__name__
     stem = " with a stem for small images" if subject.architecture and subject.architecture.small_stem else ""
-    how = f", pretrained by {origin.recipe.method.name}" if origin.recipe else ""
+    how = f", pretrained by {shown_name(origin.recipe.method.name)}" if origin.recipe else ""
     half = " The weights are in float16." if subject.precision == "fp16" else ""
     return (
         f"The backbone {network}{stem}{how}, without classifier: it gives features of images. Exported by glocal "
@@ -92,13 +92,15 @@ def _data(origin: Origin) -> str:
 def _training(origin: Origin) -> list[str]:
     if origin.recipe is None:
         weights = f" with the weights in `{origin.weights}`" if origin.weights else ""
-        return [f"It was loaded as `{origin.name}`{weights}." if origin.name else "It is not known to glocal."]
+        return [
+            f"It was loaded as `{shown_name(origin.name)}`{weights}." if origin.name else "It is not known to glocal."
+        ]
     recipe: AnyRecipe = origin.recipe
     data = "".join(f" --data {shlex.quote(shown_name(name))}" for name in _sources(origin))
     began = recipe.model.init or ("timm's weights" if recipe.model.pretrained else "")
     said = [
-        f"{recipe.method.name}, {counted(recipe.train.epochs, 'epoch')} with batches of {recipe.train.batch_size} "
-        f"images; the weights are those after step {origin.step:,}"
+        f"{shown_name(recipe.method.name)}, {counted(recipe.train.epochs, 'epoch')} with batches of "
+        f"{recipe.train.batch_size} images; the weights are those after step {origin.step:,}"
         f"{f', and it began with {shown_name(began)}' if began else ''}. The recipe is `recipe.yaml`:",
         f"    glocal pretrain --recipe recipe.yaml{data} --out RUN",
     ]

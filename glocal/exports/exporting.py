@@ -23,7 +23,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 
 TARGETS = {one.TARGET.name: one.TARGET for one in (timm, torchvision, safetensors, onnx, hub)}
-_OWN_IMAGES = 4  # of the run's images, and of those that are given, in a check
+_OWN_IMAGES = 4  # of each of the run's sources, at most as many, and of the images that are given, in a check
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ def export(
         license=license or _known_license(loaded, origin),
         origin=replace(origin, numbers=numbers_of(loaded, folder)),
     )
-    own = own_images(origin, loaded, _OWN_IMAGES)
-    seen = images_from([*([own] if own is not None else []), *more], subject, _OWN_IMAGES)
+    seen = images_from([*own_images(origin, loaded, _OWN_IMAGES), *more], subject, _OWN_IMAGES)
     shown = torch.cat([made_images(loaded.size), seen])
     with progress_bar("steps", visible=progress) as bar:
         task = bar.add_task(f"writing {to}", total=2)

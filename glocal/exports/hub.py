@@ -24,7 +24,7 @@ def write(subject: Subject, place: Path) -> None:
     """
     place.mkdir(exist_ok=True)
     origin = subject.origin
-    shown = replace(subject, out=Path(subject.out.name))  # strangers need not know where its author keeps it
+    shown = replace(subject, out=Path(subject.out.resolve().name))  # strangers need not know where its author keeps it
     if not timm.why_not(subject.architecture):
         timm.write(subject, place)
         library, pieces = "timm", [timm.lines(shown)]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.subject import Subject
-from glocal.exports.target import Loaded, Target
+from glocal.exports.target import Loaded, Target, quoted
 from glocal.models.backbone import one_line
 
 OPSET = 18
@@ -155,7 +155,7 @@ def lines(subject: Subject) -> str:
     taken = names if len(outputs) > 1 else f"[{names}]"
     return (
         "import onnxruntime\n\n"
-        f'session = onnxruntime.InferenceSession("{subject.out}")\n'
+        f"session = onnxruntime.InferenceSession({quoted(subject.out)})\n"
         "settings = session.get_modelmeta().custom_metadata_map  # input_size, crop_pct, mean, std, interpolation\n"
         f'{taken} = session.run({list(outputs)}, {{"images": images}})  # normalised, (B, 3, H, W) float32\n'
     )

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from glocal.checkpoints import load_checkpoint, newest_checkpoint
-from glocal.config import AnyRecipe, build_recipe
+from glocal.config import AnyRecipe, written_recipe
 from glocal.console import note
 from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
 from glocal.data.sources.folder import ImageFiles
+from glocal.data.sources.joined import titles
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import results
 from glocal.evaluation.protocols import protocol
 from glocal.models.backbone import Backbone
-from glocal.settings import read_yaml
+from glocal.settings import read_yaml, write_yaml
 
-_LINES = 10_000  # of images.txt that are read to find a few images
+_JOINS = " + "  # the names of several sources (`glocal.data.sources.joined`)
+_BEFORE_PATHS = re.compile(r"( \+ |@(?=/)|:(?=/[^/]))")  # what stands before a path in a name
+_LINES = 10_000  # of images.txt by which a few images of a folder are looked for
 
 
 class Number(NamedTuple):
@@ -79,7 +84,7 @@ def origin_of(name: str | Path, weights: str | Path | None = None) -> Origin:
     return Origin(
         name=text,
         run=folder if (folder / "recipe.yaml").is_file() else None,
-        recipe=build_recipe(read_yaml(state["recipe"], text)),
+        recipe=written_recipe(read_yaml(state["recipe"], text)),
         step=state["step"],
         images=state.get("images", {}).get("count"),
     )
@@ -120,7 +125,7 @@ def evaluate_command(found: Mapping[str, Any]) -> str:
     parts = ["glocal", "evaluate", "RUN"]
     for kind in ("train", "val", "test"):
         if kind in found:
-            parts += [f"--{kind}", shown_name(found[kind]["name"])]
+            parts += [word for name in shown_names(found[kind]["name"]) for word in (f"--{kind}", name)]
     parts += ["--protocol", name]
     if found.get("data"):
         parts += ["--data", f"{name}={shown_name(found['data'])}"]
@@ -143,56 +148,81 @@ def _as_yaml(value: Any) -> str:
     return text if text and read_yaml(text, "a setting") == text else json.dumps(value)
 
 
+def shown_names(name: str) -> list[str]:
+    """The names for others of the sources that one name joins.
+
+    >>> shown_names("/home/anna/a + digits")
+    ['a', 'digits']
+    """
+    return [shown_name(one) for one in name.split(_JOINS)]
+
+
 def shown_name(name: str) -> str:
-    """A source's name for others: of absolute paths the last part alone, for they say where its author keeps things.
+    """A name for others: of absolute paths the last part alone, for they say where its author keeps things.
+
+    It may be of a source, of several joined ones, of a class in a file, or of a backbone.
 
     >>> shown_name("/home/anna/private/photos"), shown_name("torchvision:CIFAR10:test")
     ('photos', 'torchvision:CIFAR10:test')
+    >>> shown_name("/home/anna/a + /home/anna/b@/home/anna/few.txt"), shown_name("untrained:/home/anna/run")
+    ('a + b@few.txt', 'untrained:run')
     """
-    return os.path.basename(name.rstrip("/\\")) if os.path.isabs(name) else name
+    return "".join(
+        os.path.basename(part.rstrip("/\\")) if os.path.isabs(part) else part for part in _BEFORE_PATHS.split(name)
+    )
 
 
 def shown_recipe(recipe: AnyRecipe) -> str:
-    """A recipe as YAML, without absolute paths of images."""
-    source = recipe.data.source
-    shown = {
-        "source": [shown_name(one) for one in source] if isinstance(source, list) else source and shown_name(source),
-        "test": recipe.data.test and shown_name(recipe.data.test),
-    }
-    model = recipe.model.model_copy(update={"init": recipe.model.init and shown_name(recipe.model.init)})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=shown), "model": model}).to_yaml()
+    """A recipe as YAML, without absolute paths."""
+    return write_yaml(_shown(recipe.model_dump(mode="json")))
 
 
-def own_images(origin: Origin, backbone: Backbone, count: int) -> Source | None:
-    """A source of a few images that a run has learned from; None where they are not on this machine.
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown_name(value)
+    if isinstance(value, Mapping):
+        return {key: _shown(one) for key, one in value.items()}
+    return [_shown(one) for one in value] if isinstance(value, list) else value
+
+
+def own_images(origin: Origin, backbone: Backbone, count: int) -> list[Source]:
+    """Sources of a few images each that a run has learned from: those of its first few that are on this machine.
 
     Nothing is downloaded for it, and folders are not searched: a run keeps the names of its images.
+
+    Args:
+        origin: says which run it is.
+        backbone: knows how they are decoded.
+        count: how many sources at most, and how many images of a folder.
     """
-    if origin.recipe is None or not isinstance(origin.recipe.data.source, str):
-        return None
-    name = origin.recipe.data.source
+    named = origin.recipe.data.source if origin.recipe is not None else None
+    names = [named] if isinstance(named, str) else named or []
+    before = [f"{title}/" for title in titles(names)] if len(names) > 1 else [""] * len(names)
+    found = []
+    for name, start in list(zip(names, before, strict=True))[:count]:
+        source = _source_on_this_machine(name, origin.run, start, count)
+        if source is not None:
+            if backbone.decoding is not None:
+                decode_as(source, backbone.decoding)
+            found.append(source)
+    return found
+
+
+def _source_on_this_machine(name: str, run: Path | None, before: str, count: int) -> Source | None:
+    """One source, of which the run's names of images begin with `before`."""
     try:
         if Path(name).is_dir():
-            source: Source | None = _some_files(Path(name), origin.run, count)
-        else:
-            source = None if name.startswith("torchvision:") else open_source(name)
+            return _some_files(Path(name), run, before, count)
+        return None if name.startswith("torchvision:") else open_source(name)
     except (GlocalError, OSError):  # moved, deleted or changed since
         return None
-    if source is not None and backbone.decoding is not None:
-        decode_as(source, backbone.decoding)
-    return source
 
 
-def _some_files(folder: Path, run: Path | None, count: int) -> Source | None:
+def _some_files(folder: Path, run: Path | None, before: str, count: int) -> Source | None:
     names = None if run is None else run / "images.txt"
     if names is None or not names.is_file():
         return None
-    there: list[str] = []
     with names.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for _, line in zip(range(_LINES), lines, strict=False):
-            key = line.rstrip("\n")
-            if (folder / key).is_file():
-                there.append(key)
-            if len(there) == count:
-                break
-    return ImageFiles(folder, there) if there else None
+        own = (line.rstrip("\n").removeprefix(before) for line in lines if line.startswith(before))
+        keys = list(islice((key for key in islice(own, _LINES) if (folder / key).is_file()), count))
+    return ImageFiles(folder, keys) if keys else None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented there
 
 import glocal
 from glocal.errors import GlocalError
@@ -15,6 +16,7 @@ from glocal.exports import hub
 from glocal.models.backbone import one_line
 
 _ENDPOINT = "https://huggingface.co"
+_IN_QUOTES = r'(?:[^"\\\n]|\\.)'  # a letter of a string of Python
 
 
 def push_to_hub(
@@ -48,12 +50,8 @@ def push_to_hub(
     folder = Path(folder)
     if not folder.is_dir() or "glocal" not in hub.metadata(folder):
         raise GlocalError(f"{folder} is no folder that `glocal export --to hub-folder` wrote")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise GlocalError(f"--push {repo}: write it as USER/NAME")
+    token = check_push(repo, token)
     where = endpoint or os.environ.get("HF_ENDPOINT") or _ENDPOINT
-    token = token or get_token()
-    if not token:
-        raise GlocalError(f"pushing to {repo} needs a token: `hf auth login`, or set HF_TOKEN to one that may write")
     api = HfApi(endpoint=where, token=token, library_name="glocal", library_version=glocal.__version__)
     additions = [CommitOperationAdd(name, _content(folder / name, repo)) for name in _names(folder)]
     try:
@@ -61,13 +59,32 @@ def push_to_hub(
         found = api.create_commit(
             repo, additions, commit_message=message or f"Exported by glocal {glocal.__version__}", revision="main"
         )
-    except HFValidationError as error:
-        raise GlocalError(f"--push {repo}: {one_line(error)}") from error
     except HfHubHTTPError as error:
         raise GlocalError(_refusal(error, repo, where)) from error
     except Exception as error:  # the client's errors of connections have changed with its versions
         raise GlocalError(f"pushing to {repo} failed: {where} cannot be reached: {one_line(error)}") from error
     return str(found.commit_url)
+
+
+def check_push(repo: str, token: str | None = None) -> str:
+    """Finds out what can be known before anything is written: whether a repository's name is one, and a token there.
+
+    Returns:
+        The token: `token`, $HF_TOKEN or the one of `hf auth login`.
+
+    Raises:
+        GlocalError: a wrong name, or no token.
+    """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise GlocalError(f"--push {repo}: write it as USER/NAME; {one_line(error)}") from error
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise GlocalError(f"--push {repo}: write it as USER/NAME")
+    token = token or get_token()
+    if not token:
+        raise GlocalError(f"pushing to {repo} needs a token: `hf auth login`, or set HF_TOKEN to one that may write")
+    return token
 
 
 def _names(folder: Path) -> list[str]:
@@ -83,8 +100,10 @@ def _content(path: Path, repo: str) -> str | bytes:
 
 def for_repository(card: str, repo: str) -> str:
     """A model card whose code loads a repository instead of a folder."""
-    card = re.sub(r'"local-dir:[^"\n]*"', f'"hf-hub:{repo}"', card)
-    fetched, count = re.subn(r'"[^"\n]*?(model\.(?:onnx|safetensors))"', rf'hf_hub_download("{repo}", "\1")', card)
+    card = re.sub(rf'"local-dir:{_IN_QUOTES}*"', f'"hf-hub:{repo}"', card)
+    fetched, count = re.subn(
+        rf'"{_IN_QUOTES}*?(model\.(?:onnx|safetensors))"', rf'hf_hub_download("{repo}", "\1")', card
+    )
     if not count:
         return card
     return fetched.replace("```python\n", "```python\nfrom huggingface_hub import hf_hub_download\n")

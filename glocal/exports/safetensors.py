@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.subject import OWN_NETWORKS, Subject, architecture_from, arguments, build
-from glocal.exports.target import Loaded, Target
+from glocal.exports.target import Loaded, Target, quoted
 
 TOLERANCE = {"fp32": 1e-6, "fp16": 2e-2}
 """Of weights that are read back into the same network: the same computation, or one with weights of 11 bits, which
@@ -103,7 +103,7 @@ def lines(subject: Subject) -> str:
         return (
             "from glocal.models.alexnet import SmallAlexNet\nfrom safetensors.torch import load_file\n\n"
             "network = SmallAlexNet().eval()  # no other package has it; --to onnx needs none\n"
-            f'network.load_state_dict(load_file("{subject.out}"))\n'
+            f"network.load_state_dict(load_file({quoted(subject.out)}))\n"
             "features = network(images)\n"
         )
     setting = ""
@@ -117,7 +117,7 @@ def lines(subject: Subject) -> str:
         f"import timm, torch\nfrom safetensors.torch import load_file\n\n"
         f'network = timm.create_model("{known.name}", num_classes=0{arguments(known.options)}).eval()\n'
         f"{setting}"
-        f'network.load_state_dict(load_file("{subject.out}"))\n'
+        f"network.load_state_dict(load_file({quoted(subject.out)}))\n"
         f"features = network(images)\n"
     )
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from glocal.errors import GlocalError
 from glocal.exports.target import Target
 
+_DRAWN = "?" * 8  # what mkdtemp puts into a name; more letters are those of a longer name, of another export
+
 
 def check_place(out: Path, target: Target, *, overwrite: bool) -> None:
     """Refuses a place whose name does not fit, or where something lies that no export may replace.
@@ -53,12 +55,15 @@ def staged(out: Path) -> Iterator[Path]:
     room: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for remains in out.parent.glob(f".{_escaped(out.name)}.*.part"):  # of an export that was killed
+        for remains in out.parent.glob(f".{_escaped(out.name)}.{_DRAWN}.part"):  # of one that was killed
             shutil.rmtree(remains, ignore_errors=True)
         room = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
         place = room / out.name
         yield place
         _settle(place)
+        if out.is_dir() and out.samefile(os.curdir):
+            _refill(out, place, room / "before")
+            return
         if out.is_dir():
             os.rename(out, room / "before")
         try:
@@ -72,6 +77,23 @@ def staged(out: Path) -> Iterator[Path]:
     finally:
         if room is not None:
             shutil.rmtree(room, ignore_errors=True)
+
+
+def _refill(out: Path, place: Path, before: Path) -> None:
+    """Gives a folder the files of another; its own go to `before`. The folder stays: a shell stands in it.
+
+    Raises:
+        OSError: a file cannot be moved; the folder has its own ones again.
+    """
+    before.mkdir()
+    try:
+        for folder, goal in ((out, before), (place, out)):
+            for file in list(folder.iterdir()):
+                os.rename(file, goal / file.name)
+    except OSError:
+        for file in list(before.iterdir()):
+            os.replace(file, out / file.name)
+        raise
 
 
 def _escaped(name: str) -> str:

@@ -19,7 +19,7 @@ from glocal.errors import GlocalError
 from glocal.exports.origin import Origin
 from glocal.exports.preprocessing import Preprocessing
 from glocal.models.alexnet import SmallAlexNet
-from glocal.models.backbone import Architecture, Backbone, one_line
+from glocal.models.backbone import Architecture, Backbone, one_line, set_small_stem
 
 Precision = Literal["fp32", "fp16"]
 
@@ -151,8 +151,7 @@ def build(architecture: Architecture) -> nn.Module:
     except Exception as error:  # networks fail in their own ways with options that do not fit
         raise GlocalError(f"timm cannot build {architecture.name} again: {one_line(error)}") from error
     if architecture.small_stem:
-        width = network.conv1.out_channels  # type: ignore[union-attr]
-        network.conv1, network.maxpool = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.Identity()  # type: ignore[arg-type]
+        set_small_stem(network)
     return network.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,15 @@ from torch import Tensor
 
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.subject import Subject
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a string of Python, in double quotes.
+
+    >>> print(quoted('a "b"'))
+    "a \\"b\\""
+    """
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 class Loaded(NamedTuple):

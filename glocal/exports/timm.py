@@ -15,7 +15,7 @@ from glocal.errors import GlocalError
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.safetensors import TOLERANCE, read_metadata, runner, write_weights
 from glocal.exports.subject import Subject
-from glocal.exports.target import Loaded, Target
+from glocal.exports.target import Loaded, Target, quoted
 from glocal.files import write_text
 from glocal.models.backbone import Architecture, one_line
 
@@ -94,7 +94,7 @@ def lines(subject: Subject) -> str:
     """Loads the folder, and makes timm's transform of it."""
     return (
         "import timm\n\n"
-        f'network = timm.create_model("local-dir:{subject.out}", pretrained=True).eval()\n'
+        f"network = timm.create_model({quoted(f'local-dir:{subject.out}')}, pretrained=True).eval()\n"
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))\n"
         "features = network(transform(image)[None])  # a PIL image\n"
     )

@@ -22,7 +22,7 @@ from glocal.exports import timm
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.safetensors import fill, read_metadata, runner, write_weights
 from glocal.exports.subject import Subject, arguments, at_precision
-from glocal.exports.target import Loaded, Target
+from glocal.exports.target import Loaded, Target, quoted
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
 """Of the same layers in another package, which may group their products otherwise."""
@@ -86,7 +86,7 @@ def counterpart(subject: Subject) -> Counterpart:
     if isinstance(network, ResNet) and known is not None and known.name in _RESNETS:
         return Counterpart(known.name, {}, known.small_stem)
     if isinstance(network, VisionTransformer):
-        return _transformer(network, elsewhere(subject))
+        return _transformer(network, subject.backbone.size, elsewhere(subject))
     raise GlocalError(
         f"--to torchvision: it takes ResNets ({', '.join(sorted(_RESNETS))}) and plain vision transformers, not "
         f"{known.name if known else type(network).__name__}; {elsewhere(subject)}"
@@ -99,7 +99,7 @@ def elsewhere(subject: Subject) -> str:
     return f"--to {others} take this network"
 
 
-def _transformer(network: VisionTransformer, otherwise: str) -> Counterpart:
+def _transformer(network: VisionTransformer, size: int, otherwise: str) -> Counterpart:
     height, width = network.patch_embed.img_size or (0, 0)
     patch = network.patch_embed.patch_size
     plain = {
@@ -107,6 +107,7 @@ def _transformer(network: VisionTransformer, otherwise: str) -> Counterpart:
         "the class token as its feature": network.global_pool == "token",
         "codes of position of the class token too": not network.no_embed_class,
         "square images and patches": height == width > 0 and patch[0] == patch[1],
+        f"codes of position for the size of their images ({size}, not {height})": height == size,
         "no norm before its blocks": isinstance(network.norm_pre, nn.Identity),
         "a norm after them": isinstance(network.norm, nn.LayerNorm) and isinstance(network.fc_norm, nn.Identity),
     }
@@ -224,7 +225,7 @@ def lines(subject: Subject) -> str:
         )
     safe = subject.out.suffix == ".safetensors"
     imported = "import torch, torchvision\n" + ("from safetensors.torch import load_file\n" if safe else "")
-    read = f'load_file("{subject.out}")' if safe else f'torch.load("{subject.out}")'
+    read = f"{'load_file' if safe else 'torch.load'}({quoted(subject.out)})"
     return (
         f"{imported}\n"
         f"network = torchvision.models.{theirs.name}({arguments(theirs.arguments).removeprefix(', ')}).eval()\n"

@@ -83,7 +83,7 @@ class ModelSettings(Settings):
                 network = timm.create_model(_known(self.name), num_classes=0, **self.options)
         except Exception:  # wrong options are told where the network is built
             return False
-        return _has_plain_stem(network)
+        return has_plain_stem(network)
 
 
 class ImageStatistics(NamedTuple):
@@ -141,14 +141,31 @@ def known_interpolation(name: str) -> Interpolation | None:
     return next((known for known in get_args(Interpolation) if known == name), None)
 
 
-def _has_plain_stem(network: nn.Module) -> bool:
+def has_plain_stem(network: nn.Module) -> bool:
+    """Whether the network begins with one convolution and a pooling, as timm's plain ResNets do."""
     return isinstance(network, ResNet) and isinstance(network.conv1, nn.Conv2d) and hasattr(network, "maxpool")
+
+
+def set_small_stem(network: nn.Module) -> None:
+    """Gives a ResNet with a plain stem the one for small images: a 3×3 convolution of stride 1, and no pooling."""
+    stem = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)  # type: ignore[union-attr, arg-type]
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    network.conv1, network.maxpool = stem, nn.Identity()
 
 
 def _entry_family(name: str) -> type:
     """ResNet for names whose network is timm's ResNet; object otherwise, without building the network."""
     module = getattr(timm.models.model_entrypoint(_known(name)), "__module__", "")
     return ResNet if module == "timm.models.resnet" else object
+
+
+def network_name(name: str) -> str:
+    """timm's name of a network, without the tag of its weights.
+
+    >>> network_name("vit_tiny"), network_name("resnet18.a1_in1k")
+    ('vit_tiny_patch16_224', 'resnet18')
+    """
+    return _ALIASES.get(name, name).split(".")[0]
 
 
 def _known(name: str) -> str:
@@ -510,7 +527,7 @@ def build_backbone(
     """Builds the network of a recipe's `model` section, randomly initialised by torch's global generator.
 
     timm's own weights are put in where the section asks for them; those of a file are not
-    (`glocal.models.weights.fill`).
+    (`glocal.models.weights.load_into`).
 
     Residual branches of ResNets do not start at zero (torchvision's default, which the papers use) unless
     `options.zero_init_last` says so. Vision transformers take any image size that their patches divide.
@@ -563,14 +580,12 @@ def build_backbone(
             f"model.name={settings.name} cannot be built for images of {size} pixels (data.size): {one_line(error)}"
         ) from error
     if settings.stem == "small":
-        if not _has_plain_stem(network):
+        if not has_plain_stem(network):
             raise GlocalError(
                 "model.stem: the small stem is for ResNets whose stem is one convolution and a pooling, not for "
                 f"{settings.name}; use standard"
             )
-        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        network.maxpool = nn.Identity()
+        set_small_stem(network)
     found = Backbone(network, size=size, mean=mean, std=std, label=settings.name)
     found.architecture = Architecture(name, options, settings.stem == "small")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -15,10 +15,14 @@ from glocal.models.backbone import (
     Architecture,
     Backbone,
     build_backbone,
+    has_plain_stem,
     known_interpolation,
+    network_name,
+    one_line,
+    set_small_stem,
     statistics_of_weights,
 )
-from glocal.models.weights import load_into, read_weights
+from glocal.models.weights import OF_IMAGES, Weights, has_small_stem, load_into, read_weights
 from glocal.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 # Families that take images of any size where asked to: they resize their codes of positions.
 _ANY_SIZE = ("timm.models.vision_transformer", "timm.models.deit")
+_NO_OPTIONS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "num_classes")  # of the network itself
 
 
 def choose_device(device: str) -> str:
@@ -51,7 +56,8 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
         path: a run's folder (its newest checkpoint is taken), a checkpoint file, `timm:NAME` (pretrained weights), or
             `untrained:RUN` (the run's backbone as it was before the first step), or `untrained:timm:NAME`.
         weights: with `timm:NAME`, a file of weights (.safetensors, .pth), a run or a checkpoint to take instead of
-            those that timm knows (`glocal.models.weights`).
+            those that timm knows (`glocal.models.weights`). Options, stem, size and normalisation of the network are
+            those that the file says, where it does.
 
     Raises:
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the network.
@@ -74,7 +80,8 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
     if not path.exists():
         raise GlocalError(f"there is no run folder or checkpoint {path}; pretrained models are named timm:NAME")
     if path.suffix == ".safetensors":
-        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: timm:NAME, with this file as weights")
+        its = read_weights(path).architecture or "NAME"
+        raise GlocalError(f"{path} is no checkpoint of glocal; name its network: `timm:{its} --weights {path}`")
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
         if (path / "recipe.yaml").is_file():
@@ -83,18 +90,24 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
             )
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
     recipe = written_recipe(read_yaml(state["recipe"], text))
+    backbone = _of_recipe(recipe)
+    prefix = f"{state['evaluated']}."
+    own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
+    load_weights(backbone, own, what=text)
+    backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
+    return backbone.eval()
+
+
+def _of_recipe(recipe: AnyRecipe) -> Backbone:
+    """The backbone of a run that has this recipe, with random weights, and what it knows of its images."""
     assert recipe.data.size is not None  # a resolved recipe has it
     backbone = build_backbone(
         recipe.model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std
     )
-    prefix = f"{state['evaluated']}."
-    own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
-    load_weights(backbone, own, what=text)
     _tell_of_images(backbone, recipe)
     source = recipe.data.source or ()
     backbone.learned_from = (source,) if isinstance(source, str) else tuple(source)
-    backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
-    return backbone.eval()
+    return backbone
 
 
 def _untrained(folder: Path) -> Backbone:
@@ -121,22 +134,58 @@ def _tell_of_images(backbone: Backbone, recipe: AnyRecipe) -> None:
 
 
 def _with_weights(name: str, file: str | Path) -> Backbone:
-    """timm's network with weights out of a file."""
-    backbone = _from_timm(name, pretrained=False)
-    note(load_into(backbone.network, read_weights(file), label=name))
+    """timm's network with weights out of a file, and what that says of the network's options and its images."""
+    weights = read_weights(file)
+    backbone = _of_run(name, weights) if weights.recipe is not None else _of_file(name, weights)
+    note(load_into(backbone.network, weights, label=name))
     backbone.label = f"timm:{name} with {Path(file).name}"
     return backbone
 
 
-def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:
+def _of_run(name: str, weights: Weights) -> Backbone:
+    """The network of a run's recipe, if it is the one that was named."""
+    from glocal.config import written_recipe
+
+    recipe = written_recipe(read_yaml(weights.recipe or "", str(weights.file)))
+    if network_name(recipe.model.name) != network_name(name):
+        raise GlocalError(f"{weights.file} is of {recipe.model.name}, not of timm:{name}")
+    return _of_recipe(recipe).eval()
+
+
+def _of_file(name: str, weights: Weights) -> Backbone:
+    """The network as the file says it was built, if it speaks of the one that was named; else as timm builds it."""
+    stated = weights.architecture
+    if stated is not None and network_name(stated) != network_name(name):
+        note(f"{weights.file} says that it is of {stated}: what else it says is not taken for timm:{name}")
+        stated = None
+    backbone = _from_timm(name, pretrained=False, said=None if stated is None else weights)
+    if has_small_stem(weights) and has_plain_stem(backbone.network):
+        set_small_stem(backbone.network)
+        assert backbone.architecture is not None
+        backbone.architecture = backbone.architecture._replace(small_stem=True)
+    return backbone.eval()
+
+
+def _from_timm(name: str, *, pretrained: bool = True, said: Weights | None = None) -> Backbone:
+    """timm's network; with `said`, built for the images and with the options that lie beside these weights."""
     if not timm.is_model(name.split(".")[0]):
         raise GlocalError(f"timm:{name}: {did_you_mean(name, timm.list_models())}")
     family = timm.models.model_entrypoint(name.split(".")[0]).__module__
-    options = {"dynamic_img_size": True} if family in _ANY_SIZE else {}
+    options: dict[str, Any] = {"dynamic_img_size": True} if family in _ANY_SIZE else {}
+    images: dict[str, Any] = {}
+    if said is not None:
+        options |= {key: value for key, value in said.options.items() if key not in _NO_OPTIONS}
+        images = _of_images(said)
     torch.manual_seed(0)  # for those that are not pretrained
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        network = timm.create_model(
+            name, pretrained=pretrained, num_classes=0, **options, pretrained_cfg_overlay=images or None
+        )
     except Exception as error:  # every hub client fails in its own way
+        if said is not None:
+            raise GlocalError(
+                f"{said.file}: timm does not build {name} with the options that it notes ({options}): {one_line(error)}"
+            ) from error
         raise GlocalError(
             f"timm:{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}"
         ) from error
@@ -146,3 +195,19 @@ def _from_timm(name: str, *, pretrained: bool = True) -> Backbone:
     backbone.interpolation = known_interpolation(str(config.get("interpolation", "")))
     backbone.architecture = Architecture(name.split(".")[0], options)
     return backbone.eval()
+
+
+def _of_images(said: Weights) -> dict[str, Any]:
+    """What weights say of their images, as timm's `pretrained_cfg` has it.
+
+    Raises:
+        GlocalError: three numbers are expected, and it is something else.
+    """
+    found = {key: said.config[key] for key in OF_IMAGES if said.config.get(key) is not None}
+    for key in ("input_size", "mean", "std"):
+        value = found.get(key, (1, 1, 1))
+        if not (isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(n, int | float) for n in value)):
+            raise GlocalError(f"{said.file}: its {key} is {value!r}, not three numbers")
+        if key in found:
+            found[key] = tuple(value)
+    return found

@@ -23,6 +23,7 @@ from glocal.checkpoints import checkpoint_files, load_checkpoint
 from glocal.errors import GlocalError
 from glocal.models.backbone import one_line
 
+OF_IMAGES = ("input_size", "mean", "std", "interpolation")  # timm's names of what a network expects of them
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
 
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as on Hugging Face's hub
@@ -108,7 +109,9 @@ def read_weights(place: str | Path) -> Weights:
     tensors = dict(_flattened(state, ""))
     if not tensors:
         raise GlocalError(f"{path} holds no tensors; give a file of a network's weights")
-    return Weights(path, tensors, *_beside(path, state))
+    header = getattr(state, "_metadata", {}).get("glocal")  # where an export to torchvision has it
+    said = {key: _from_json(value) for key, value in _mapping(header).items()}
+    return Weights(path, tensors, *_beside(path, {**state, **said}))
 
 
 def weights_file(place: str | Path) -> Path:
@@ -199,9 +202,17 @@ def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[st
             name = words.get(key)
             name = name.strip().removeprefix("timm").lstrip(" :/") if isinstance(name, str) else ""
             if name and timm.is_model(name):
-                images = {key: words[key] for key in ("mean", "std", "interpolation") if key in words}
+                images = {key: words[key] for key in OF_IMAGES if key in words}
                 return name, _mapping(words.get("model_args")), images | _mapping(words.get("pretrained_cfg"))
     return None, {}, {}
+
+
+def has_small_stem(weights: Weights) -> bool:
+    """Whether a ResNet's first convolution, as opposed to those of its layers, is that of networks for small images."""
+    for name, tensor in weights.tensors.items():
+        if name.endswith("conv1.weight") and "layer" not in name and tensor.ndim == 4:
+            return tensor.shape[-1] == 3
+    return False
 
 
 def _mapping(value: Any) -> dict[str, Any]:

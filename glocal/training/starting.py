@@ -11,16 +11,17 @@ from typing import Any
 import timm
 import torch
 
-from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, statistics_in_timm
-from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights
+from glocal.models.weights import Weights, fit_weights, has_small_stem, likely_networks, read_weights
 from glocal.settings import read_yaml
 from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings
 
 _NETWORK = ("name", "stem", "options")
+_OF_THEIR_SIZE = ("img_size", "dynamic_img_size")
 _SHARE = 0.1  # of the rate from random weights
 
 
@@ -161,23 +162,18 @@ def _of_file(init: str, start: Start) -> _Found:
     stated = name == weights.architecture
     if stated:
         settings = settings.model_copy(update={"options": {"pretrained_cfg": dict(weights.config)}})
-    model: dict[str, Any] = {"name": name, "options": dict(weights.options)} if stated else {}
-    if _small_stem(weights) and settings.for_size(32).stem == "small":
+    options = dict(weights.options)
+    if str(name).startswith("vit_"):  # built for the images of this training, to which codes of positions are resampled
+        options = {key: value for key, value in options.items() if key not in _OF_THEIR_SIZE}
+    model: dict[str, Any] = {"name": name, "options": options} if stated else {}
+    if has_small_stem(weights) and settings.for_size(32).stem == "small":
         model["stem"] = "small"
     return _Found(model, {}, statistics_in_timm(settings), weights)
 
 
-def _small_stem(weights: Weights) -> bool:
-    """Whether a ResNet's first convolution, as opposed to those of its layers, is that of networks for small images."""
-    for name, tensor in weights.tensors.items():
-        if name.endswith("conv1.weight") and "layer" not in name and tensor.ndim == 4:
-            return tensor.shape[-1] == 3
-    return False
-
-
 def _of_run(weights: Weights, named: Any) -> _Found:
     """The model section, the size and the images' statistics of a run."""
-    recipe = build_recipe(read_yaml(weights.recipe or "", str(weights.file)))
+    recipe = written_recipe(read_yaml(weights.recipe or "", str(weights.file)))
     model = recipe.model.untrained().model_dump(exclude={"init", "pretrained", "keep_statistics"})
     ways = {view.interpolation for view in recipe.views or []}
     way = ways.pop() if recipe.model.from_weights and len(ways) == 1 else ""

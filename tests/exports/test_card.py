@@ -11,12 +11,14 @@ import yaml
 from PIL import Image
 
 from glocal.cli import main
+from glocal.config import written_recipe
 from glocal.evaluation import evaluate
 from glocal.exports import export
 from glocal.exports.origin import Origin, evaluate_command, origin_of, own_images, shown_recipe
 from glocal.models.loading import load_backbone
 from glocal.settings import parse_overrides
 from glocal.training.run import pretrain
+from tests.methods.test_own_file import OWN
 
 SMALL = {
     "train.epochs": 1,
@@ -102,15 +104,14 @@ def test_numbers_of_other_weights_are_left_out(run: Path, tmp_path: Path, capsys
 
 def test_images_of_a_run_are_found_by_their_names_or_done_without(run: Path, tmp_path: Path) -> None:
     backbone, origin = load_backbone(run), origin_of(run)
-    source = own_images(origin, backbone, 3)
-    assert source is not None
+    [source] = own_images(origin, backbone, 3)
     assert list(source.keys) == sorted(source.keys)[:3]
     assert source[0].image.shape == (3, 36, 40)
     assert origin.images == 48
-    assert own_images(Origin(), backbone, 3) is None
+    assert own_images(Origin(), backbone, 3) == []
     (run.parent / "photos").rename(run.parent / "away")
     try:
-        assert own_images(origin, backbone, 3) is None
+        assert own_images(origin, backbone, 3) == []
         assert export(run, "safetensors", tmp_path / "w.safetensors").checks[0].images == 6
     finally:
         (run.parent / "away").rename(run.parent / "photos")
@@ -128,6 +129,60 @@ def test_a_checkpoint_is_exported_with_its_run(run: Path, tmp_path: Path) -> Non
     backbone = load_backbone(run)
     with torch.no_grad():
         assert torch.equal(network(backbone.prepare(images)), backbone.features(images))
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a method in somebody's own file on two folders, which was measured on both; the file fails by now."""
+    root = tmp_path_factory.mktemp("private")
+    for number in range(32):
+        place = root / ("one", "two")[number % 2] / f"class{number % 4}"
+        place.mkdir(parents=True, exist_ok=True)
+        colour = tuple(torch.randint(0, 256, (3,), generator=torch.Generator().manual_seed(number)).tolist())
+        Image.new("RGB", (40, 36), colour).save(place / f"{number}.png")
+    (root / "own.py").write_text(OWN)
+    sources = [str(root / "one"), str(root / "two")]
+    overrides = {**SMALL, "method.name": f"{root / 'own.py'}:Own"}
+    with pytest.MonkeyPatch().context() as patched:
+        patched.setattr("glocal.training.run.draw_views", lambda *_, **__: None)
+        patched.setattr("glocal.training.run.draw_loss", lambda *_, **__: None)
+        pretrain(sources, root / "run", overrides=overrides, progress=False)
+    evaluate(
+        str(root / "run"), train=sources, test=sources, protocols="knn", k=[3],
+        out=root / "run" / "evaluation", cache=False, progress=False, workers=0,
+    )  # fmt: skip
+    (root / "own.py").write_text("raise SystemError('it was executed')")
+    return root / "run"
+
+
+def test_a_run_of_an_own_method_is_exported_without_its_file_and_its_places(joined: Path, tmp_path: Path) -> None:
+    done = export(joined, "hub-folder", tmp_path / "net")
+    card, recipe = ((done.path / name).read_text() for name in ("README.md", "recipe.yaml"))
+    assert str(joined.parent) not in card + recipe
+    assert "own.py:Own" in yaml.safe_load(card.split("---\n")[1])["tags"]
+    assert "pretrained by own.py:Own" in card
+    assert "32 images of `one`, `two`" in card
+    assert "glocal pretrain --recipe recipe.yaml --data one --data two --out RUN" in card
+    assert "glocal evaluate RUN --train one --train two --test one --test two --protocol knn" in card
+    assert "| knn | one + two → one + two |" in card
+    assert yaml.safe_load(recipe)["method"]["name"] == "own.py:Own"
+    assert yaml.safe_load(recipe)["data"]["source"] == ["one", "two"]
+
+
+def test_images_of_several_sources_are_found(joined: Path, tmp_path: Path) -> None:
+    backbone, origin = load_backbone(joined), origin_of(joined)
+    found = own_images(origin, backbone, 3)
+    for source, name in zip(found, ("one", "two"), strict=True):
+        files = sorted((joined.parent / name).rglob("*.png"))
+        assert [joined.parent / name / key for key in source.keys] == files[:3]
+    assert export(joined, "safetensors", tmp_path / "w.safetensors").checks[0].images == 6 + 2 * 4
+
+
+def test_the_method_in_a_method_is_shown_without_its_place() -> None:
+    method = {"name": "logo", "base": {"name": "/home/anna/own.py:Own"}}
+    shown = shown_recipe(written_recipe({"method": method, "data": {"test": "/home/anna/a + /home/anna/b"}}))
+    assert "anna" not in shown
+    assert yaml.safe_load(shown)["method"]["base"]["name"] == "own.py:Own"
 
 
 def test_push_goes_with_a_hub_folder_only(

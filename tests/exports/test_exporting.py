@@ -1,5 +1,6 @@
 """Exports give what the backbone gives, or leave nothing."""
 
+import ast
 import json
 import resource
 import sys
@@ -22,10 +23,14 @@ from glocal.errors import GlocalError
 from glocal.exports import TARGETS, export
 from glocal.exports import onnx as onnx_target
 from glocal.exports import timm as timm_target
+from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.pushing import for_repository
-from glocal.models.backbone import Backbone
+from glocal.exports.staging import staged
+from glocal.exports.subject import Subject
+from glocal.models.backbone import Architecture, Backbone
 from glocal.models.loading import load_backbone
-from tests.exports.made import NARROW, backbone, narrow, vit
+from glocal.training.run import pretrain
+from tests.exports.made import NARROW, VIT, backbone, narrow, vit
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -182,6 +187,7 @@ def test_networks_that_timm_cannot_name_go_to_the_hub_as_onnx(tmp_path: Path) ->
         (narrow, "torchvision", r"conv1|layer1.*torchvision's resnet18 has"),
         (lambda: vit(reg_tokens=2), "torchvision", "a class token alone before its patches; --to timm"),
         (lambda: vit(global_pool="avg"), "torchvision", "the class token as its feature"),
+        (lambda: vit(img_size=16), "torchvision", r"for the size of their images \(32, not 16\); --to timm, onnx"),
         (lambda: vit(init_values=1e-5), "torchvision", "blocks.0.ls1.gamma|ls1"),
         (lambda: vit(qkv_bias=False), "torchvision", "in_proj_bias"),
         (lambda: Backbone(Hand(), size=32), "safetensors", "it is not known how Hand is built again; --to onnx"),
@@ -307,7 +313,7 @@ def test_what_is_in_the_way_is_refused_or_replaced(tmp_path: Path) -> None:
     assert torch.equal(load_file(out)["bn1.bias"], made.network.bn1.bias)
 
     folder = tmp_path / "folder"
-    (tmp_path / ".folder.k1lled.part" / "folder").mkdir(parents=True)  # of an export that was killed
+    (tmp_path / ".folder.k1lled_8.part" / "folder").mkdir(parents=True)  # of an export that was killed
     folder.mkdir()
     export(made, "timm", folder)  # an empty one
     export(made, "timm", folder)
@@ -339,6 +345,15 @@ def test_wrong_places_are_named(tmp_path: Path, to: str, out: str, message: str)
     with pytest.raises(GlocalError, match=message):
         export(narrow(), to, tmp_path / out)
     assert [path.name for path in tmp_path.iterdir()] == ["there.txt"]
+
+
+def test_what_another_running_export_writes_stays(tmp_path: Path) -> None:
+    for name in ("m.onnx", "m.of.eight.le"):
+        with staged(tmp_path / name) as other:
+            other.write_text("theirs")
+            with staged(tmp_path / "m") as own:
+                own.write_text("ours")
+            assert other.read_text() == "theirs"
 
 
 def test_a_wrong_precision_and_wrong_weights_are_named(tmp_path: Path) -> None:
@@ -390,6 +405,97 @@ def test_weights_of_a_file_are_exported_and_read_back(tmp_path: Path) -> None:
     assert torch.equal(ours.features(images(224, 2)), theirs.features(images(224, 2)))
     config = json.loads(safe_open(done.path, "pt").metadata()["model_args"])
     assert config == {}
+
+
+def _small_and_narrow() -> Backbone:
+    return backbone(stem="small", options=NARROW)
+
+
+@pytest.mark.parametrize(
+    ("make", "to", "ending"),
+    [
+        *((make, "safetensors", None) for make in (narrow, vit, backbone, _small_and_narrow)),
+        *((make, "timm", None) for make in (narrow, vit)),
+        *((make, "torchvision", ".pth") for make in (vit, backbone)),
+    ],
+)
+def test_what_a_file_says_of_network_and_images_is_taken_with_its_weights(
+    tmp_path: Path, make: Callable[[], Backbone], to: str, ending: str | None
+) -> None:
+    made = make()
+    made.interpolation = "bicubic"
+    done = export(made, to, out_for(tmp_path, to, ending))
+    assert made.architecture is not None
+    found = load_backbone(f"timm:{made.architecture.name}", done.path)
+    assert (found.size, found.interpolation) == (32, "bicubic")
+    assert torch.equal(found.mean, made.mean)
+    assert torch.equal(found.std, made.std)
+    assert torch.equal(found.features(images()), made.features(images()))
+    again = export(found, "safetensors", tmp_path / "again.safetensors")  # so that it is known what built it
+    assert torch.equal(
+        load_backbone("timm:" + made.architecture.name, again.path).features(images()), made.features(images())
+    )
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_weights_of_a_run_bring_its_network_and_images(tmp_path: Path) -> None:
+    settings = {
+        **{"model.name": "vit_tiny", "model.options": VIT, "data.size": 32, "data.mean": [0.1, 0.2, 0.3]},
+        **{"train.epochs": 1, "train.batch_size": 16, "train.precision": "fp32", "method.queue_size": 32},
+        **{"monitor.knn_epochs": 0, "train.device": "cpu"},
+    }
+    pretrain("shapes:train:32", tmp_path / "run", overrides=settings, progress=False)
+    own = load_backbone(tmp_path / "run")
+    for place in (tmp_path / "run", next((tmp_path / "run" / "checkpoints").glob("*.pt"))):
+        found = load_backbone("timm:vit_tiny_patch16_224", place)
+        assert found.fingerprint() == own.fingerprint()
+        assert torch.equal(found.features(images()), own.features(images()))
+        assert (found.decoding, found.learned_from) == (own.decoding, ("shapes:train:32",))
+    with pytest.raises(GlocalError, match="is of vit_tiny, not of timm:resnet18"):
+        load_backbone("timm:resnet18", tmp_path / "run")
+
+
+def test_what_a_file_says_of_another_network_is_not_taken_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = timm.create_model("resnet18", num_classes=0).state_dict()
+    save_file(weights, tmp_path / "w.safetensors", {"architecture": "resnet34", "mean": "[0.1, 0.2, 0.3]"})
+    found = load_backbone("timm:resnet18", tmp_path / "w.safetensors")
+    assert found.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert "says that it is of resnet34" in " ".join(capsys.readouterr().err.split())
+    for header, message in (({"mean": "0.5"}, "its mean is 0.5"), ({"model_args": '{"x": 1}'}, "does not build")):
+        save_file(weights, tmp_path / "w.safetensors", {"architecture": "resnet18", **header})
+        with pytest.raises(GlocalError, match=message):
+            load_backbone("timm:resnet18", tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("to", ["timm", "torchvision", "safetensors", "onnx"])
+def test_lines_name_any_path(tmp_path: Path, to: str) -> None:
+    out = out_for(tmp_path / 'a "b" \\ é', to)
+    subject = Subject(narrow(), Architecture("resnet18", {}), Preprocessing.of(narrow()), "fp32", out)
+    words = [node.value for node in ast.walk(ast.parse(TARGETS[to].lines(subject))) if isinstance(node, ast.Constant)]
+    assert str(out) in [str(word).removeprefix("local-dir:") for word in words]
+
+
+def test_the_folder_in_which_one_stands_is_filled_and_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net").mkdir()
+    monkeypatch.chdir(tmp_path / "net")
+    for made in (backbone(stem="small", options=NARROW), narrow()):
+        done = export(made, "hub-folder", ".")
+        files = {path.name: path.stat().st_size for path in Path.cwd().iterdir()}
+        assert done.bytes == sum(files.values()) > 0
+        assert "\n# net\n" in Path("README.md").read_text()
+    assert set(files) == {"README.md", "config.json", "model.safetensors"}
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+def test_a_pushed_card_loads_the_repository_whatever_the_folders_name() -> None:
+    card = '```python\ntimm.create_model("local-dir:a \\"b\\"", pretrained=True)\n```'
+    assert 'create_model("hf-hub:anna/net", pretrained' in for_repository(card, "anna/net")
+    card = '```python\nInferenceSession("a \\"b\\"/model.onnx")\n```'
+    assert 'InferenceSession(hf_hub_download("anna/net", "model.onnx"))' in for_repository(card, "anna/net")
 
 
 def test_the_command_prints_the_difference(

@@ -165,6 +165,25 @@ def test_without_token_name_folder_or_network_nothing_is_sent(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("repo", "token", "message"), [("net", "t", "USER/NAME"), ("anna/net", None, "needs a token")])
+def test_the_command_checks_name_and_token_before_it_exports(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    repo: str,
+    token: str | None,
+    message: str,
+) -> None:
+    monkeypatch.setattr("glocal.exports.pushing.get_token", lambda: token)
+    words = ["untrained:timm:mobilenetv3_small_050", "--to", "hub-folder", "--out", str(tmp_path / "net")]
+    monkeypatch.setattr("sys.argv", ["glocal", "export", *words, "--push", repo])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_exports_and_pushes(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -267,6 +267,13 @@ def test_a_backbone_of_timm_takes_a_file(tmp_path: Path, capsys: pytest.CaptureF
         glocal.evaluate(backbone, weights=tmp_path / "own.pth")
 
 
+def test_a_file_in_place_of_a_backbone_is_told_how_to_name_its_network(tmp_path: Path) -> None:
+    for header, name in (({}, "NAME"), ({"architecture": "resnet18"}, "resnet18")):
+        save_file(resnet().state_dict(), tmp_path / "a.safetensors", header)
+        with pytest.raises(GlocalError, match=f"name its network: `timm:{name} --weights .*a.safetensors`"):
+            glocal.load_backbone(tmp_path / "a.safetensors")
+
+
 def test_the_command_measures_a_file(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
     torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), tmp_path / "own.pth")
     data = str(image_folder(16))

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ import glocal
 from glocal.cli import app
 from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
+from glocal.exports import export
 from glocal.methods.building import build_method
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone, statistics_in_timm
 from glocal.models.momentum import MomentumTeacher
@@ -28,6 +30,7 @@ from glocal.training.log import monitor_series
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, layer_scales, set_schedules
 from glocal.training.resolving import resolve
 from tests.methods.cases import cases, make, views
+from tests.methods.test_own_file import OWN
 from tests.training.test_runs import DATA, TINY, assert_equal, final_state, run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -130,6 +133,29 @@ def test_the_network_of_a_run_goes_on_in_another(tmp_path: Path) -> None:
     assert second.recipe.data.size == 32
     begun = glocal.load_backbone(f"untrained:{tmp_path / 'b'}").network.state_dict()
     assert_equal(dict(begun), backbone_of(tmp_path / "a"))
+
+
+def test_the_network_of_a_run_of_an_own_method_goes_on_without_the_methods_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    own = {key: value for key, value in TINY.items() if not key.startswith("method.")}
+    settings = {**own, "train.epochs": 1, "method.name": f"{tmp_path / 'own.py'}:Own"}
+    glocal.pretrain("shapes:train:32", tmp_path / "a", overrides=settings, progress=False)
+    (tmp_path / "own.py").write_text("raise SystemError('it was executed')")
+    found = starting.begin({}, {"model.init": str(tmp_path / "a")}, tmp_path / "b")
+    assert found.mapping["model"]["options"] == TINY["model.options"]
+
+
+def test_codes_of_positions_in_an_exported_file_are_resampled_to_the_size_of_the_images(tmp_path: Path) -> None:
+    options = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    stored = build_backbone(ModelSettings(name="vit_tiny", options=options), size=32)
+    export(stored, "safetensors", tmp_path / "vit.safetensors")
+    overrides = {"model.init": str(tmp_path / "vit.safetensors"), "data.size": 64}
+    start = starting.begin({}, overrides, tmp_path / "run")
+    recipe = build_recipe(start.mapping, start.overrides, statistics=start.statistics)
+    start.check(recipe)
+    found: Any = build_method(recipe).backbone.network
+    expected = resample_abs_pos_embed(stored.network.state_dict()["pos_embed"], [8, 8], num_prefix_tokens=1)
+    torch.testing.assert_close(found.pos_embed.detach(), expected)
 
 
 def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> None:

@@ -40,9 +40,8 @@ class JoinedSource:
         self.name = " + ".join(self.names)
         _check_once(self.parts)
         self._ends = list(accumulate(len(part) for part in parts))
-        titles = _titles(self.names)
         self.keys: Sequence[str] = [
-            f"{title}/{key}" for title, part in zip(titles, parts, strict=True) for key in part.keys
+            f"{title}/{key}" for title, part in zip(titles(self.names), parts, strict=True) for key in part.keys
         ]
         self.decoding = Decoding()  # that of the parts (`glocal.data.ranges.decode_as`)
         self.classes, self.labels = _joined_labels(self.parts)
@@ -99,10 +98,10 @@ class JoinedSource:
         return [file for part in self.parts for file in part.files()]  # type: ignore[attr-defined]
 
 
-def _titles(names: Sequence[str]) -> list[str]:
+def titles(names: Sequence[str]) -> list[str]:
     """The last part of each name, with a number where several end alike.
 
-    >>> _titles(["a/photos/", "b/photos", "shapes:test"])
+    >>> titles(["a/photos/", "b/photos", "shapes:test"])
     ['photos (1)', 'photos (2)', 'shapes:test']
     """
     last = [os.path.basename(os.path.normpath(name)) for name in names]
