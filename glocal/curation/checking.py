@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
+from rich.text import Text
 
 from glocal.curation.bits import TooManyPairsError, near_hashes
 from glocal.curation.grouping import groups_of_pairs
@@ -26,7 +27,7 @@ from glocal.data.sources.opening import Images, open_source
 from glocal.data.sources.passed_over import is_output
 from glocal.errors import GlocalError, counted
 from glocal.evaluation.features.cache import default_cache
-from glocal.files import write_csv
+from glocal.files import printable, write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
 
 BLANK = 10.0
@@ -628,11 +629,12 @@ def _beside(test: _Set, rows: np.ndarray, data: _Set, twins: np.ndarray, said: S
 
 def table(report: Report) -> Table:
     """The findings, for the eye."""
-    made = Table(title="\n".join(report.summary), title_justify="left", show_lines=True)
+    made = Table(title=Text(printable("\n".join(report.summary))), title_justify="left", show_lines=True)
     for column in ("what", "how many", "for example", "advice"):
         made.add_column(column, overflow="fold")
     for finding in report.findings:
-        made.add_row(finding.name, finding.amount, "\n".join(_examples(finding)), finding.advice)
+        cells = finding.name, finding.amount, "\n".join(_examples(finding)), finding.advice
+        made.add_row(*(Text(printable(cell)) for cell in cells))
     return made
 
 

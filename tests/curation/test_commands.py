@@ -1,5 +1,6 @@
 """The commands outliers, select, label and check, as a user meets them."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from glocal.cli import main
+from glocal.curation import labelling, outliers
 from tests.embeddings.made import make_embeddings
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -91,6 +94,28 @@ def test_check(images: Path, tmp_path: Path, call: Call) -> None:
     assert "2 in 1 group " in done.stdout
     assert (tmp_path / "c.csv").read_text().count("the same bytes") == 2
     assert call("check", images, "--workers", 0).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["ph [old]", "x[/y]"])
+def test_names_of_folders_are_shown_as_they_are(name: str, images: Path, tmp_path: Path, call: Call) -> None:
+    shutil.copytree(images, tmp_path / name)
+    shutil.copy(images / "00.png", tmp_path / name / "copy.png")
+    done = call("check", tmp_path / name, "--workers", 0)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}: 21 images" in "".join(done.stdout.split("\n")).replace("  ", "")
+
+
+def test_names_in_tables_are_no_markup(tmp_path: Path) -> None:
+    vectors = np.concatenate([np.eye(2, 8)[np.arange(6) % 2], -np.eye(2, 8)[:1]])
+    names = [f"[/{row % 2}]" for row in range(7)]
+    made = make_embeddings(tmp_path / "e", vectors, keys=[f"[b]/{row}.png" for row in range(7)], labels=names)
+    shown = Console(width=200, file=io.StringIO())
+    shown.print(
+        outliers.table(outliers.find_outliers(made, k=2), made), *labelling.tables(labelling.propose_labels(made))
+    )
+    assert isinstance(shown.file, io.StringIO)
+    assert "[b]/6.png" in shown.file.getvalue()
+    assert "[/1]" in shown.file.getvalue()
 
 
 @pytest.mark.parametrize(
