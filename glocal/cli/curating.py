@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glocal.cli.app import app, show
+from glocal.files import RESULTS, check_output, check_output_folder
 
 PANEL = "Use"
 
@@ -29,25 +30,12 @@ def duplicates(
     from glocal.curation.duplicate_files import PAGE, TABLE, summary, write_duplicates
     from glocal.curation.duplicates import find_duplicates
 
+    check_output_folder(out)
     found = find_duplicates(
         embeddings, threshold=threshold, hashes=hashes, device=device, workers=workers, progress=not quiet
     )
     write_duplicates(found, out, shown=shown, workers=workers, progress=not quiet)
     show(summary(found), *found.words, f"written to {out}: {TABLE}, {PAGE}; nothing was deleted")
-
-
-def _outputs(out: list[Path] | None, *, more: tuple[str, ...] = ()) -> list[Path]:
-    """Looks at where results shall go before anything is computed."""
-    from glocal.errors import GlocalError
-
-    endings = (*more, ".csv", ".html", ".png")
-    for path in out or []:
-        if path.suffix.lower() not in endings:
-            raise GlocalError(f"--out {path}: the name must end in {', '.join(endings[:-1])} or {endings[-1]}")
-        if path.is_dir():
-            raise GlocalError(f"--out {path}: is a folder; name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return out or []
 
 
 @app.command(rich_help_panel=PANEL)
@@ -70,7 +58,9 @@ def outliers(
     from glocal.curation.outliers import explained, find_outliers, table, write_page, write_table
     from glocal.embeddings.folder import Embeddings
 
-    paths, opened = _outputs(out), Embeddings(embeddings)
+    opened, paths = Embeddings(embeddings), out or []
+    for path in paths:
+        check_output(path)
     found = find_outliers(
         opened,
         k=k,
@@ -109,7 +99,9 @@ def select(
     from glocal.curation.selection import select, table, write_list, write_page, write_table
     from glocal.embeddings.folder import Embeddings
 
-    paths, opened = _outputs(out, more=(".txt",)), Embeddings(embeddings)
+    opened, paths = Embeddings(embeddings), out or []
+    for path in paths:
+        check_output(path, (".txt", *RESULTS))
     found = select(
         opened,
         n,
@@ -148,23 +140,23 @@ def label(
     """Propose labels for the rest of the images, and say how right they are by leaving labelled ones out."""
     from glocal.curation import labelling
     from glocal.embeddings.folder import Embeddings
-    from glocal.errors import GlocalError
 
-    if source is not None and source.suffix.lower() != ".csv":
-        raise GlocalError(f"--source {source}: the name must end in .csv")
-    paths, opened = _outputs([*(out or []), *([source] if source else [])]), Embeddings(embeddings)
+    opened, paths = Embeddings(embeddings), out or []
+    for path in paths:
+        check_output(path)
+    if source is not None:
+        check_output(source, (".csv",), option="--source")
     found = labelling.propose_labels(opened, labels, k=k, temperature=temperature, device=device, progress=not quiet)
     show(*labelling.tables(found), *labelling.remarks(found))
     for path in paths:
-        if path == source:
-            count = labelling.write_labelled(found, opened, path, at_least)
-            show(f"written to {path}: {count:,} labelled images")
-            continue
         if path.suffix.lower() == ".csv":
             labelling.write_table(found, opened, path, at_least=at_least)
         else:
             labelling.write_page(found, opened, path)
         show(f"written to {path}")
+    if source is not None:
+        count = labelling.write_labelled(found, opened, source, at_least)
+        show(f"written to {source}: {count:,} labelled images")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -186,7 +178,9 @@ def check(
     """Look for what is wrong with images before a training: broken, copied, odd, blurred, leaked from the test."""
     from glocal.curation import checking
 
-    paths = _outputs(out)
+    paths = out or []
+    for path in paths:
+        check_output(path)
     report = checking.check(data, test or None, near=near, cache=cache, workers=workers, progress=not quiet)
     show(*([checking.table(report)] if report.findings else [*report.summary, "nothing was found"]), *report.notes)
     for path in paths:

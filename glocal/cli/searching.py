@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glocal.cli.app import app, show
+from glocal.files import check_output
 
 PANEL = "Use"
 
@@ -95,7 +96,7 @@ def search(
 ) -> None:
     """Find the images most similar to given ones."""
     from glocal.embeddings.searching import search
-    from glocal.embeddings.shown import check_output, tables, write_result
+    from glocal.embeddings.shown import tables, write_result
 
     for path in out or []:
         check_output(path)

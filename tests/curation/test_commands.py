@@ -119,6 +119,42 @@ def test_names_in_tables_are_no_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["outliers", "E", "--out", "file.txt/x.csv"],
+        ["select", "E", "-n", "2", "--out", "file.txt/x/y.html"],
+        ["label", "E", "--source", "file.txt/x.csv"],
+        ["check", "shapes:test:16", "--out", "file.txt/x.png"],
+        ["search", "E", "00.png", "--out", "file.txt/x.csv"],
+        ["duplicates", "E", "--out", "file.txt"],
+        ["outliers", "E", "--out", "x" * 300 + ".csv"],
+    ],
+)
+def test_nothing_is_computed_for_a_file_that_cannot_be_written(
+    arguments: list[str], folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("a file")
+    computed: list[object] = []
+    for name in (
+        "curation.outliers.find_outliers",
+        "curation.selection.select",
+        "curation.labelling.propose_labels",
+        "curation.checking.check",
+        "curation.duplicates.find_duplicates",
+        "embeddings.searching.search",
+    ):
+        monkeypatch.setattr(f"glocal.{name}", lambda *_, **__: computed.append(0))
+    done = call(*[folder if argument == "E" else argument for argument in arguments])
+    assert done.returncode == 2
+    assert ("file.txt is a file and no folder" in done.stderr) or "cannot be written: File name too long" in done.stderr
+    assert arguments[-2] in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not computed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "file.txt", "images"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["outliers", "E", "--out", "o.doc"], "--out o.doc: the name must end in .csv, .html or .png"),
