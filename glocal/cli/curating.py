@@ -20,7 +20,9 @@ def duplicates(
     threshold: Annotated[
         float | None, typer.Option(help="Similarity from which embeddings make copies; default: from the set itself.")
     ] = None,
-    hashes: Annotated[bool, typer.Option("--hashes/--no-hashes", help="Use perceptual hashes beside them.")] = True,
+    hashes: Annotated[
+        bool, typer.Option("--hashes/--no-hashes", help="Use perceptual hashes beside embeddings.")
+    ] = True,
     shown: Annotated[int, typer.Option(min=1, help="Groups in the page; the table has all.")] = 200,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
@@ -40,7 +42,7 @@ def duplicates(
 
 @app.command(rich_help_panel=PANEL)
 def outliers(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
     out: Annotated[
         list[Path] | None,
         typer.Option(help="A table of all images (.csv) or a sheet of the farthest ones (.html, .png); repeatable."),
@@ -80,7 +82,7 @@ def outliers(
 
 @app.command(rich_help_panel=PANEL)
 def select(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
     n: Annotated[int, typer.Option("-n", help="How many images to choose.")],
     out: Annotated[
         list[Path] | None,
@@ -90,7 +92,8 @@ def select(
         str, typer.Option(help="kcentre: no image far from the chosen ones; kmeans: where the images are many.")
     ] = "kcentre",
     include: Annotated[
-        Path | None, typer.Option(help="A list of images that are there already, by key or path; they are completed.")
+        Path | None,
+        typer.Option(help="A list of images that you have already, by key or path; the choice complements them."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first image, and of the random subsets to compare with.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
@@ -119,7 +122,7 @@ def select(
 
 @app.command(rich_help_panel=PANEL)
 def label(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
     labels: Annotated[
         Path | None,
         typer.Option(help="A table (.csv) of key or path, and label; default: the labels that the images have."),
@@ -130,14 +133,17 @@ def label(
     ] = None,
     at_least: Annotated[float, typer.Option(min=0, max=1, help="Confidence below which no label is written.")] = 0.0,
     source: Annotated[
-        Path | None, typer.Option(help="A table (.csv) of path,label of all that has one then: for --data, --train.")
+        Path | None,
+        typer.Option(
+            help="Write given labels and proposals (from --at-least on) as a table path,label for --data and --train."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Nearest labelled images that vote.")] = 20,
     temperature: Annotated[float, typer.Option(help="Of the votes: exp(similarity / temperature).")] = 0.07,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Propose labels for the rest of the images, and say how right they are by leaving labelled ones out."""
+    """Propose labels for unlabelled images from their labelled neighbours, and measure how often that is right."""
     from glocal.curation import labelling
     from glocal.embeddings.folder import Embeddings
 
@@ -163,7 +169,7 @@ def label(
 def check(
     data: Annotated[list[str], typer.Argument(help="Images to learn from: folders, lists (.txt, .csv), or data sets.")],
     test: Annotated[
-        list[str] | None, typer.Option(help="Images to measure on: are they among the others? Repeatable.")
+        list[str] | None, typer.Option(help="Test images; tells which of them are also learned from. Repeatable.")
     ] = None,
     out: Annotated[
         list[Path] | None,
