@@ -15,6 +15,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from glocal.data.sources.base import Source
+from glocal.data.sources.opening import open_source
 from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
 from glocal.files import unprintable
@@ -202,6 +204,15 @@ class Embeddings:
     def labels(self) -> list[str | None]:
         """Names of the images' classes; None for images without one."""
         return self.column("label").to_pylist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def source(self) -> Source | None:
+        """The images themselves; None where they cannot be opened any more, or are no longer as many."""
+        try:
+            source = open_source(self.about.source)
+        except GlocalError:
+            return None
+        return source if len(source) == self.about.images else None
 
     @cached_property
     def sizes(self) -> np.ndarray:

@@ -14,6 +14,9 @@ from rich.console import Console
 
 from glocal.cli import main
 from glocal.curation import labelling, outliers
+from glocal.data.sources.opening import open_source
+from glocal.embeddings import folder as folder_module
+from glocal.embeddings.folder import ABOUT
 from tests.embeddings.made import make_embeddings
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -94,6 +97,20 @@ def test_check(images: Path, tmp_path: Path, call: Call) -> None:
     assert "2 in 1 group " in done.stdout
     assert (tmp_path / "c.csv").read_text().count("the same bytes") == 2
     assert call("check", images, "--workers", 0).returncode == 0
+
+
+def test_sheets_show_images_that_are_no_files(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_embeddings(tmp_path / "e", np.random.default_rng(0).normal(size=(16, 8)), labels=["a", "b"] * 8)
+    about = made.about.model_copy(update={"source": "shapes:test:16"})
+    (made.folder / ABOUT).write_text(about.model_dump_json())
+    opened: list[object] = []
+    monkeypatch.setattr(folder_module, "open_source", lambda source: opened.append(source) or open_source(source))
+    for command in (["outliers", "-n", 3], ["select", "-n", 3], ["label", "-k", 3]):
+        done = call(command[0], made.folder, *command[1:], "--out", tmp_path / "sheet.html")
+        assert done.returncode == 0, done.stderr
+        page = (tmp_path / "sheet.html").read_text()
+        assert page.count("<img") == page.count("<figure") > 2
+    assert opened == ["shapes:test:16"] * 3  # once for each sheet
 
 
 @pytest.mark.parametrize("name", ["ph [old]", "x[/y]"])
