@@ -120,7 +120,7 @@ def propose_labels(
     k: int = 20,
     temperature: float = TEMPERATURE,
     device: str = "auto",
-    progress: bool = False,
+    progress: bool = True,
 ) -> Proposal:
     """Proposes a label for each image without one: the class with most votes of the k nearest labelled images.
 

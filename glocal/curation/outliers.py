@@ -73,7 +73,7 @@ def find_outliers(
     rule: Rule = "distance",
     threshold: float = THRESHOLD,
     device: str = "auto",
-    progress: bool = False,
+    progress: bool = True,
 ) -> Outliers:
     """Scores every image by its distance to the others.
 
