@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -204,6 +205,15 @@ class Embeddings:
     def labels(self) -> list[str | None]:
         """Names of the images' classes; None for images without one."""
         return self.column("label").to_pylist()  # type: ignore[no-any-return]
+
+    @property
+    def signature(self) -> str:
+        """A hash that is another one when embeddings were written anew: of their files' names, sizes and times."""
+        found = hashlib.sha256(f"{self.about.fingerprint} {len(self)} {self.dim}".encode())
+        for path in self.shards:
+            status = path.stat()
+            found.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+        return found.hexdigest()
 
     @cached_property
     def source(self) -> Source | None:
