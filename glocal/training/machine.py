@@ -49,7 +49,9 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
         raise GlocalError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device == "cuda" and recipe.train.devices > torch.cuda.device_count():
         raise GlocalError(f"train.devices={recipe.train.devices}, but {torch.cuda.device_count()} GPUs are visible")
-    strategy: Any = DDPStrategy(find_unused_parameters=several_updates) if recipe.train.devices > 1 else "auto"
+    # A backbone that stands still at first has no gradients, for which the processes would wait.
+    some = several_updates or recipe.train.freeze_backbone_epochs > 0
+    strategy: Any = DDPStrategy(find_unused_parameters=some) if recipe.train.devices > 1 else "auto"
     return Fabric(
         accelerator=device,
         devices=recipe.train.devices,
