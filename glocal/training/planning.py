@@ -60,7 +60,8 @@ def plan(
         progress: say what is measured.
 
     Raises:
-        GlocalError: not even one epoch fits, or what the training would raise.
+        GlocalError: not even one epoch fits, the backbone stands still in all that fit, or what the training would
+            raise.
         RunInterrupted: the process was asked to stop.
     """
     given = list(given)
@@ -96,8 +97,9 @@ def plan(
             "fewer images"
         )
     line = _line(budget, work, rungs, found, epochs, planning, _unchanged(recipe, given))
+    planned = with_epochs(chosen.recipe, epochs, given).model_copy(update={"planned": line})
     note(line)
-    return with_epochs(chosen.recipe, epochs, given).model_copy(update={"planned": line})
+    return planned
 
 
 def _line(

@@ -188,6 +188,24 @@ def test_what_cannot_be_planned_makes_no_folder(wrong: dict[str, Any], message: 
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_backbone_that_stands_still_at_first_learns_in_a_plan_too(
+    given: bool, tmp_path: Path, pinned: list[str]
+) -> None:
+    freeze = {"train.freeze_backbone_epochs": 50}  # of 200; two of them fit
+    if given:
+        with pytest.raises(GlocalError, match=r"freeze_backbone_epochs=50: .* learn nothing in a training of 2 epochs"):
+            start(tmp_path / "a", overrides={**SMALL, **freeze})
+        assert not (tmp_path / "a").exists()
+        return
+    recipe = tmp_path / "frozen.yaml"
+    recipe.write_text(yaml.safe_dump({"method": {"name": "sce"}, "train": {"freeze_backbone_epochs": 50}}))
+    start(tmp_path / "a", recipe=recipe)
+    written = glocal.Run(tmp_path / "a").recipe
+    assert (written.train.epochs, written.train.freeze_backbone_epochs) == (2, 0.5)
+    start(tmp_path / "a", recipe=recipe)  # it knows itself again
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(GlocalError, match=r"file.a cannot be made: Not a directory"):
