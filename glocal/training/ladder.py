@@ -146,10 +146,11 @@ def _resized(recipe: AnyRecipe, size: int, unit: int) -> AnyRecipe:
 
 
 def _patch(recipe: AnyRecipe) -> int:
-    """The side of a network's patches; 1 where it has none."""
+    """The side of a network's patches; 1 where it has none, or they overlap and make no grid of the views."""
     embedding = getattr(shadow_backbone(recipe).network, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
-    return int(patch[0]) if isinstance(patch, tuple) else 1
+    stride = getattr(getattr(embedding, "proj", None), "stride", None)
+    return int(patch[0]) if isinstance(patch, tuple) and stride == patch else 1
 
 
 def _smaller(recipe: AnyRecipe) -> Any:
