@@ -21,9 +21,15 @@ from glocal.models.loading import choose_device
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that speaks and writes, or the one that will start the others (`launch`)."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
+def is_first_process(devices: int) -> bool:
+    """Whether this is the process that speaks and writes, or the one that will start the others (`launch`).
+
+    Args:
+        devices: of the training. With one it is no part of what a batch system started, whatever its number there is.
+    """
+    return devices == 1 or all(
+        int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
+    )
 
 
 def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
