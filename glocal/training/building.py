@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
 
 from glocal.config import AnyRecipe
 from glocal.data.lanes.choice import Lane, open_lane
@@ -19,6 +21,8 @@ from glocal.methods.building import build_method
 from glocal.training.images import ImageSet
 from glocal.training.optimizers import build_optimizers
 from glocal.views.plan import ViewPlan
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass
@@ -60,6 +64,15 @@ def batch_order(recipe: AnyRecipe, source: Source, fabric: Fabric) -> BatchOrder
     )
 
 
+def synchronised(method: M) -> M:
+    """Batch normalisation with the statistics of all processes' images.
+
+    By timm's conversion, for torch's drops the activation that timm's own layers apply (those of EfficientNets).
+    """
+    converted: M = convert_sync_batchnorm(method)
+    return converted
+
+
 def build(
     recipe: AnyRecipe,
     source: Source,
@@ -85,7 +98,7 @@ def build(
     torch.manual_seed(recipe.seed)
     method = build_method(recipe, weights=weights)
     if recipe.train.devices > 1 and fabric.device.type == "cuda":  # torch has it for GPUs only
-        method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+        method = synchronised(method)
     lane = open_lane(
         source,
         recipe.data,

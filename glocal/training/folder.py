@@ -215,6 +215,8 @@ def _check_settings(
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     longer = changed == ["train.epochs"] and now["train.epochs"] > before.get("train.epochs", 0)
     own = f"repeat the settings of that run, or take them from it: --recipe {folder / 'recipe.yaml'}"
+    if written.get("planned") and not recipe.planned and not extend:
+        longer, own = False, "repeat its command with --time, by which it was planned"
     way = (
         "continue it for longer with --extend, or choose another folder (--out)"
         if longer

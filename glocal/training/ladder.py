@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.config import AnyRecipe, settle_row
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, counted
 from glocal.methods.base import MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.schedules import Schedule
@@ -146,10 +146,11 @@ def _resized(recipe: AnyRecipe, size: int, unit: int) -> AnyRecipe:
 
 
 def _patch(recipe: AnyRecipe) -> int:
-    """The side of a network's patches; 1 where it has none."""
+    """The side of a network's patches; 1 where it has none, or they overlap and make no grid of the views."""
     embedding = getattr(shadow_backbone(recipe).network, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
-    return int(patch[0]) if isinstance(patch, tuple) else 1
+    stride = getattr(getattr(embedding, "proj", None), "stride", None)
+    return int(patch[0]) if isinstance(patch, tuple) and stride == patch else 1
 
 
 def _smaller(recipe: AnyRecipe) -> Any:
@@ -176,13 +177,25 @@ def with_epochs(recipe: AnyRecipe, epochs: int, given: Iterable[str] = ()) -> An
     In a shorter training the warm-up, the method's schedules and the epochs at which it begins something come earlier
     in proportion, and the warm-up takes a tenth at most; in a longer one they stay. Milestones move in both. What the
     user has given stays as it is. The number in print, where the recipe has one, is that of another training and goes.
+    A backbone that stands still at first does so for a part of the training in proportion.
 
     Args:
         recipe: resolved.
         epochs: how many.
         given: the paths of the settings that the user has given.
+
+    Raises:
+        GlocalError: the backbone would learn nothing in so few, for the user has given how long it stands still.
     """
     before, given = recipe.train.epochs, set(given)
+    frozen = recipe.train.freeze_backbone_epochs
+    if epochs < before and "train.freeze_backbone_epochs" not in given:
+        frozen = _rounded(frozen * epochs / before)
+    if frozen >= epochs:
+        raise GlocalError(
+            f"train.freeze_backbone_epochs={frozen:g}: the backbone would learn nothing in a training of "
+            f"{counted(epochs, 'epoch')}; give fewer"
+        )
     optimizer: dict[str, Any] = {}
     if epochs != before:
         optimizer["milestones"] = tuple(_rounded(at * epochs / before) for at in recipe.optimizer.milestones)
@@ -193,7 +206,9 @@ def with_epochs(recipe: AnyRecipe, epochs: int, given: Iterable[str] = ()) -> An
     optimizer = {key: value for key, value in optimizer.items() if not _is_given(f"optimizer.{key}", given)}
     changed = recipe.model_copy(
         update={
-            "train": recipe.train.model_copy(update={"epochs": epochs, "extended_from": ()}),
+            "train": recipe.train.model_copy(
+                update={"epochs": epochs, "extended_from": (), "freeze_backbone_epochs": frozen}
+            ),
             "optimizer": recipe.optimizer.model_copy(update=optimizer),
             "method": _method_for(recipe.method, epochs, before, given, "method"),
         }

@@ -110,7 +110,12 @@ def train(
         task = bar.add_task(recipe.name, total=total, completed=first_step, numbers="")
         if first_step == 0 and knn_every and recipe.model.from_weights:
             gpus = [fabric.device] if fabric.device.type == "cuda" else []
-            with torch.random.fork_rng(gpus):  # the training draws the same numbers, measured or not
+            if progress:
+                bar.console.print("measuring k-NN before the first step …")
+            with (
+                torch.random.fork_rng(gpus),
+                apart(hooks.watch, "knn"),
+            ):  # the training draws the same numbers, measured or not
                 _measure_knn(0, "before the first step", hooks, recipe, bar if progress else None)
         for step in range(first_step, total):
             clock = Clock(step, order.steps_per_epoch, length_at(step, settings, order.steps_per_epoch))

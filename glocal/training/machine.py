@@ -21,9 +21,15 @@ from glocal.models.loading import choose_device
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that speaks and writes, or the one that will start the others (`launch`)."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
+def is_first_process(devices: int) -> bool:
+    """Whether this is the process that speaks and writes, or the one that will start the others (`launch`).
+
+    Args:
+        devices: of the training. With one it is no part of what a batch system started, whatever its number there is.
+    """
+    return devices == 1 or all(
+        int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
+    )
 
 
 def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
@@ -49,7 +55,9 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
         raise GlocalError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device == "cuda" and recipe.train.devices > torch.cuda.device_count():
         raise GlocalError(f"train.devices={recipe.train.devices}, but {torch.cuda.device_count()} GPUs are visible")
-    strategy: Any = DDPStrategy(find_unused_parameters=several_updates) if recipe.train.devices > 1 else "auto"
+    # A backbone that stands still at first has no gradients, for which the processes would wait.
+    some = several_updates or recipe.train.freeze_backbone_epochs > 0
+    strategy: Any = DDPStrategy(find_unused_parameters=some) if recipe.train.devices > 1 else "auto"
     return Fabric(
         accelerator=device,
         devices=recipe.train.devices,

@@ -60,7 +60,8 @@ def plan(
         progress: say what is measured.
 
     Raises:
-        GlocalError: not even one epoch fits, or what the training would raise.
+        GlocalError: not even one epoch fits, the backbone stands still in all that fit, or what the training would
+            raise.
         RunInterrupted: the process was asked to stop.
     """
     given = list(given)
@@ -96,8 +97,9 @@ def plan(
             "fewer images"
         )
     line = _line(budget, work, rungs, found, epochs, planning, _unchanged(recipe, given))
+    planned = with_epochs(chosen.recipe, epochs, given).model_copy(update={"planned": line})
     note(line)
-    return with_epochs(chosen.recipe, epochs, given).model_copy(update={"planned": line})
+    return planned
 
 
 def _line(
@@ -151,7 +153,7 @@ def drop_plan(recipe: AnyRecipe, given: Iterable[str]) -> AnyRecipe:
 
 
 def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Iterable[str]) -> AnyRecipe:
-    """The recipe with the plan of the run in a folder, which is not made again.
+    """The recipe with the plan of the run in a folder, which is not made again, or with its length where it has none.
 
     What the user has given now and had not then stays in it, for the check of the folder to find.
 
@@ -164,7 +166,7 @@ def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Itera
     written = build_recipe(load_mapping(folder / "recipe.yaml"))
     if not written.planned:
         note(f"the run in {folder} was begun without --time; its recipe stands")
-        return recipe
+        return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": written.train.epochs})})
     note(f"the run in {folder} has its plan, which is not made again: {written.planned.partition(';')[0]}")
     given = list(given)
     rung = matching(ladder(recipe, given, own_side(source)), written)

@@ -107,8 +107,10 @@ def pretrain(
     if budget:
         check_time(given, extend=extend)
     resolved, source = resolve(data, recipe, given, folder, progress=progress)
-    method = rehearse(resolved, progress=progress and is_first_process())
-    monitor = knn_monitor(source, resolved) if is_first_process() else None
+    first = is_first_process(resolved.train.devices)
+    method = rehearse(resolved, progress=progress and first)
+    # What is wrong with the images of a measurement is told before a folder is made.
+    monitor = knn_monitor(source, resolved) if first and not has_checkpoint(folder) else None
     fabric = launch(resolved, several_updates=len(method.phases) > 1)
     if budget and has_checkpoint(folder):
         resolved = planned_before(resolved, source, folder, given)
@@ -131,10 +133,11 @@ def pretrain(
         note(what_changes(resolved, order.steps_per_epoch))
     training = build(resolved, source, order, fabric, folder, weights=state is None, progress=progress)
     if state is not None:
+        monitor = knn_monitor(source, resolved)  # in all processes, which end together where it cannot be
         note(f"{folder} continues after step {first_step} of {total}")
         restore(state, training)
     training.method = suit_to_machine(training.method, resolved.train, fabric.device)
-    _train(training, monitor, first_step, given, progress=progress, planned=budget is not None)
+    _train(training, monitor, first_step, given, progress=progress, planned=budget is not None and state is None)
     return Run(folder)
 
 

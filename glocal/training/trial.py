@@ -264,10 +264,10 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _still(recipe: AnyRecipe) -> AnyRecipe:
-    """The recipe of a trial: the same work with a learning rate of 0, no monitors and no checkpoints in between."""
+    """The recipe of a trial: whole steps at a learning rate of 0, no monitors and no checkpoints in between."""
     optimizer = recipe.optimizer.model_copy(update={"lr": 0.0, "final_lr": 0.0, "norm_and_bias_lr": None})
     monitor = recipe.monitor.model_copy(update={"collapse_epochs": 0.0})
-    once = {"checkpoint_minutes": 1e9, "checkpoint_steps": None}
+    once = {"checkpoint_minutes": 1e9, "checkpoint_steps": None, "freeze_backbone_epochs": 0.0}
     settings = recipe.train.model_copy(update=once)
     return recipe.model_copy(update={"optimizer": optimizer, "monitor": monitor, "train": settings})
 

@@ -129,6 +129,21 @@ def test_two_processes_train_a_method(name: str, tmp_path: Path, preloaded: Prel
         assert int(state["method"][positions[name]]) == keys % 96
 
 
+def test_two_processes_train_the_heads_first(tmp_path: Path, preloaded: Preloaded) -> None:
+    """A backbone that stands still gives no gradients, for which the other process does not wait."""
+    frozen = {"train.freeze_backbone_epochs": 1, "train.checkpoint_steps": 2, "train.keep_checkpoints": 4}
+    overrides = {**SETTINGS, **CASES["simclr"].run, **frozen, "train.devices": 2, "train.device": "cpu"}
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in {**overrides, "method.name": "simclr"}.items()]
+    start_both(preloaded, ["pretrain", "--data", "shapes:train:128", "--out", str(tmp_path), *settings])
+    first, still, _, last = (
+        torch.load(file, weights_only=True)["method"] for file in sorted((tmp_path / "checkpoints").glob("step-*.pt"))
+    )
+    convolutions = [name for name, one in first.items() if name.startswith("backbone.") and one.ndim == 4]
+    assert convolutions
+    assert all(torch.equal(first[name], still[name]) for name in convolutions)
+    assert not any(torch.equal(still[name], last[name]) for name in convolutions)
+
+
 def test_bfloat16_leaves_the_boxes_of_the_views_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fabric rounds every float tensor that it finds in a batch; a box of 365 pixels would become one of 364."""
     seen: list[torch.Tensor] = []

@@ -9,6 +9,7 @@ import pytest
 import glocal
 from glocal.config import build_recipe
 from glocal.data.sources.shapes import Shapes
+from glocal.errors import GlocalError
 from glocal.training import forecast
 from glocal.training.building import batch_order, build
 from glocal.training.forecast import Forecast
@@ -37,7 +38,7 @@ def test_it_is_said_once_and_changes_nothing(
 class Slow:
     """A training whose steps and measurements take as long as the test wants, by a clock of its own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **overrides: Any) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first_step: int = 0, **overrides: Any) -> None:
         source = Shapes("train", 192)
         settings = {key.replace("__", "."): value for key, value in overrides.items()}
         recipe = build_recipe(
@@ -46,12 +47,12 @@ class Slow:
         fabric = launch(recipe)
         order = batch_order(recipe, source, fabric)
         self.training = build(recipe, source, order, fabric, tmp_path, weights=True, progress=False)
-        self.now, self.done = 0.0, 0
+        self.now, self.done = 0.0, first_step
         self.said: list[str] = []
         monkeypatch.setattr("glocal.training.stopwatch.time.perf_counter", lambda: self.now)
         monkeypatch.setattr(forecast, "knn_seconds", lambda *_, **__: 600.0)
         monitor = knn_monitor(source, recipe)
-        self.watch = Forecast(self.training, 0, monitor, [], say=self.said.append)
+        self.watch = Forecast(self.training, first_step, monitor, [], say=self.said.append)
 
     def run(self, seconds: float, steps: int) -> None:
         for _ in range(steps):
@@ -81,6 +82,37 @@ def test_slow_steps_are_told_after_a_minute_and_something_shorter_is_named(
     [line] = slow.said
     assert line.startswith("this takes about 13 h 18 min from here: 1197 steps of 40 s up to epoch 200")
     assert "; shorter: train.epochs=15 takes an hour; --time 4h would do about 54 epochs at 32 pixels" in line
+
+
+@pytest.mark.parametrize("first_step", [0, 3, 6])
+def test_steps_in_which_only_the_heads_learn_are_not_taken_for_all(
+    first_step: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slow = Slow(
+        monkeypatch, tmp_path, first_step, train__epochs=20, train__freeze_backbone_epochs=1, monitor__knn_epochs=0
+    )
+    slow.run(0.01, 6 - first_step)
+    slow.run(0.1, 50)
+    assert slow.said == ["this takes about 9.1 s from here: 91 steps of 0.1 s up to epoch 20"]
+
+
+def test_a_resumed_run_is_offered_nothing_that_it_cannot_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slow = Slow(monkeypatch, tmp_path, 600, train__epochs=200, monitor__knn_epochs=0)
+    slow.run(40.0, 3)
+    assert slow.said == ["this takes about 6 h 38 min from here: 597 steps of 40 s up to epoch 200"]
+
+
+def test_a_network_that_cannot_be_planned_with_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def cannot(*_: Any) -> None:
+        raise GlocalError("it does not take the views")
+
+    monkeypatch.setattr(forecast, "ladder", cannot)
+    slow = Slow(monkeypatch, tmp_path, train__epochs=200, monitor__knn_epochs=0)
+    slow.run(40.0, 3)
+    [line] = slow.said
+    assert line.endswith("; shorter: train.epochs=15 takes an hour")
 
 
 def test_what_is_short_is_told_without_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

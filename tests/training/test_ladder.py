@@ -41,6 +41,11 @@ def test_views_become_smaller_first_then_the_network() -> None:
     assert words({"model.name": "mobilenetv3_small_050", "data.size": 96}) == ["96 pixels with mobilenetv3_small_050"]
 
 
+def test_patches_that_overlap_are_no_grid() -> None:
+    sizes = [line.partition(" ")[0] for line in words({"model.name": "pvt_v2_b0"})]
+    assert sizes == ["224", "192", "160", "128", "96"]
+
+
 def test_views_do_not_become_smaller_than_small_images() -> None:
     assert words({"data.size": 32}, side=32)[0] == "32 pixels with resnet18"
     assert all(line.startswith("32 ") for line in words({"data.size": 32}, side=32))

@@ -17,7 +17,7 @@ import glocal
 from glocal.checkpoints import newest_checkpoint
 from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
-from glocal.training import loop, trial
+from glocal.training import forecast, loop, trial
 from glocal.training.budget import Costs
 from glocal.training.loop import RunInterrupted
 from glocal.training.machine import launch
@@ -149,9 +149,58 @@ def test_a_run_that_was_begun_without_a_time_keeps_its_recipe(
 ) -> None:
     out = tmp_path / "a"
     glocal.pretrain(DATA, out, overrides={**SMALL, "train.epochs": 1}, progress=False)
-    with pytest.raises(GlocalError, match="train.epochs was 1, is 200"):
-        start(out)
-    assert "was begun without --time; its recipe stands" in " ".join(capsys.readouterr().err.split())
+    again = start(out)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was begun without --time; its recipe stands" in said
+    assert "is finished (6 steps); nothing to do" in said
+    assert (again.recipe.train.epochs, again.recipe.planned) == (1, "")
+
+
+def test_a_planned_run_that_is_repeated_without_its_time_is_told_so(tmp_path: Path, pinned: list[str]) -> None:
+    start(tmp_path / "a")
+    with pytest.raises(GlocalError, match=r"epochs was 2, is 200; .* repeat its command with --time"):
+        start(tmp_path / "a", time=None)
+
+
+def test_a_planned_run_that_goes_on_says_what_is_left(
+    tmp_path: Path, pinned: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forecast, "TIMED", 1)
+    real, count = loop._optimise, iter(range(1000))
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*args: Any) -> torch.Tensor:
+        if next(count) == 6:
+            raise Killed
+        return real(*args)
+
+    monkeypatch.setattr(loop, "_optimise", dies)
+    with pytest.raises(Killed):
+        start(tmp_path / "a", progress=True)
+    assert "this takes about" not in capsys.readouterr().err  # the plan has said it
+    start(tmp_path / "a", progress=True)
+    assert "from here: 2 steps of" in capsys.readouterr().err
+
+
+def test_a_trial_times_whole_steps_also_where_only_the_heads_learn_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SMALL, "train.freeze_backbone_epochs": 50}
+    recipe, source = resolve(DATA, None, settings, tmp_path / "a", progress=False)
+    learns = []
+    real = loop._optimise
+
+    def look(method: Any, *args: Any) -> torch.Tensor:
+        learns.append(any(one.requires_grad for one in method.backbone.parameters()))
+        return real(method, *args)
+
+    monkeypatch.setattr(loop, "_optimise", look)
+    with Trials(source, launch(recipe), tmp_path / "a") as trials:
+        trials.measure(recipe, seconds=0.0, brief=True)
+    assert learns
+    assert all(learns)
 
 
 def test_a_planned_recipe_can_be_trained_again_and_extended(tmp_path: Path, recipe: Path, pinned: list[str]) -> None:
@@ -186,6 +235,24 @@ def test_what_cannot_be_planned_makes_no_folder(wrong: dict[str, Any], message: 
     with pytest.raises(GlocalError, match=message):
         start(tmp_path / "a", **wrong)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_backbone_that_stands_still_at_first_learns_in_a_plan_too(
+    given: bool, tmp_path: Path, pinned: list[str]
+) -> None:
+    freeze = {"train.freeze_backbone_epochs": 50}  # of 200; two of them fit
+    if given:
+        with pytest.raises(GlocalError, match=r"freeze_backbone_epochs=50: .* learn nothing in a training of 2 epochs"):
+            start(tmp_path / "a", overrides={**SMALL, **freeze})
+        assert not (tmp_path / "a").exists()
+        return
+    recipe = tmp_path / "frozen.yaml"
+    recipe.write_text(yaml.safe_dump({"method": {"name": "sce"}, "train": {"freeze_backbone_epochs": 50}}))
+    start(tmp_path / "a", recipe=recipe)
+    written = glocal.Run(tmp_path / "a").recipe
+    assert (written.train.epochs, written.train.freeze_backbone_epochs) == (2, 0.5)
+    start(tmp_path / "a", recipe=recipe)  # it knows itself again
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import glocal
 from glocal.checkpoints import checkpoint_files, load_checkpoint, newest_checkpoint, save_checkpoint
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
 from glocal.training import loop
+from glocal.training.log import monitor_series
 from glocal.training.loop import NonFiniteLossError
 
 TINY: dict[str, Any] = {
@@ -308,3 +311,32 @@ def test_a_write_that_fails_leaves_the_old_checkpoints(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path, {"step": 2, "method": {}}, keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.pt"]
+
+
+def test_one_process_of_a_batch_system_measures_whatever_its_number_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}.items():
+        monkeypatch.setenv(name, value)
+    run(tmp_path / "a", train__epochs=1, monitor__knn_epochs=1)
+    assert [step for step, _ in monitor_series(tmp_path / "a", "knn")] == [6]
+
+
+def test_a_finished_run_needs_no_test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"train__epochs": 1, "monitor__knn_epochs": 1, "data__test": str(tmp_path / "test")}
+    for kind in range(2):
+        (tmp_path / "test" / f"{kind:02d}").mkdir(parents=True)
+    for kind, name in enumerate(("00", "01")):
+        Image.new("RGB", (32, 32), (200 * kind, 9, 9)).save(tmp_path / "test" / name / "a.png")
+    images = tmp_path / "train"
+    for number in range(64):
+        folder = images / f"{number % 2:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (200 * (number % 2), number, 9)).save(folder / f"{number}.png")
+    run(tmp_path / "a", images, **settings)
+    shutil.rmtree(tmp_path / "test")
+    run(tmp_path / "a", images, **settings)
+    assert "is finished (2 steps); nothing to do" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(GlocalError, match="there is no folder"):
+        run(tmp_path / "b", images, **settings)
+    assert not (tmp_path / "b").exists()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,28 @@ def test_a_measurement_before_the_first_step_changes_no_weights(tmp_path: Path, 
     run(tmp_path / "b", monitor__knn_epochs=1, monitor__collapse_epochs=1, **init)
     assert_equal(final_state(tmp_path / "a")["method"], final_state(tmp_path / "b")["method"])
     assert torch.equal(final_state(tmp_path / "a")["rng"], final_state(tmp_path / "b")["rng"])
+
+
+def test_a_measurement_before_the_first_step_is_said_and_is_no_step(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str | int] = []
+
+    class Watcher:
+        def __init__(self, *_: Any) -> None: ...
+
+        def apart(self, what: str) -> AbstractContextManager[None]:
+            told.append(what)
+            return nullcontext()
+
+        def step(self, done: int) -> None:
+            told.append(done)
+
+    monkeypatch.setattr("glocal.training.run.Forecast", Watcher)
+    settings = {**TINY, **PLAIN, "model.init": str(file), "monitor.knn_epochs": 1, "monitor.collapse_epochs": 0}
+    glocal.pretrain(DATA, tmp_path / "a", overrides=settings)
+    assert told[:3] == ["knn", "checkpoint", 1]
+    assert capsys.readouterr().err.count("measuring k-NN before the first step …") == 1
 
 
 def test_a_run_from_random_weights_measures_no_neighbours_before_it_begins(tmp_path: Path) -> None:
