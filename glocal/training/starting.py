@@ -21,6 +21,7 @@ from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings
 
 _NETWORK = ("name", "stem", "options")
+_SECTIONS = ("model", "data", "optimizer")  # in which weights have a say
 _SHARE = 0.1  # of the rate from random weights
 
 
@@ -73,16 +74,33 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
     Raises:
         GlocalError: the weights cannot be read, or do not say of which network they are and nothing else does.
     """
+    given = (mapping, overrides)
+    mapping, overrides = _with_single_settings(mapping, overrides)
     init = overrides.get("model.init", _section(mapping, "model").get("init"))
     pretrained = overrides.get("model.pretrained", _section(mapping, "model").get("pretrained"))
     if not init and not pretrained:
-        return Start(mapping, overrides)
+        return Start(*given)
     written = load_mapping(folder / "recipe.yaml") if _goes_on(folder) else None
     start = Start(copy.deepcopy(dict(mapping)), dict(overrides))
     if init:
         start = _with_init(start, _whole(str(init)), written)
     start = _with_gentle_rate(start, mapping, overrides, written)
     return _with_statistics_kept(start, written)
+
+
+def _with_single_settings(
+    mapping: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The same recipe with overrides of whole sections, which replace the recipe's, as overrides of their settings."""
+    single: dict[str, Any] = {}
+    for path, value in overrides.items():
+        if path in _SECTIONS and isinstance(value, Mapping):
+            mapping = {**mapping, path: {}}
+            single = {key: earlier for key, earlier in single.items() if not key.startswith(f"{path}.")}
+            single |= {f"{path}.{key}": setting for key, setting in value.items()}
+        else:
+            single[path] = value
+    return mapping, single
 
 
 def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -244,6 +244,35 @@ def test_the_rate_is_a_tenth_unless_it_was_chosen_for_weights(tmp_path: Path, fi
     assert rate({"model": {"name": "resnet18", "init": str(file)}, **scratch}, {}) == 0.5
 
 
+def test_a_section_given_whole_is_as_its_settings(tmp_path: Path, file: Path) -> None:
+    network = {"name": "resnet18", "options": TINY["model.options"]}
+
+    def begun(mapping: dict[str, Any], overrides: dict[str, Any]) -> starting.Start:
+        return starting.begin(mapping, overrides, tmp_path / "run")
+
+    expected = begun({}, {"model.init": str(file), **{f"model.{key}": value for key, value in network.items()}})
+    for overrides in (
+        {"model": {**network, "init": str(file)}},
+        {"model": network, "model.init": str(file)},
+        {"model.name": "resnet50", "model": {**network, "init": str(file)}},
+    ):
+        found = begun({"model": {"name": "resnet50", "stem": "small"}}, overrides)
+        assert found.weights is not None
+        recipe = build_recipe(found.mapping, found.overrides)
+        assert recipe == build_recipe(expected.mapping, expected.overrides)
+        assert (recipe.optimizer.lr, recipe.model.keep_statistics, recipe.model.init) == (0.006, True, str(file))
+    whole = {"model": {**network, "init": str(file)}, "optimizer": {"lr": 0.2}}
+    assert begun({}, whole).overrides["optimizer.lr"] == 0.2
+
+
+def test_init_beside_a_whole_section_is_not_lost_where_the_file_names_its_network(tmp_path: Path) -> None:
+    header = {"architecture": "resnet18", "model_args": json.dumps(TINY["model.options"])}
+    save_file(tiny().network.state_dict(), tmp_path / "own.safetensors", header)
+    overrides = {"model": {"name": "resnet18"}, "model.init": str(tmp_path / "own.safetensors")}
+    start = starting.begin({}, overrides, tmp_path / "run")
+    assert build_recipe(start.mapping, start.overrides).model.init == str(tmp_path / "own.safetensors")
+
+
 def test_statistics_are_kept_unless_it_is_said_otherwise(tmp_path: Path, file: Path) -> None:
     def kept(mapping: dict[str, Any], overrides: dict[str, Any]) -> bool:
         start = starting.begin(mapping, overrides, tmp_path / "run")
