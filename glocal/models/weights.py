@@ -10,7 +10,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +217,9 @@ class Fit:
         total: how many the network has, counters of batches aside.
         missing: the network's names that the file has not.
         shapes: the network's names that the file has with another shape; in words.
-        left_over: the file's names that the network has not.
+        left_over: the file's names that the network has not; of a conversion, also its names that the network has not.
         prefix: what all names began with in the file.
+        resampled: the network's names that the file has for another grid or size of patches.
     """
 
     tensors: Mapping[str, Tensor]
@@ -227,6 +228,7 @@ class Fit:
     shapes: Mapping[str, str]
     left_over: tuple[str, ...]
     prefix: str = ""
+    resampled: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -239,6 +241,7 @@ class Fit:
         parts = [f"{self.count} of {self.total} tensors of {label} come from {weights.file}{prefix}"]
         parts += [f"missing: {_some(self.missing)}"] if self.missing else []
         parts += [f"of another shape: {_some(tuple(self.shapes))}"] if self.shapes else []
+        parts += [f"resampled: {_some(self.resampled)}"] if self.resampled else []
         parts += [f"left over: {_some(self.left_over)}"] if self.left_over else []
         return "; ".join(parts)
 
@@ -306,8 +309,9 @@ def best_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
             inside = _under(one, prefix)
             found.append(_fit(own, inside, one, prefix))
             found += _converted(network, inside, own, one, prefix)
-    if max(fit.count for fit in found) < ENOUGH * found[0].total:
-        found += _converted(network, tensors, own, tensors, "")
+    if max(fit.count for fit in found) < ENOUGH * found[0].total:  # names that are the network's after a conversion only
+        for prefix in _shared_prefixes(tensors):
+            found += _converted(network, _under(tensors, prefix), own, tensors, prefix)
     return max(found, key=lambda fit: fit.count)  # the first of those that are equal
 
 
@@ -323,9 +327,17 @@ def _converted(
     if convert is None:
         return []
     try:
-        return [_fit(own, dict(convert(dict(inside), network)), whole, prefix)]
+        converted = dict(convert(dict(inside), network))
     except Exception:  # it looks for names and shapes of files that it knows
         return []
+    fit = _fit(own, converted, whole, prefix)
+    resampled = tuple(
+        name for name in fit.tensors if name in inside and inside[name].numel() != fit.tensors[name].numel()
+    )
+    outside = [name for name in converted if name not in own]
+    outside += [name for name in whole if not name.startswith(prefix)]
+    left = tuple(name for name in outside if not _is_counter(name))
+    return [replace(fit, left_over=left, resampled=resampled)]
 
 
 def _fit(own: Mapping[str, Tensor], inside: Mapping[str, Tensor], whole: Mapping[str, Tensor], prefix: str) -> Fit:
@@ -367,6 +379,13 @@ def _prefixes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
     return sorted(likely, key=lambda prefix: (-counts[prefix], _preference(prefix), len(prefix))) or [""]
 
 
+def _shared_prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The empty prefix, and those that most of a file's names begin with, or of one of its two or three networks."""
+    counts = Counter(name[: at + 1] for name in tensors for at, letter in enumerate(name) if letter == ".")
+    shared = [prefix for prefix, count in counts.items() if count >= len(tensors) / 4]
+    return ["", *sorted(shared, key=lambda prefix: (_preference(prefix), len(prefix)))]
+
+
 def _preference(prefix: str) -> int:
     words = prefix.split(".")
     return next((number for number, word in enumerate(_PREFERRED) if word in words), len(_PREFERRED))
@@ -388,6 +407,7 @@ def likely_networks(weights: Weights) -> list[str]:
             continue
         fit = best_fit(network, weights.tensors)
         if fit.count >= ENOUGH * fit.total:
-            found.append((fit.total - fit.count, -fit.count, name))
-    # Parts of a deeper network fit as well, so those that take more of the file come first.
-    return [name for _, _, name in sorted(found, key=lambda one: (one[1], one[0]))[:3]]
+            found.append((len(fit.resampled), -fit.count, fit.total - fit.count, name))
+    # What is resampled fits networks with patches of any size. Parts of a deeper network fit as well, so those that take
+    # more of the file come first.
+    return [name for resampled, *_, name in sorted(found) if resampled == min(found)[0]][:3]
