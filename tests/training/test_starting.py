@@ -244,6 +244,25 @@ def test_the_rate_is_a_tenth_unless_it_was_chosen_for_weights(tmp_path: Path, fi
     assert rate({"model": {"name": "resnet18", "init": str(file)}, **scratch}, {}) == 0.5
 
 
+def test_all_rates_are_a_tenth_and_of_a_recipe_for_weights_none(tmp_path: Path, file: Path) -> None:
+    init = {"model.init": str(file), "model.name": "resnet18"}
+
+    def rates(mapping: dict[str, Any], overrides: dict[str, Any]) -> tuple[float, float, float | None]:
+        start = starting.begin(mapping, overrides, tmp_path / "run")
+        found = build_recipe(start.mapping, start.overrides).optimizer
+        return found.lr, found.final_lr, found.norm_and_bias_lr
+
+    twins = load_mapping("barlow-twins-imagenet")
+    usual = rates(twins, {})
+    assert all(usual)
+    assert rates(twins, init) == pytest.approx([rate / 10 for rate in usual if rate])
+    assert rates(twins, {**init, "optimizer.final_lr": 0.5})[1] == 0.5
+    assert rates(twins, {**init, "optimizer.lr": 0.5}) == (0.5, *usual[1:])
+    begun = {"model": {"name": "resnet18", "init": "other.pth"}, "optimizer": {"lr": 0.006}}
+    assert rates(begun, init) == (0.006, 0.0, None)
+    assert rates({"optimizer": {"lr": 0.0}}, init)[0] == 0.0
+
+
 def test_a_section_given_whole_is_as_its_settings(tmp_path: Path, file: Path) -> None:
     network = {"name": "resnet18", "options": TINY["model.options"]}
 
