@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from glocal.checkpoints import checkpoint_files, load_checkpoint
+from glocal.checkpoints import load_checkpoint, newest_readable
 from glocal.errors import GlocalError
 from glocal.models.backbone import one_line
 
@@ -90,48 +90,47 @@ def read_weights(place: str | Path) -> Weights:
 
     Args:
         place: a .safetensors file, a file of torch (.pth, .pt, .bin, .ckpt, .tar; only tensors and plain values in it
-            are accepted), a run's folder or one of its checkpoints (the network that is evaluated is taken), or a
-            folder as on Hugging Face's hub (model.safetensors and config.json).
+            are accepted), a run's folder (its newest readable checkpoint) or a checkpoint (the network that is
+            evaluated is taken), or a folder as on Hugging Face's hub (model.safetensors and config.json).
 
     Raises:
         GlocalError: nothing is there, or it is no such file.
     """
-    path = weights_file(place)
+    path = Path(place)
+    if path.is_dir() and (found := newest_readable(path / "checkpoints")) is not None:
+        return _of_checkpoint(*found)
+    path = _file_in(path)
     if path.suffix == ".safetensors":
         tensors, said = _safetensors(path)
         return Weights(path, tensors, *_beside(path, said))
     state = _unpickled(path)
     if "format" in state and "method" in state and "evaluated" in state:
-        state = load_checkpoint(path)
-        tensors = _under(state["method"], f"{state['evaluated']}.network.")
-        return Weights(path, tensors, recipe=state["recipe"])
+        return _of_checkpoint(path, load_checkpoint(path))
     tensors = dict(_flattened(state, ""))
     if not tensors:
         raise GlocalError(f"{path} holds no tensors; give a file of a network's weights")
     return Weights(path, tensors, *_beside(path, state))
 
 
-def weights_file(place: str | Path) -> Path:
-    """The file that is meant by a place as for `read_weights`.
+def _of_checkpoint(path: Path, state: Mapping[str, Any]) -> Weights:
+    return Weights(path, _under(state["method"], f"{state['evaluated']}.network."), recipe=state["recipe"])
 
-    Raises:
-        GlocalError: nothing is there.
-    """
-    folder = Path(place)
-    if not folder.exists():
+
+def _file_in(place: Path) -> Path:
+    """The file that is meant by a file, or by a folder without checkpoints."""
+    if not place.exists():
         raise GlocalError(
-            f"there are no weights {folder}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
+            f"there are no weights {place}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
             "network's own are meant"
         )
-    if not folder.is_dir():
-        return folder
-    checkpoints = checkpoint_files(folder / "checkpoints")
-    found = [folder / name for name in _IN_FOLDERS if (folder / name).is_file()]
-    if not checkpoints and not found:
+    if not place.is_dir():
+        return place
+    found = [place / name for name in _IN_FOLDERS if (place / name).is_file()]
+    if not found:
         raise GlocalError(
-            f"{folder} holds no weights: neither a run's checkpoints nor {' or '.join(_IN_FOLDERS)}; give the file"
+            f"{place} holds no weights: neither a run's checkpoints nor {' or '.join(_IN_FOLDERS)}; give the file"
         )
-    return (checkpoints or found)[0]
+    return found[0]
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

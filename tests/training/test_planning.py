@@ -226,7 +226,7 @@ def test_every_method_can_be_tried(name: str, tmp_path: Path) -> None:
         "train.precision": "fp32",
         "monitor.knn_epochs": 10,
     }
-    recipe, source = resolve("shapes:train:32", None, overrides, tmp_path / "a", progress=False)
+    recipe, source, _ = resolve("shapes:train:32", None, overrides, tmp_path / "a", progress=False)
     generator = torch.get_rng_state()
     with Trials(source, launch(recipe), tmp_path / "a") as trials:
         costs = trials.measure(recipe, seconds=0.0)
@@ -239,7 +239,7 @@ def test_every_method_can_be_tried(name: str, tmp_path: Path) -> None:
 def test_photographs_are_tried_as_they_stream(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
     folder = image_folder(24, sizes=((40, 32), (32, 48)))
     settings = {**SMALL, "train.batch_size": 8, "data.size": 16}
-    recipe, source = resolve(folder, None, settings, tmp_path / "a", progress=False)
+    recipe, source, _ = resolve(folder, None, settings, tmp_path / "a", progress=False)
     with Trials(source, launch(recipe), tmp_path / "a") as trials:
         costs = trials.measure(recipe, seconds=60.0)
         brief = trials.measure(recipe, seconds=60.0, brief=True)
@@ -248,7 +248,7 @@ def test_photographs_are_tried_as_they_stream(tmp_path: Path, image_folder: Call
 
 
 def test_a_trial_changes_no_state_of_the_run(tmp_path: Path) -> None:
-    recipe, source = resolve(DATA, None, SMALL, tmp_path / "a", progress=False)
+    recipe, source, _ = resolve(DATA, None, SMALL, tmp_path / "a", progress=False)
     fabric = launch(recipe)
     weights: list[torch.Tensor] = []
     real = trial.train

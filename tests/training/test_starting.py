@@ -132,6 +132,30 @@ def test_the_network_of_a_run_goes_on_in_another(tmp_path: Path) -> None:
     assert_equal(dict(begun), backbone_of(tmp_path / "a"))
 
 
+def test_of_a_run_the_newest_checkpoint_that_can_be_read_is_taken_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "a", train__epochs=2, train__checkpoint_steps=6, train__keep_checkpoints=2)
+    before, newest = sorted((tmp_path / "a" / "checkpoints").glob("step-*"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    stored, real = before.read_bytes(), resolve
+
+    def rotates(*args: Any, **more: Any) -> Any:
+        found = real(*args, **more)
+        before.unlink()
+        return found
+
+    monkeypatch.setattr("glocal.training.run.resolve", rotates)
+    settings = {"train.epochs": 1, "train.batch_size": 32, "monitor.knn_epochs": 0, "optimizer.lr": 0.0}
+    glocal.pretrain(DATA, tmp_path / "b", init=tmp_path / "a", overrides=settings, progress=False)
+    assert json.loads((tmp_path / "b" / "environment.json").read_text())["init"] == str(before)
+    before.write_bytes(stored)
+    newest.unlink()
+    kept = {name: tensor for name, tensor in backbone_of(tmp_path / "a").items() if "num_batches" not in name}
+    found = backbone_of(tmp_path / "b")
+    assert_equal({name: found[name] for name in kept}, kept)
+
+
 def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
     mapping = {"model": {"name": "resnet50", "stem": "small"}}
@@ -195,7 +219,7 @@ def test_a_number_in_print_is_not_that_of_a_training_from_weights(
     monkeypatch.setattr(starting.Start, "check", lambda *_: None)
     rate = {"optimizer.lr": mapping["optimizer"]["lr"]}
     for init, expected in (({}, mapping["row"]), ({"model.init": str(file)}, "")):
-        resolved, _ = resolve(None, tmp_path / "own.yaml", {**rate, **init}, tmp_path / "a", progress=False)
+        resolved, *_ = resolve(None, tmp_path / "own.yaml", {**rate, **init}, tmp_path / "a", progress=False)
         assert resolved.row == expected
 
 
