@@ -26,6 +26,7 @@ from glocal.models.backbone import one_line
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
 
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as on Hugging Face's hub
+_NOT_OF_A_BACKBONE = ("num_classes", "in_chans", "checkpoint_path")  # arguments of timm's constructors
 # Of several networks in a file that fit alike, the one that is used afterwards: DINO's and I-JEPA's averages, the
 # encoders of MoCo and BYOL that were trained, not those that followed them.
 _PREFERRED = (
@@ -199,7 +200,9 @@ def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[st
             name = name.strip().removeprefix("timm").lstrip(" :/") if isinstance(name, str) else ""
             if name and timm.is_model(name):
                 images = {key: words[key] for key in ("mean", "std", "interpolation") if key in words}
-                return name, _mapping(words.get("model_args")), images | _mapping(words.get("pretrained_cfg"))
+                options = _mapping(words.get("model_args"))
+                options = {key: value for key, value in options.items() if key not in _NOT_OF_A_BACKBONE}
+                return name, options, images | _mapping(words.get("pretrained_cfg"))
     return None, {}, {}
 
 

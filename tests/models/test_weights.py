@@ -238,6 +238,9 @@ def test_what_lies_beside_a_file_names_its_network(tmp_path: Path) -> None:
     assert (found.options, found.config) == (TINY, {"mean": [0.1, 0.2, 0.3]})
     torch.save({"arch": "resnet18", "state_dict": resnet().state_dict()}, tmp_path / "c.pth")
     assert read_weights(tmp_path / "c.pth").architecture == "resnet18"
+    more = {"num_classes": 7, "in_chans": 3, "checkpoint_path": ""}
+    (tmp_path / "config.json").write_text(json.dumps({**beside, "model_args": {**TINY, **more}}))
+    assert read_weights(tmp_path).options == TINY
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(GlocalError, match=r"config.json cannot be read"):
         read_weights(tmp_path)
