@@ -151,8 +151,17 @@ def _entry_family(name: str) -> type:
     return ResNet if module == "timm.models.resnet" else object
 
 
+def full_name(name: str) -> str:
+    """timm's name of a network that has a shorter one here; others as they are.
+
+    >>> full_name("vit_small")
+    'vit_small_patch16_224'
+    """
+    return _ALIASES.get(name, name)
+
+
 def _known(name: str) -> str:
-    name = _ALIASES.get(name, name)
+    name = full_name(name)
     if not timm.is_model(name):
         hint = did_you_mean(name, [*timm.list_models(), *_ALIASES, _SMALL_ALEXNET]) if name else ""
         hint = hint if hint.startswith("did") else "`timm.list_models()` lists the names"

@@ -14,7 +14,7 @@ import torch
 from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
-from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, statistics_in_timm
+from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, full_name, statistics_in_timm
 from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights
 from glocal.settings import read_yaml
 from glocal.training.folder import has_checkpoint
@@ -156,9 +156,9 @@ def _written_down(written: Mapping[str, Any]) -> _Found:
 
 def _of_timm(init: str, overrides: Mapping[str, Any]) -> _Found:
     name = init.removeprefix("timm:")
-    if not timm.is_model(name):
+    if not timm.is_model(full_name(name)):
         raise GlocalError(f"model.init={init}: {did_you_mean(name, timm.list_models())}")
-    if overrides.get("model.name", name) != name:
+    if full_name(overrides.get("model.name", name)) != full_name(name):
         raise GlocalError(
             f"model.name={overrides['model.name']} does not go with model.init={init}, which names it; leave it out"
         )
