@@ -311,7 +311,9 @@ def best_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
             inside = _under(one, prefix)
             found.append(_fit(own, inside, one, prefix))
             found += _converted(network, inside, own, one, prefix)
-    if max(fit.count for fit in found) < ENOUGH * found[0].total:  # names that are the network's after a conversion only
+    if (
+        max(fit.count for fit in found) < ENOUGH * found[0].total
+    ):  # names that are the network's after a conversion only
         for prefix in _shared_prefixes(tensors):
             found += _converted(network, _under(tensors, prefix), own, tensors, prefix)
     return max(found, key=lambda fit: fit.count)  # the first of those that are equal
@@ -410,6 +412,6 @@ def likely_networks(weights: Weights) -> list[str]:
         fit = best_fit(network, weights.tensors)
         if fit.count >= ENOUGH * fit.total:
             found.append((len(fit.resampled), -fit.count, fit.total - fit.count, name))
-    # What is resampled fits networks with patches of any size. Parts of a deeper network fit as well, so those that take
-    # more of the file come first.
+    # What is resampled fits networks with patches of any size. Parts of a deeper network fit as well, so those that
+    # take more of the file come first.
     return [name for resampled, *_, name in sorted(found) if resampled == min(found)[0]][:3]
