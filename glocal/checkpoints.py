@@ -67,10 +67,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest readable checkpoint in a folder, or None where there is none; damaged ones are named."""
+    found = newest_readable(folder)
+    return None if found is None else found[1]
+
+
+def newest_readable(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The same with its file."""
     files = checkpoint_files(folder)
     for path in files:
         try:
-            return load_checkpoint(path)
+            return path, load_checkpoint(path)
         except GlocalError as error:
             warn(f"{error}; the one before it is taken")
     if files:

@@ -31,6 +31,16 @@ def note(text: str) -> None:
         console.print(f"[bold]note:[/] {escape(text)}", soft_wrap=True)
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Says nothing inside: what is done there is done again, and says it then."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def tell(text: str) -> None:
     """One line of how things stand."""
     if process_rank() == 0:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from glocal.checkpoints import checkpoint_files
 from glocal.config import build_recipe, load_mapping
-from glocal.console import note
+from glocal.console import note, silence
 from glocal.data.lanes.choice import natural_size
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.labelled import labelled_part
@@ -29,6 +29,7 @@ from glocal.settings import assign, read_yaml, validated
 from glocal.training.log import read_metrics
 from glocal.training.rehearsal import rehearse
 from glocal.training.run import Run, pretrain
+from glocal.training.starting import begin
 from glocal.views.random import permutation
 
 _ELLIPSES = ("…", "...")
@@ -144,12 +145,12 @@ def sweep(
     _check_probe(probe, train, test)
     out = Path(out)
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    _check_grid(combinations, data, recipe, overrides or {})
+    _check_grid(combinations, data, recipe, overrides or {}, out)
     rows: list[dict[str, Any]] = []
     for number, settings in enumerate(combinations, start=1):
         named = ", ".join(f"{key}={value}" for key, value in settings.items())
         note(f"run {number} of {len(combinations)}: {named}")
-        folder = out / "runs" / _folder_name(settings)
+        folder = _folder(out, settings)
         row: dict[str, Any] = {**settings, "loss": None, **dict.fromkeys(_PROBES), "run": str(folder), "error": ""}
         try:
             run = pretrain(data, folder, recipe=recipe, overrides={**(overrides or {}), **settings}, progress=progress)
@@ -173,16 +174,21 @@ def _check_grid(
     data: Images | None,
     recipe: str | Path | None,
     overrides: Mapping[str, Any],
+    out: Path,
 ) -> None:
     """Wrong values are told before hours are spent on the right ones that come first."""
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
     images = (mapping.get("data") or {}).get("source") if data is None else data
     if images is None:
         return  # the first run says it
-    size = (mapping.get("data") or {}).get("size") or natural_size(open_source(images))
+    size = natural_size(open_source(images))
     for settings in combinations:
         try:
-            rehearse(build_recipe(mapping, {**overrides, **settings}, data_size=size), progress=False)
+            with silence():  # the run says it
+                start = begin(mapping, {**overrides, **settings}, _folder(out, settings))
+                built = build_recipe(start.mapping, start.overrides, data_size=size, statistics=start.statistics)
+                start.check(built)
+                rehearse(built, progress=False)
         except GlocalError as error:
             named = ", ".join(f"{key}={value}" for key, value in settings.items())
             raise GlocalError(f"the grid's {named} cannot be run: {error}") from error
@@ -266,9 +272,9 @@ def _images(run: Run, train: Images | None, test: Images | None) -> tuple[Source
     return Subset(learn, order[part:].sort().values), Subset(learn, order[:part].sort().values)
 
 
-def _folder_name(settings: Mapping[str, Any]) -> str:
+def _folder(out: Path, settings: Mapping[str, Any]) -> Path:
     names = (f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
-    return "".join(c if c.isalnum() or c in "=.,-_" else "_" for c in ",".join(names))[:200]
+    return out / "runs" / "".join(c if c.isalnum() or c in "=.,-_" else "_" for c in ",".join(names))[:200]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

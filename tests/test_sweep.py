@@ -1,6 +1,7 @@
 """Sweeps and previews, as functions and on the command line."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from glocal.cli import main
 from glocal.data.sources.base import MemorySource
@@ -15,6 +17,7 @@ from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
+from glocal.models.backbone import ModelSettings, build_backbone
 from glocal.report.preview import preview
 from glocal.sweep import parse_grid, sweep
 from tests.training.test_runs import TINY
@@ -148,6 +151,21 @@ def test_the_whole_grid_is_checked_before_the_first_run(
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_the_grid_is_checked_with_the_network_of_the_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = {"architecture": "resnet18", "model_args": json.dumps(TINY["model.options"])}
+    network = build_backbone(ModelSettings(stem="standard", options=TINY["model.options"]), size=32).network
+    save_file(network.state_dict(), tmp_path / "own.safetensors", header)
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("conv1")}
+    save_file(state, tmp_path / "other.safetensors", header)
+    grid = {"model.init": [str(tmp_path / "own.safetensors"), str(tmp_path / "other.safetensors")]}
+    with pytest.raises(GlocalError, match=r"the grid's model.init=.*other.safetensors cannot be run: .*conv1.weight"):
+        sweep("shapes:train:128", tmp_path / "s", grid=grid, progress=False)
+    assert not (tmp_path / "s").exists()
+    assert "optimizer.lr is" not in capsys.readouterr().err
+
+
 def test_the_command_shows_the_table_and_fails_where_a_run_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

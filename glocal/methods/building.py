@@ -8,18 +8,19 @@ from glocal.console import note
 from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import build_backbone
-from glocal.models.weights import load_into, read_weights
+from glocal.models.weights import Weights, load_into, read_weights
 
 if TYPE_CHECKING:
     from glocal.config import AnyRecipe
 
 
-def build_method(recipe: AnyRecipe, *, weights: bool = True) -> Method:
+def build_method(recipe: AnyRecipe, *, weights: bool | Weights = True) -> Method:
     """The method of a resolved recipe with its networks, initialised by torch's global generator.
 
     Args:
         recipe: resolved.
-        weights: begin with the weights that the recipe names, if any; they are not needed where a checkpoint follows.
+        weights: begin with the weights that the recipe names, if any, which may be read already; they are not needed
+            where a checkpoint follows.
 
     Raises:
         GlocalError: these cannot be had or do not fit.
@@ -28,7 +29,8 @@ def build_method(recipe: AnyRecipe, *, weights: bool = True) -> Method:
     model = recipe.model if weights else recipe.model.untrained()
     backbone = build_backbone(model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
     if model.init is not None and not model.known_to_timm:  # before teachers are copied from it
-        note(load_into(backbone.network, read_weights(model.init), label=model.name))
+        read = weights if isinstance(weights, Weights) else read_weights(model.init)
+        note(load_into(backbone.network, read, label=model.name))
     backbone.keep_statistics = model.keep_statistics  # and so will the teachers' that are copied from it
     backbone.train()
     method = method_class(recipe.method.name)(backbone, recipe.method)

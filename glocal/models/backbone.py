@@ -159,17 +159,26 @@ def _entry_family(name: str) -> type:
     return ResNet if module == "timm.models.resnet" else object
 
 
+def full_name(name: str) -> str:
+    """timm's name of a network that has a shorter one here; others as they are.
+
+    >>> full_name("vit_small")
+    'vit_small_patch16_224'
+    """
+    return _ALIASES.get(name, name)
+
+
 def network_name(name: str) -> str:
     """timm's name of a network, without the tag of its weights.
 
     >>> network_name("vit_tiny"), network_name("resnet18.a1_in1k")
     ('vit_tiny_patch16_224', 'resnet18')
     """
-    return _ALIASES.get(name, name).split(".")[0]
+    return full_name(name).split(".")[0]
 
 
 def _known(name: str) -> str:
-    name = _ALIASES.get(name, name)
+    name = full_name(name)
     if not timm.is_model(name):
         hint = did_you_mean(name, [*timm.list_models(), *_ALIASES, _SMALL_ALEXNET]) if name else ""
         hint = hint if hint.startswith("did") else "`timm.list_models()` lists the names"

@@ -10,7 +10,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from glocal.checkpoints import checkpoint_files, load_checkpoint
+from glocal.checkpoints import load_checkpoint, newest_readable
 from glocal.errors import GlocalError
 from glocal.models.backbone import one_line
 
@@ -27,6 +27,7 @@ OF_IMAGES = ("input_size", "mean", "std", "interpolation")  # timm's names of wh
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
 
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as on Hugging Face's hub
+_NOT_OF_A_BACKBONE = ("num_classes", "in_chans", "checkpoint_path")  # arguments of timm's constructors
 # Of several networks in a file that fit alike, the one that is used afterwards: DINO's and I-JEPA's averages, the
 # encoders of MoCo and BYOL that were trained, not those that followed them.
 _PREFERRED = (
@@ -91,21 +92,22 @@ def read_weights(place: str | Path) -> Weights:
 
     Args:
         place: a .safetensors file, a file of torch (.pth, .pt, .bin, .ckpt, .tar; only tensors and plain values in it
-            are accepted), a run's folder or one of its checkpoints (the network that is evaluated is taken), or a
-            folder as on Hugging Face's hub (model.safetensors and config.json).
+            are accepted), a run's folder (its newest readable checkpoint) or a checkpoint (the network that is
+            evaluated is taken), or a folder as on Hugging Face's hub (model.safetensors and config.json).
 
     Raises:
         GlocalError: nothing is there, or it is no such file.
     """
-    path = weights_file(place)
+    path = Path(place)
+    if path.is_dir() and (found := newest_readable(path / "checkpoints")) is not None:
+        return _of_checkpoint(*found)
+    path = _file_in(path)
     if path.suffix == ".safetensors":
         tensors, said = _safetensors(path)
         return Weights(path, tensors, *_beside(path, said))
     state = _unpickled(path)
     if "format" in state and "method" in state and "evaluated" in state:
-        state = load_checkpoint(path)
-        tensors = _under(state["method"], f"{state['evaluated']}.network.")
-        return Weights(path, tensors, recipe=state["recipe"])
+        return _of_checkpoint(path, load_checkpoint(path))
     tensors = dict(_flattened(state, ""))
     if not tensors:
         raise GlocalError(f"{path} holds no tensors; give a file of a network's weights")
@@ -114,27 +116,25 @@ def read_weights(place: str | Path) -> Weights:
     return Weights(path, tensors, *_beside(path, {**state, **said}))
 
 
-def weights_file(place: str | Path) -> Path:
-    """The file that is meant by a place as for `read_weights`.
+def _of_checkpoint(path: Path, state: Mapping[str, Any]) -> Weights:
+    return Weights(path, _under(state["method"], f"{state['evaluated']}.network."), recipe=state["recipe"])
 
-    Raises:
-        GlocalError: nothing is there.
-    """
-    folder = Path(place)
-    if not folder.exists():
+
+def _file_in(place: Path) -> Path:
+    """The file that is meant by a file, or by a folder without checkpoints."""
+    if not place.exists():
         raise GlocalError(
-            f"there are no weights {folder}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
+            f"there are no weights {place}; give a file (.safetensors, .pth), a run's folder, or timm:NAME where a "
             "network's own are meant"
         )
-    if not folder.is_dir():
-        return folder
-    checkpoints = checkpoint_files(folder / "checkpoints")
-    found = [folder / name for name in _IN_FOLDERS if (folder / name).is_file()]
-    if not checkpoints and not found:
+    if not place.is_dir():
+        return place
+    found = [place / name for name in _IN_FOLDERS if (place / name).is_file()]
+    if not found:
         raise GlocalError(
-            f"{folder} holds no weights: neither a run's checkpoints nor {' or '.join(_IN_FOLDERS)}; give the file"
+            f"{place} holds no weights: neither a run's checkpoints nor {' or '.join(_IN_FOLDERS)}; give the file"
         )
-    return (checkpoints or found)[0]
+    return found[0]
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
@@ -203,7 +203,9 @@ def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[st
             name = name.strip().removeprefix("timm").lstrip(" :/") if isinstance(name, str) else ""
             if name and timm.is_model(name):
                 images = {key: words[key] for key in OF_IMAGES if key in words}
-                return name, _mapping(words.get("model_args")), images | _mapping(words.get("pretrained_cfg"))
+                options = _mapping(words.get("model_args"))
+                options = {key: value for key, value in options.items() if key not in _NOT_OF_A_BACKBONE}
+                return name, options, images | _mapping(words.get("pretrained_cfg"))
     return None, {}, {}
 
 
@@ -228,8 +230,9 @@ class Fit:
         total: how many the network has, counters of batches aside.
         missing: the network's names that the file has not.
         shapes: the network's names that the file has with another shape; in words.
-        left_over: the file's names that the network has not.
+        left_over: the file's names that the network has not; of a conversion, also its names that the network has not.
         prefix: what all names began with in the file.
+        resampled: the network's names that the file has for another grid or size of patches.
     """
 
     tensors: Mapping[str, Tensor]
@@ -238,6 +241,7 @@ class Fit:
     shapes: Mapping[str, str]
     left_over: tuple[str, ...]
     prefix: str = ""
+    resampled: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -250,6 +254,7 @@ class Fit:
         parts = [f"{self.count} of {self.total} tensors of {label} come from {weights.file}{prefix}"]
         parts += [f"missing: {_some(self.missing)}"] if self.missing else []
         parts += [f"of another shape: {_some(tuple(self.shapes))}"] if self.shapes else []
+        parts += [f"resampled: {_some(self.resampled)}"] if self.resampled else []
         parts += [f"left over: {_some(self.left_over)}"] if self.left_over else []
         return "; ".join(parts)
 
@@ -317,8 +322,11 @@ def best_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
             inside = _under(one, prefix)
             found.append(_fit(own, inside, one, prefix))
             found += _converted(network, inside, own, one, prefix)
-    if max(fit.count for fit in found) < ENOUGH * found[0].total:
-        found += _converted(network, tensors, own, tensors, "")
+    if (
+        max(fit.count for fit in found) < ENOUGH * found[0].total
+    ):  # names that are the network's after a conversion only
+        for prefix in _shared_prefixes(tensors):
+            found += _converted(network, _under(tensors, prefix), own, tensors, prefix)
     return max(found, key=lambda fit: fit.count)  # the first of those that are equal
 
 
@@ -334,9 +342,17 @@ def _converted(
     if convert is None:
         return []
     try:
-        return [_fit(own, dict(convert(dict(inside), network)), whole, prefix)]
+        converted = dict(convert(dict(inside), network))
     except Exception:  # it looks for names and shapes of files that it knows
         return []
+    fit = _fit(own, converted, whole, prefix)
+    resampled = tuple(
+        name for name in fit.tensors if name in inside and inside[name].numel() != fit.tensors[name].numel()
+    )
+    outside = [name for name in converted if name not in own]
+    outside += [name for name in whole if not name.startswith(prefix)]
+    left = tuple(name for name in outside if not _is_counter(name))
+    return [replace(fit, left_over=left, resampled=resampled)]
 
 
 def _fit(own: Mapping[str, Tensor], inside: Mapping[str, Tensor], whole: Mapping[str, Tensor], prefix: str) -> Fit:
@@ -378,6 +394,13 @@ def _prefixes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
     return sorted(likely, key=lambda prefix: (-counts[prefix], _preference(prefix), len(prefix))) or [""]
 
 
+def _shared_prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The empty prefix, and those that most of a file's names begin with, or of one of its two or three networks."""
+    counts = Counter(name[: at + 1] for name in tensors for at, letter in enumerate(name) if letter == ".")
+    shared = [prefix for prefix, count in counts.items() if count >= len(tensors) / 4]
+    return ["", *sorted(shared, key=lambda prefix: (_preference(prefix), len(prefix)))]
+
+
 def _preference(prefix: str) -> int:
     words = prefix.split(".")
     return next((number for number, word in enumerate(_PREFERRED) if word in words), len(_PREFERRED))
@@ -399,6 +422,7 @@ def likely_networks(weights: Weights) -> list[str]:
             continue
         fit = best_fit(network, weights.tensors)
         if fit.count >= ENOUGH * fit.total:
-            found.append((fit.total - fit.count, -fit.count, name))
-    # Parts of a deeper network fit as well, so those that take more of the file come first.
-    return [name for _, _, name in sorted(found, key=lambda one: (one[1], one[0]))[:3]]
+            found.append((len(fit.resampled), -fit.count, fit.total - fit.count, name))
+    # What is resampled fits networks with patches of any size. Parts of a deeper network fit as well, so those that
+    # take more of the file come first.
+    return [name for resampled, *_, name in sorted(found) if resampled == min(found)[0]][:3]

@@ -18,6 +18,7 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import Source
 from glocal.methods.base import Method
 from glocal.methods.building import build_method
+from glocal.models.weights import Weights
 from glocal.training.images import ImageSet
 from glocal.training.optimizers import build_optimizers
 from glocal.views.plan import ViewPlan
@@ -80,7 +81,7 @@ def build(
     fabric: Fabric,
     folder: Path,
     *,
-    weights: bool,
+    weights: bool | Weights,
     progress: bool,
     held: Tensor | None = None,
 ) -> Training:
@@ -88,7 +89,8 @@ def build(
 
     Args:
         recipe, source, order, fabric, folder: of the run.
-        weights: take pretrained ones where the recipe says so; they are not needed where a checkpoint follows.
+        weights: take pretrained ones where the recipe says so, which may be read already; they are not needed where a
+            checkpoint follows.
         progress: show progress.
         held: the images, where a resident lane has read them before.
 

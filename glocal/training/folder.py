@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from glocal.distributed import process_rank
 from glocal.errors import GlocalError, counted
 from glocal.files import sha256, write_atomically, write_text
 from glocal.methods.own_file import OwnFile, own_files, renamed, same_method
-from glocal.models.weights import weights_file
+from glocal.models.weights import Weights
 from glocal.training.extending import extended
 from glocal.training.flat import flatten
 from glocal.training.images import FILE, check_images, write_names
@@ -63,7 +64,13 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def prepare_folder(
-    folder: Path, recipe: AnyRecipe, source: Source, resume: Resume, *, extend: bool = False
+    folder: Path,
+    recipe: AnyRecipe,
+    source: Source,
+    resume: Resume,
+    *,
+    extend: bool = False,
+    weights: Weights | None = None,
 ) -> tuple[AnyRecipe, dict[str, Any] | None]:
     """Makes the run's folder, or checks that the run in it is this one.
 
@@ -75,6 +82,7 @@ def prepare_folder(
         source: the images.
         resume: as for `pretrain`.
         extend: the run may become longer.
+        weights: that a new run begins with, where they are out of a file.
 
     Returns:
         The recipe, with what the run in the folder remembers of its extensions, and the newest checkpoint.
@@ -89,7 +97,7 @@ def prepare_folder(
             raise GlocalError(f"there is no run in {folder} to continue (no checkpoint)")
         if extend:
             raise GlocalError(f"there is no run in {folder} to extend (no checkpoint); start it without --extend")
-        _begin(folder, recipe, source)
+        _begin(folder, recipe, source, weights)
         return recipe, None
     if resume == "never":
         raise GlocalError(f"there is a run in {folder} already; choose another folder, or --resume auto to continue it")
@@ -140,7 +148,7 @@ def _moved(own: Mapping[str, OwnFile], written: Mapping[str, Any], folder: Path)
     return moved
 
 
-def _begin(folder: Path, recipe: AnyRecipe, source: Source) -> None:
+def _begin(folder: Path, recipe: AnyRecipe, source: Source, weights: Weights | None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -163,9 +171,10 @@ def _begin(folder: Path, recipe: AnyRecipe, source: Source) -> None:
         "python": platform.python_version(),
         "machine": platform.platform(),
     }
-    if recipe.model.init is not None and not recipe.model.known_to_timm:
-        file = weights_file(recipe.model.init)
-        about |= {"init": str(file), "init_sha256": sha256(file)}
+    if weights is not None:
+        about["init"] = str(weights.file)
+        with suppress(FileNotFoundError):  # of a run that goes on, and keeps its newest checkpoints only
+            about["init_sha256"] = sha256(weights.file)
     write_text(folder / "environment.json", json.dumps(about, indent=2) + "\n")
 
 

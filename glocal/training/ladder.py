@@ -67,7 +67,7 @@ def ladder(recipe: AnyRecipe, given: Iterable[str], side: int) -> list[Rung]:
         side: of the images, in pixels: views do not become smaller than these, if they are smaller than 96.
     """
     given = list(given)
-    sizes = [] if any(_SIZES.fullmatch(path) for path in given) else _sizes(recipe, side)
+    sizes = [] if sizes_given(given) else _sizes(recipe, side)
     wanted = _rung(recipe, recipe.model.name)
     if wanted is None:
         raise GlocalError(f"model.name={recipe.model.name} cannot be planned with: it does not take the views")
@@ -84,6 +84,11 @@ def ladder(recipe: AnyRecipe, given: Iterable[str], side: int) -> list[Rung]:
             _append(rungs, smallest, network)
             model = _smaller(smallest)
     return rungs
+
+
+def sizes_given(given: Iterable[str]) -> bool:
+    """Whether the user has given the size of the images or of a view."""
+    return any(_SIZES.fullmatch(path) for path in given)
 
 
 def fixed_by(given: Iterable[str]) -> list[str]:

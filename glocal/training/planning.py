@@ -15,7 +15,7 @@ from glocal.data.sources.base import Source
 from glocal.errors import GlocalError, counted
 from glocal.training.budget import WANTED_EPOCHS, Budget, Choice, Costs, Work, in_words, search
 from glocal.training.building import batch_order
-from glocal.training.ladder import Rung, fixed_by, ladder, matching, with_epochs
+from glocal.training.ladder import Rung, fixed_by, ladder, matching, sizes_given, with_epochs
 from glocal.training.monitors import is_measured
 from glocal.training.rehearsal import shadow
 from glocal.training.trial import Trials, work_of
@@ -169,8 +169,23 @@ def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Itera
         return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": written.train.epochs})})
     note(f"the run in {folder} has its plan, which is not made again: {written.planned.partition(';')[0]}")
     given = list(given)
+    recipe = _with_sides_of(written, recipe, given)
     rung = matching(ladder(recipe, given, own_side(source)), written)
     lengths = (*written.train.extended_from, written.train.epochs)
     planned = with_epochs(recipe if rung is None else rung.recipe, lengths[0], given)
     train = planned.train.model_copy(update={"epochs": lengths[-1]})
     return planned.model_copy(update={"train": train, "planned": written.planned})
+
+
+def _with_sides_of(written: AnyRecipe, recipe: AnyRecipe, given: Iterable[str]) -> AnyRecipe:
+    """The recipe with the sides of a run's views, where it has that run's size already.
+
+    A run that begins with weights takes its size from them, which it wrote down as it had been planned: views made for
+    that size are not those that were made for the size before, and then became smaller.
+    """
+    before, views = written.views or [], recipe.views or []
+    if recipe.data.size != written.data.size or len(before) != len(views) or sizes_given(given):
+        return recipe
+    sides = [{"size": view.size, "resolutions": view.resolutions} for view in before]
+    own = [view.model_copy(update=update) for view, update in zip(views, sides, strict=True)]
+    return recipe.model_copy(update={"views": own})

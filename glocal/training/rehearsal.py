@@ -17,6 +17,7 @@ from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone, build_backbone, one_line
 from glocal.models.loading import choose_device
+from glocal.training.optimizers import layer_scales
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 
@@ -35,10 +36,13 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
 
     Raises:
         GlocalError: a batch that its shares do not divide, a network that does not take the size of a view, batch
-            normalisation over one image, or views that the method cannot learn from.
+            normalisation over one image, layers' rates for a network without layers, or views that the method cannot
+            learn from.
     """
     check_shares(recipe.train.batch_size, recipe.train.devices, recipe.train.accumulate)
     method = shadow(recipe)
+    if recipe.optimizer.layer_decay is not None:
+        layer_scales(method.backbone, recipe.optimizer.layer_decay)
     _check_sizes(method.backbone, recipe)
     _check_shares(method, recipe)
     _check_views(method, recipe)
@@ -55,7 +59,7 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
     small = recipe.model.untrained().model_copy(update={"stem": "auto"}).for_size(size).stem == "small"
     if recipe.model.from_weights and small and recipe.model.stem == "standard":
         lines.append(f"model.stem is standard at {size} pixels, for the pretrained first convolution is kept")
-    if recipe.model.keep_statistics and _normalises(method.backbone):
+    if recipe.model.from_weights and recipe.model.keep_statistics and _normalises(method.backbone):
         lines.append(
             "model.keep_statistics is true: batch normalisation of the backbone keeps the statistics of the weights; "
             "false lets it follow the new images"

@@ -16,6 +16,7 @@ from glocal.data.sources.opening import Images, names_of, open_source
 from glocal.errors import GlocalError, counted
 from glocal.methods import method_class
 from glocal.models.loading import choose_device
+from glocal.models.weights import Weights
 from glocal.training.flat import flatten
 from glocal.training.folder import has_checkpoint
 from glocal.training.precision import choose_precision
@@ -29,8 +30,8 @@ def resolve(
     folder: Path,
     *,
     progress: bool,
-) -> tuple[AnyRecipe, Source]:
-    """The recipe with a value for everything, and its images.
+) -> tuple[AnyRecipe, Source, Weights | None]:
+    """The recipe with a value for everything, its images, and the weights out of a file that it begins with.
 
     Args:
         data, recipe, overrides: as for `pretrain`.
@@ -54,7 +55,8 @@ def resolve(
     start.check(built)
     resolved = settle_row(_fit_to(built, source), described)
     resolved = _settle_precision(resolved, folder)
-    return resolved.model_copy(update={"data": settle_decoding(resolved.data, source, progress=progress)}), source
+    decoding = settle_decoding(resolved.data, source, progress=progress)
+    return resolved.model_copy(update={"data": decoding}), source, start.weights
 
 
 def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:

@@ -106,7 +106,7 @@ def pretrain(
     budget = None if time is None else Budget.of(time)
     if budget:
         check_time(given, extend=extend)
-    resolved, source = resolve(data, recipe, given, folder, progress=progress)
+    resolved, source, weights = resolve(data, recipe, given, folder, progress=progress)
     first = is_first_process(resolved.train.devices)
     method = rehearse(resolved, progress=progress and first)
     # What is wrong with the images of a measurement is told before a folder is made.
@@ -118,7 +118,7 @@ def pretrain(
         resolved = plan(resolved, source, fabric, folder, budget, given, progress=progress)
     elif not has_checkpoint(folder):
         resolved = drop_plan(resolved, given)
-    resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend)
+    resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend, weights=weights)
     if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
         note(advice)
 
@@ -131,7 +131,9 @@ def pretrain(
         return Run(folder)
     if extend and resolved.train.extended_from:
         note(what_changes(resolved, order.steps_per_epoch))
-    training = build(resolved, source, order, fabric, folder, weights=state is None, progress=progress)
+    begins = (weights or True) if state is None else False
+    training = build(resolved, source, order, fabric, folder, weights=begins, progress=progress)
+    del weights, begins  # they are in the network now
     if state is not None:
         monitor = knn_monitor(source, resolved)  # in all processes, which end together where it cannot be
         note(f"{folder} continues after step {first_step} of {total}")

@@ -14,7 +14,7 @@ import torch
 from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
-from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, statistics_in_timm
+from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, full_name, statistics_in_timm
 from glocal.models.weights import Weights, fit_weights, has_small_stem, likely_networks, read_weights
 from glocal.settings import read_yaml
 from glocal.training.folder import has_checkpoint
@@ -22,6 +22,8 @@ from glocal.training.optimizers import OptimizerSettings
 
 _NETWORK = ("name", "stem", "options")
 _OF_THEIR_SIZE = ("img_size", "dynamic_img_size")
+_SECTIONS = ("model", "data", "optimizer")  # in which weights have a say
+_RATES = ("lr", "final_lr", "norm_and_bias_lr")
 _SHARE = 0.1  # of the rate from random weights
 
 
@@ -40,9 +42,9 @@ class Start:
     statistics: ImageStatistics | None = None
     weights: Weights | None = None
 
-    def with_rate(self, lr: float) -> Start:
-        """The same with another learning rate."""
-        return replace(self, overrides={**self.overrides, "optimizer.lr": lr})
+    def with_rates(self, rates: Mapping[str, float]) -> Start:
+        """The same with other learning rates, by their names in the recipe's `optimizer` section."""
+        return replace(self, overrides={**self.overrides, **{f"optimizer.{key}": rate for key, rate in rates.items()}})
 
     def check(self, recipe: AnyRecipe) -> None:
         """Finds out whether the weights fit the recipe's network, before a run's folder is made.
@@ -63,8 +65,8 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
 
     The network is that of the weights where they say which it is, unless `model.name` is set beside them; so are the
     mean and the deviation of images, and of a run the size of its images, unless the recipe says otherwise. Without a
-    rate that is set for weights, `optimizer.lr` is a tenth of what it is from random ones, and batch normalisation
-    keeps its statistics (`model.keep_statistics`) unless that is set.
+    rate that is set for weights, `optimizer.lr`, and with it the other rates of the section, is a tenth of what it is
+    from random ones, and batch normalisation keeps its statistics (`model.keep_statistics`) unless that is set.
 
     Args:
         mapping: the recipe, unchecked.
@@ -74,16 +76,34 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
     Raises:
         GlocalError: the weights cannot be read, or do not say of which network they are and nothing else does.
     """
+    given, described = (mapping, overrides), any(_section(mapping, "model").get(key) for key in ("init", "pretrained"))
+    mapping, overrides = _with_single_settings(mapping, overrides)
     init = overrides.get("model.init", _section(mapping, "model").get("init"))
     pretrained = overrides.get("model.pretrained", _section(mapping, "model").get("pretrained"))
     if not init and not pretrained:
-        return Start(mapping, overrides)
+        return Start(*given)
     written = load_mapping(folder / "recipe.yaml") if _goes_on(folder) else None
     start = Start(copy.deepcopy(dict(mapping)), dict(overrides))
     if init:
         start = _with_init(start, _whole(str(init)), written)
-    start = _with_gentle_rate(start, mapping, overrides, written)
+    named = bool(overrides.get("model.init") or overrides.get("model.pretrained"))
+    start = _with_gentle_rate(start, mapping, overrides, written, chosen=described or not named)
     return _with_statistics_kept(start, written)
+
+
+def _with_single_settings(
+    mapping: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The same recipe with overrides of whole sections, which replace the recipe's, as overrides of their settings."""
+    single: dict[str, Any] = {}
+    for path, value in overrides.items():
+        if path in _SECTIONS and isinstance(value, Mapping):
+            mapping = {**mapping, path: {}}
+            single = {key: earlier for key, earlier in single.items() if not key.startswith(f"{path}.")}
+            single |= {f"{path}.{key}": setting for key, setting in value.items()}
+        else:
+            single[path] = value
+    return mapping, single
 
 
 def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -137,9 +157,9 @@ def _written_down(written: Mapping[str, Any]) -> _Found:
 
 def _of_timm(init: str, overrides: Mapping[str, Any]) -> _Found:
     name = init.removeprefix("timm:")
-    if not timm.is_model(name):
+    if not timm.is_model(full_name(name)):
         raise GlocalError(f"model.init={init}: {did_you_mean(name, timm.list_models())}")
-    if overrides.get("model.name", name) != name:
+    if full_name(overrides.get("model.name", name)) != full_name(name):
         raise GlocalError(
             f"model.name={overrides['model.name']} does not go with model.init={init}, which names it; leave it out"
         )
@@ -183,24 +203,38 @@ def _of_run(weights: Weights, named: Any) -> _Found:
 
 
 def _with_gentle_rate(
-    start: Start, mapping: Mapping[str, Any], overrides: Mapping[str, Any], written: Mapping[str, Any] | None
+    start: Start,
+    mapping: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    written: Mapping[str, Any] | None,
+    *,
+    chosen: bool,
 ) -> Start:
-    """Takes a tenth of the learning rate, unless one was set by whoever named the weights."""
-    named_now = bool(overrides.get("model.init") or overrides.get("model.pretrained"))
-    own = _section(mapping, "optimizer").get("lr")
-    if "optimizer.lr" in overrides or (own is not None and not named_now):
+    """Takes a tenth of the learning rates, unless they were chosen for weights.
+
+    Args:
+        start: what is to be trained.
+        mapping, overrides: the recipe as it was given.
+        written: the recipe of the run that goes on; None where one begins.
+        chosen: whether the recipe's rates are for weights.
+    """
+    own = _section(mapping, "optimizer")
+    if "optimizer.lr" in overrides or ("lr" in own and chosen):
         return start
+    usual = {"lr": OptimizerSettings().lr, **{key: own[key] for key in _RATES if own.get(key) is not None}}
+    usual = {key: rate for key, rate in usual.items() if rate != 0 and f"optimizer.{key}" not in overrides}
     if written is not None:
-        return start.with_rate(build_recipe(written).optimizer.lr)
-    usual = OptimizerSettings().lr if own is None else own
-    if not isinstance(usual, int | float):
-        return start  # the check of the recipe says what is wrong with it
-    lr = float(f"{_SHARE * usual:.6g}")
+        before = written_recipe(written).optimizer.model_dump()
+        return start.with_rates({key: before[key] for key in usual})
+    if not usual or not all(isinstance(rate, int | float) for rate in usual.values()):
+        return start  # where a rate is no number, the check of the recipe says what is wrong with it
+    rates = {key: float(f"{_SHARE * rate:.6g}") for key, rate in usual.items()}
+    changes = [f"optimizer.{key} is {rate:g} instead of {usual[key]:g}" for key, rate in rates.items()]
     note(
-        f"optimizer.lr is {lr:g} instead of {usual:g}: weights that were trained forget at the rate of random ones; "
-        "set it to choose another"
+        f"{', '.join(changes)}: weights that were trained forget at the rate of random ones; set "
+        f"{'it' if len(changes) == 1 else 'optimizer.lr'} to choose another"
     )
-    return start.with_rate(lr)
+    return start.with_rates(rates)
 
 
 def _with_statistics_kept(start: Start, written: Mapping[str, Any] | None) -> Start:

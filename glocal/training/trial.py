@@ -6,8 +6,8 @@ import gc
 import operator
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.config import AnyRecipe
-from glocal.console import console
+from glocal.console import silence
 from glocal.data.lanes.choice import Lane, open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.resident import ResidentLane
@@ -100,7 +100,7 @@ class Trials:
             RunInterrupted: the process was asked to stop.
         """
         state = self.fabric.strategy.precision.state_dict()
-        with _silence():
+        with silence():
             found = self._measure(_still(recipe), seconds, brief=brief)
         self.fabric.strategy.precision.load_state_dict(state)
         gc.collect()
@@ -270,13 +270,3 @@ def _still(recipe: AnyRecipe) -> AnyRecipe:
     once = {"checkpoint_minutes": 1e9, "checkpoint_steps": None, "freeze_backbone_epochs": 0.0}
     settings = recipe.train.model_copy(update=once)
     return recipe.model_copy(update={"optimizer": optimizer, "monitor": monitor, "train": settings})
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Notes and warnings of a trial are those of the training, which says them again."""
-    before, console.quiet = console.quiet, True
-    try:
-        yield
-    finally:
-        console.quiet = before

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,9 @@ def test_what_lies_beside_a_file_names_its_network(tmp_path: Path) -> None:
     assert (found.options, found.config) == (TINY, {"mean": [0.1, 0.2, 0.3]})
     torch.save({"arch": "resnet18", "state_dict": resnet().state_dict()}, tmp_path / "c.pth")
     assert read_weights(tmp_path / "c.pth").architecture == "resnet18"
+    more = {"num_classes": 7, "in_chans": 3, "checkpoint_path": ""}
+    (tmp_path / "config.json").write_text(json.dumps({**beside, "model_args": {**TINY, **more}}))
+    assert read_weights(tmp_path).options == TINY
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(GlocalError, match=r"config.json cannot be read"):
         read_weights(tmp_path)
@@ -249,6 +253,47 @@ def test_likely_networks_are_those_into_which_the_weights_go(tmp_path: Path, mon
     assert likely_networks(read_weights(tmp_path / "resnet14t-1234.pth"))[0] == "resnet14t"
     network = timm.create_model("resnet14t", num_classes=0)
     assert best_fit(network, state).left_over == ("fc.weight", "fc.bias")
+
+
+def test_networks_with_the_files_patches_come_before_those_that_resample_them(tmp_path: Path) -> None:
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=0, embed_dim=384, num_heads=6, patch_size=8)
+    torch.save(state.state_dict(), tmp_path / "small8.pth")
+    weights = read_weights(tmp_path / "small8.pth")
+    assert likely_networks(weights) == ["vit_small_patch8_224"]
+    with torch.device("meta"):
+        other = timm.create_model("vit_small_patch16_224", num_classes=0)
+    line = best_fit(other, weights.tensors).line(weights, "vit_small_patch16_224")
+    assert "150 of 150" in line
+    assert line.endswith("; resampled: pos_embed, patch_embed.proj.weight")
+
+
+def of_the_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A ConvNeXt's weights by the names of its authors' code."""
+    rules = (
+        *((r"head\.norm", "norm"), (r"head\.fc", "head"), (r"stages\.(\d)\.blocks\.", r"stages.\1.")),
+        *((r"stages\.(\d)\.downsample", r"downsample_layers.\1"), (r"stem\.", "downsample_layers.0.")),
+        *((r"conv_dw", "dwconv"), (r"mlp\.fc", "pwconv")),
+    )
+    found = {}
+    for name, tensor in state.items():
+        for pattern, name_there in rules:
+            name = re.sub(pattern, name_there, name)
+        found[name] = tensor.flatten(1) if "pwconv" in name and tensor.ndim == 4 else tensor
+    return found
+
+
+@pytest.mark.parametrize(("wrap", "prefix"), [(None, ""), ("model", "model.")])
+def test_the_authors_convnext_goes_in(wrap: str | None, prefix: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    stored = timm.create_model("convnext_atto", num_classes=10).state_dict()
+    state = of_the_authors(stored)
+    torch.save({wrap: state} if wrap else state, tmp_path / "own.pth")
+    network = timm.create_model("convnext_atto", num_classes=0)
+    line = load_into(network, read_weights(tmp_path / "own.pth"), label="convnext_atto")
+    assert_same(network, stored)
+    assert "126 of 126" in line
+    assert line.endswith("left over: head.fc.weight, head.fc.bias")
+    assert (f"begin with {prefix}" in line) == bool(prefix)
 
 
 def test_a_backbone_of_timm_takes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 import glocal
 from glocal.checkpoints import newest_checkpoint
 from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
+from glocal.models.backbone import ModelSettings, build_backbone
 from glocal.training import forecast, loop, trial
 from glocal.training.budget import Costs
 from glocal.training.loop import RunInterrupted
@@ -291,7 +293,7 @@ def test_every_method_can_be_tried(name: str, tmp_path: Path) -> None:
         "train.precision": "fp32",
         "monitor.knn_epochs": 10,
     }
-    recipe, source = resolve("shapes:train:32", None, overrides, tmp_path / "a", progress=False)
+    recipe, source, _ = resolve("shapes:train:32", None, overrides, tmp_path / "a", progress=False)
     generator = torch.get_rng_state()
     with Trials(source, launch(recipe), tmp_path / "a") as trials:
         costs = trials.measure(recipe, seconds=0.0)
@@ -304,7 +306,7 @@ def test_every_method_can_be_tried(name: str, tmp_path: Path) -> None:
 def test_photographs_are_tried_as_they_stream(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
     folder = image_folder(24, sizes=((40, 32), (32, 48)))
     settings = {**SMALL, "train.batch_size": 8, "data.size": 16}
-    recipe, source = resolve(folder, None, settings, tmp_path / "a", progress=False)
+    recipe, source, _ = resolve(folder, None, settings, tmp_path / "a", progress=False)
     with Trials(source, launch(recipe), tmp_path / "a") as trials:
         costs = trials.measure(recipe, seconds=60.0)
         brief = trials.measure(recipe, seconds=60.0, brief=True)
@@ -313,7 +315,7 @@ def test_photographs_are_tried_as_they_stream(tmp_path: Path, image_folder: Call
 
 
 def test_a_trial_changes_no_state_of_the_run(tmp_path: Path) -> None:
-    recipe, source = resolve(DATA, None, SMALL, tmp_path / "a", progress=False)
+    recipe, source, _ = resolve(DATA, None, SMALL, tmp_path / "a", progress=False)
     fabric = launch(recipe)
     weights: list[torch.Tensor] = []
     real = trial.train
@@ -392,3 +394,18 @@ def test_a_time_that_is_none_is_told_before_anything_is_loaded() -> None:
     )
     assert (done.returncode, done.stdout.strip()) == (2, "False")
     assert done.stderr.strip() == "glocal: --time 30: write a time above 0 as 90s, 30m, 2h or 1h30"
+
+
+@pytest.mark.parametrize("method", ["dino", "swav"])
+def test_a_planned_run_that_began_with_weights_goes_on_with_the_same_command(
+    method: str, tmp_path: Path, pinned: list[str], image_folder: Callable[..., Path]
+) -> None:
+    network = {"name": "resnet18", "stem": "standard", "options": SMALL["model.options"]}
+    save_file(build_backbone(ModelSettings(**network), size=32).network.state_dict(), tmp_path / "own.safetensors")
+    overrides = {"method.name": method, "train.batch_size": 8, "train.precision": "fp32", "monitor.knn_epochs": 0}
+    overrides |= {"model.name": "resnet18", "model.options": SMALL["model.options"], "data.workers": 0}
+    settings = {"init": tmp_path / "own.safetensors", "overrides": overrides, "time": "1h", "progress": False}
+    data = image_folder(16, ((200, 200),))
+    planned = glocal.pretrain(data, tmp_path / "a", **settings).recipe
+    assert planned.data.size == 96
+    assert glocal.pretrain(data, tmp_path / "a", **settings).recipe == planned

@@ -20,6 +20,7 @@ TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"model.name": "small_alexnet", "optimizer.layer_decay": 0.8}, "timm knows no layers of small_alexnet"),
         ({"model.name": "swin_tiny_patch4_window7_224"}, r"model.name=swin_tiny.* of 32 pixels \(data.size=32\)"),
         (
             {"train.batch_size": 10, "train.accumulate": 4},
@@ -65,6 +66,14 @@ def test_parts_of_a_batch_are_spoken_of_where_they_change_something(
     found = notes_on(build_method(parted), parted)
     assert len(found) == bool(parts)
     assert all(part in found[0] for part in parts)
+
+
+def test_statistics_of_weights_are_told_of_weights_only() -> None:
+    common = {"data.size": 16, "train.device": "cpu", "model.options": TINY, "model.keep_statistics": True}
+    recipe = build_recipe({}, common)
+    assert notes_on(build_method(recipe), recipe) == []
+    recipe = build_recipe({}, {**common, "model.init": "own.pth", "model.stem": "small"})
+    assert "model.keep_statistics is true" in notes_on(build_method(recipe, weights=False), recipe)[0]
 
 
 @pytest.mark.parametrize("name", method_names())

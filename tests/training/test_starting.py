@@ -159,6 +159,30 @@ def test_codes_of_positions_in_an_exported_file_are_resampled_to_the_size_of_the
     torch.testing.assert_close(found.pos_embed.detach(), expected)
 
 
+def test_of_a_run_the_newest_checkpoint_that_can_be_read_is_taken_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "a", train__epochs=2, train__checkpoint_steps=6, train__keep_checkpoints=2)
+    before, newest = sorted((tmp_path / "a" / "checkpoints").glob("step-*"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    stored, real = before.read_bytes(), resolve
+
+    def rotates(*args: Any, **more: Any) -> Any:
+        found = real(*args, **more)
+        before.unlink()
+        return found
+
+    monkeypatch.setattr("glocal.training.run.resolve", rotates)
+    settings = {"train.epochs": 1, "train.batch_size": 32, "monitor.knn_epochs": 0, "optimizer.lr": 0.0}
+    glocal.pretrain(DATA, tmp_path / "b", init=tmp_path / "a", overrides=settings, progress=False)
+    assert json.loads((tmp_path / "b" / "environment.json").read_text())["init"] == str(before)
+    before.write_bytes(stored)
+    newest.unlink()
+    kept = {name: tensor for name, tensor in backbone_of(tmp_path / "a").items() if "num_batches" not in name}
+    found = backbone_of(tmp_path / "b")
+    assert_equal({name: found[name] for name in kept}, kept)
+
+
 def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
     mapping = {"model": {"name": "resnet50", "stem": "small"}}
@@ -169,6 +193,9 @@ def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> N
     assert found.mapping["model"] == {"name": "resnet10t", "init": "timm:resnet10t", "keep_statistics": True}
     with pytest.raises(GlocalError, match="model.name=resnet50 does not go with model.init=timm:resnet10t"):
         starting.begin({}, {"model.init": "timm:resnet10t", "model.name": "resnet50"}, tmp_path)
+    found = starting.begin({}, {"model.init": "timm:vit_small", "model.name": "vit_small_patch16_224"}, tmp_path)
+    assert build_recipe(found.mapping, found.overrides, data_size=224).model.name == "vit_small_patch16_224"
+    assert starting.begin({}, {"model.init": "timm:vit_small"}, tmp_path).mapping["model"]["name"] == "vit_small"
     with pytest.raises(GlocalError, match="did you mean resnet10t"):
         starting.begin({}, {"model.init": "timm:resnet10tt"}, tmp_path)
 
@@ -222,7 +249,7 @@ def test_a_number_in_print_is_not_that_of_a_training_from_weights(
     monkeypatch.setattr(starting.Start, "check", lambda *_: None)
     rate = {"optimizer.lr": mapping["optimizer"]["lr"]}
     for init, expected in (({}, mapping["row"]), ({"model.init": str(file)}, "")):
-        resolved, _ = resolve(None, tmp_path / "own.yaml", {**rate, **init}, tmp_path / "a", progress=False)
+        resolved, *_ = resolve(None, tmp_path / "own.yaml", {**rate, **init}, tmp_path / "a", progress=False)
         assert resolved.row == expected
 
 
@@ -269,6 +296,54 @@ def test_the_rate_is_a_tenth_unless_it_was_chosen_for_weights(tmp_path: Path, fi
     assert rate(scratch, init) == 0.05
     assert rate(scratch, {**init, "optimizer.lr": 0.2}) == 0.2
     assert rate({"model": {"name": "resnet18", "init": str(file)}, **scratch}, {}) == 0.5
+
+
+def test_all_rates_are_a_tenth_and_of_a_recipe_for_weights_none(tmp_path: Path, file: Path) -> None:
+    init = {"model.init": str(file), "model.name": "resnet18"}
+
+    def rates(mapping: dict[str, Any], overrides: dict[str, Any]) -> tuple[float, float, float | None]:
+        start = starting.begin(mapping, overrides, tmp_path / "run")
+        found = build_recipe(start.mapping, start.overrides).optimizer
+        return found.lr, found.final_lr, found.norm_and_bias_lr
+
+    twins = load_mapping("barlow-twins-imagenet")
+    usual = rates(twins, {})
+    assert all(usual)
+    assert rates(twins, init) == pytest.approx([rate / 10 for rate in usual if rate])
+    assert rates(twins, {**init, "optimizer.final_lr": 0.5})[1] == 0.5
+    assert rates(twins, {**init, "optimizer.lr": 0.5}) == (0.5, *usual[1:])
+    begun = {"model": {"name": "resnet18", "init": "other.pth"}, "optimizer": {"lr": 0.006}}
+    assert rates(begun, init) == (0.006, 0.0, None)
+    assert rates({"optimizer": {"lr": 0.0}}, init)[0] == 0.0
+
+
+def test_a_section_given_whole_is_as_its_settings(tmp_path: Path, file: Path) -> None:
+    network = {"name": "resnet18", "options": TINY["model.options"]}
+
+    def begun(mapping: dict[str, Any], overrides: dict[str, Any]) -> starting.Start:
+        return starting.begin(mapping, overrides, tmp_path / "run")
+
+    expected = begun({}, {"model.init": str(file), **{f"model.{key}": value for key, value in network.items()}})
+    for overrides in (
+        {"model": {**network, "init": str(file)}},
+        {"model": network, "model.init": str(file)},
+        {"model.name": "resnet50", "model": {**network, "init": str(file)}},
+    ):
+        found = begun({"model": {"name": "resnet50", "stem": "small"}}, overrides)
+        assert found.weights is not None
+        recipe = build_recipe(found.mapping, found.overrides)
+        assert recipe == build_recipe(expected.mapping, expected.overrides)
+        assert (recipe.optimizer.lr, recipe.model.keep_statistics, recipe.model.init) == (0.006, True, str(file))
+    whole = {"model": {**network, "init": str(file)}, "optimizer": {"lr": 0.2}}
+    assert begun({}, whole).overrides["optimizer.lr"] == 0.2
+
+
+def test_init_beside_a_whole_section_is_not_lost_where_the_file_names_its_network(tmp_path: Path) -> None:
+    header = {"architecture": "resnet18", "model_args": json.dumps(TINY["model.options"])}
+    save_file(tiny().network.state_dict(), tmp_path / "own.safetensors", header)
+    overrides = {"model": {"name": "resnet18"}, "model.init": str(tmp_path / "own.safetensors")}
+    start = starting.begin({}, overrides, tmp_path / "run")
+    assert build_recipe(start.mapping, start.overrides).model.init == str(tmp_path / "own.safetensors")
 
 
 def test_statistics_are_kept_unless_it_is_said_otherwise(tmp_path: Path, file: Path) -> None:
