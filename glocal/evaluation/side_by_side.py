@@ -20,6 +20,7 @@ from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.cache import FeatureCache, default_cache
 from glocal.evaluation.features.extraction import Extractor
 from glocal.evaluation.features.opening import open_extractor
+from glocal.files import check_output
 from glocal.report.maps import MOST_CLASSES, Map, choose_classes, draw_maps, project
 
 _FEWEST = 10  # images that a map can be made of
@@ -86,8 +87,7 @@ def draw_side_by_side(
     out = Path(out)
     if not backbones:
         raise GlocalError("nothing to draw: name one backbone or more")
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise GlocalError(f"{out}: the picture is a .png file, for example maps.png")
+    check_output(out, (".png",), option="")
     if not 1 <= classes <= MOST_CLASSES:
         raise GlocalError(f"{classes} classes cannot be told apart; choose 1 to {MOST_CLASSES}")
     if kind == "umap" and find_spec("umap") is None:
@@ -113,7 +113,6 @@ def draw_side_by_side(
             maps.append(project(features.features, kind, perplexity=perplexity, neighbors=neighbors, seed=seed))
             bar.advance(task)
     names = _names(backbones, labels_of_models)
-    out.parent.mkdir(parents=True, exist_ok=True)
     draw_maps(maps, labels, chosen.classes, ["\n".join(textwrap.wrap(name, _TITLE)) for name in names], out)
     drawn = [chosen.classes[number] for number in labels.unique().tolist()]
     return SideBySide(drawn, names, labels, [chosen.keys[place] for place in index.tolist()], maps)

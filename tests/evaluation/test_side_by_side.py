@@ -124,7 +124,8 @@ def test_unreadable_and_unlabelled_images_are_left_out(image_folder: Callable[..
         ({"classes": 21}, "21 classes cannot be told apart; choose 1 to 20"),
         ({"data": MemorySource("bare", torch.zeros(9, 3, 8, 8).byte(), None, None)}, "bare has no labels"),
         ({"data": colours(9, 3)}, "a map of 9 images shows nothing; give 10 or more"),
-        ({"out": "maps.jpg"}, "maps.jpg: the picture is a .png file"),
+        ({"out": "maps.jpg"}, "maps.jpg: the name must end in .png"),
+        ({"out": f"{__file__}/maps.png"}, "test_side_by_side.py is a file and no folder"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
