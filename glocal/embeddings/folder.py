@@ -69,6 +69,11 @@ class About(Settings):
     shard_rows: int = SHARD_ROWS
     complete: bool = False
 
+    @property
+    def shards(self) -> range:
+        """The numbers of all shards."""
+        return range(-(-self.images // self.shard_rows))
+
 
 class Embeddings:
     """Embeddings of images, row by row in the order of their source; unreadable images have no row.
@@ -81,7 +86,7 @@ class Embeddings:
         about: what is known of all of them.
 
     Raises:
-        GlocalError: there are none, they are not complete, or a file is damaged.
+        GlocalError: there are none, they are not complete, or a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -89,7 +94,10 @@ class Embeddings:
         self.about = read_about(self.folder)
         if not self.about.complete:
             raise GlocalError(f"{folder} is not complete; the same `glocal embed` command goes on with it")
-        self.shards = shard_paths(self.folder)
+        self.shards = [shard_path(self.folder, number) for number in self.about.shards]
+        lost = next((path for path in self.shards if not path.exists()), None)
+        if lost is not None:
+            raise GlocalError(f"{lost} is missing; the same `glocal embed` command computes it again")
         self._vectors = [map_vectors(path) for path in self.shards]
         if not self._vectors:
             raise GlocalError(f"{folder} holds no embeddings")

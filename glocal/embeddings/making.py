@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -128,11 +128,12 @@ def embed(
             workers,
             progress,
         )
-        if work.about.complete:
+        finished = work.about.complete and not work.missing(work.about.shards)
+        wait_for_all()  # embeddings.json is there, and no process has yet computed what another would miss
+        if finished:
             found = Embeddings(folder)
             note(f"{folder} is finished ({len(found):,} images); nothing to do")
             return found
-        wait_for_all()  # embeddings.json is there
         work.write_missing()
         wait_for_all()
         if process_rank() == 0:
@@ -213,10 +214,9 @@ class Work:
     workers: int | None
     progress: bool
 
-    @property
-    def shards(self) -> range:
-        """The numbers of all shards."""
-        return range(-(-self.about.images // self.about.shard_rows))
+    def missing(self, shards: Iterable[int]) -> list[int]:
+        """Those of some shards that are not there, or damaged."""
+        return [number for number in shards if not is_whole(shard_path(self.folder, number))]
 
     def positions(self, shard: int) -> range:
         """What a shard holds, in the source."""
@@ -230,8 +230,8 @@ class Work:
             GlocalError: features that are not finite, or beyond float16.
             Stopped: after a signal that means stop; the last whole shard is written.
         """
-        own = self.shards[process_rank() :: process_count()]
-        missing = [number for number in own if not is_whole(shard_path(self.folder, number))]
+        own = self.about.shards[process_rank() :: process_count()]
+        missing = self.missing(own)
         total = sum(len(self.positions(number)) for number in own)
         done = total - sum(len(self.positions(number)) for number in missing)
         if done:
@@ -365,7 +365,7 @@ def _finish(work: Work) -> None:
     """
     folder, rows = work.folder, 0
     broken: list[BrokenImageError] = []
-    for number in work.shards:
+    for number in work.about.shards:
         try:
             known = pq.read_metadata(shard_path(folder, number))
         except (pa.ArrowException, OSError) as error:

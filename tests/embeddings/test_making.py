@@ -459,3 +459,13 @@ def test_other_programs_read_the_columns(image_folder: Callable[..., Path], tmp_
     vectors = np.stack(table.column("vector").to_numpy(zero_copy_only=False))
     assert np.array_equal(vectors.astype("f4"), found.rows(0, 24).numpy())
     assert json.loads(table.schema.metadata[b"glocal"]) == {"unreadable": []}
+
+
+def test_a_shard_that_was_lost_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = embed_small(monkeypatch)
+    made = embed("pixels", "shapes:test:64", tmp_path / "e")
+    whole = contents(made.folder)
+    made.shards[1].unlink()
+    made.shards[3].write_bytes(b"damaged")
+    assert len(embed("pixels", "shapes:test:64", tmp_path / "e")) == 64
+    assert contents(made.folder) == whole
