@@ -323,3 +323,14 @@ def test_large_files_are_measured_as_their_small_pictures(tmp_path: Path) -> Non
         assert one == pytest.approx(other, rel=0.05, abs=4)
     assert small_picture(torch.zeros(3, 2, 900, dtype=torch.uint8)).size == (256, 1)
     assert np.isnan(sharpness(Image.new("RGB", (2, 9))))
+
+
+def test_an_animation_with_a_damaged_second_frame_is_still_one(folder: Path) -> None:
+    path = folder / "a" / "damaged.gif"
+    animated(path)
+    content = path.read_bytes()
+    second = content.index(b"\x21\xf9\x04", content.index(b"\x21\xf9\x04") + 1)  # its graphic control extension
+    path.write_bytes(content[: second + 20])
+    with Image.open(path) as image, pytest.raises(IndexError):
+        _ = image.is_animated  # type: ignore[attr-defined]
+    assert [image.key for image in found(folder)["animated"].images] == ["a/damaged.gif"]
