@@ -228,3 +228,12 @@ def test_the_command_prints_what_it_found_and_where(
     assert "threshold 0." in said
     assert "nothing was deleted" in said
     assert set(copies) < {row["key"] for row in csv.DictReader((tmp_path / "out" / TABLE).open())}
+
+
+@pytest.mark.parametrize(("count", "copies"), [(60, 10), (200, 20)])
+def test_large_groups_in_small_sets_stay_in_one_piece_without_hashes(tmp_path: Path, count: int, copies: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((count, 32))
+    vectors[:copies] = vectors[0] + 0.05 * rng.standard_normal((copies, 32))
+    found = find_duplicates(make_embeddings(tmp_path / "E", vectors), hashes=False, progress=False)
+    assert [sorted(member.row for member in group) for group in found] == [list(range(copies))]
