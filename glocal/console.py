@@ -46,11 +46,11 @@ def warn(text: str) -> None:
 def progress_bar(unit: str, *, visible: bool = True, extra: tuple[str, ...] = ()) -> Progress:
     """A bar with a count, `extra` fields of the task, the time spent and the time left; hidden off a terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of folders are in it
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
-        *(TextColumn(f"{{task.fields[{name}]}}") for name in extra),
+        *(TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in extra),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -8,11 +8,13 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 import glocal
 from glocal.errors import counted
@@ -20,7 +22,26 @@ from glocal.training.precision import WORTHWHILE, cpu_bf16_gain
 
 Status = Literal["ok", "warn", "bad"]
 _MARKS = {"ok": "ok", "warn": "look", "bad": "BAD"}
-_PACKAGES = ("lightning", "timm", "scikit-learn", "pillow", "numpy", "pydantic", "tensorboard")
+_PACKAGES = (
+    "lightning",
+    "timm",
+    "scikit-learn",
+    "pillow",
+    "numpy",
+    "pydantic",
+    "tensorboard",
+    "pyarrow",
+    "huggingface_hub",
+)
+_OPTIONAL = (  # module, package, extra of glocal, what it brings
+    ("imagehash", "imagehash", "duplicates", "near copies by perceptual hashes: glocal check, glocal duplicates"),
+    ("faiss", "faiss-cpu", "search", "an index for more than a million images: glocal search"),
+    ("onnx", "onnx", "export", "glocal export --to onnx"),
+    ("onnxruntime", "onnxruntime", "export", "glocal export --to onnx"),
+    ("onnxscript", "onnxscript", "export", "glocal export --to onnx"),
+    ("umap", "umap-learn", "umap", "maps by UMAP: glocal maps"),
+    ("faster_coco_eval", "faster-coco-eval", "detection", "detection and segmentation: glocal evaluate"),
+)
 _GIB = 1 << 30
 
 
@@ -56,7 +77,7 @@ def table(findings: list[Finding]) -> Table:
     for column in ("what", "found", "", "advice"):
         shown.add_column(column)
     for finding in findings:
-        shown.add_row(finding.name, finding.value, _MARKS[finding.status], finding.advice)
+        shown.add_row(finding.name, Text(finding.value), _MARKS[finding.status], Text(finding.advice))
     return shown
 
 
@@ -70,6 +91,18 @@ def _versions() -> Iterator[Finding]:
             yield Finding(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             yield Finding(package, "missing", "bad", f"pip install {package}")
+    for module, package, extra, brings in _OPTIONAL:
+        if find_spec(module) is None:
+            yield Finding(package, "not installed", "ok", f"optional, for {brings}: pip install 'glocal[{extra}]'")
+        else:
+            yield Finding(package, _version(package), "ok", f"for {brings}")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # the module comes with a package of another name, as faiss-gpu
+        return "installed"
 
 
 def _torchvision() -> Finding:

@@ -9,9 +9,14 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from glocal.errors import GlocalError
+
+RESULTS = (".csv", ".html", ".png")
+"""Endings of results: a table, a page, a picture."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -39,6 +44,58 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check_output(path: Path, endings: Sequence[str] = RESULTS, *, option: str = "--out") -> None:
+    """Looks at where a result shall go before it is computed, and makes the folder.
+
+    Args:
+        path: the file; an older one is left as it is.
+        endings: that its name may have, with their dots.
+        option: by which it was given; errors begin with it. Empty where it was given by none.
+
+    Raises:
+        GlocalError: the name has another ending, is that of a folder, or no file can be written there.
+    """
+    if path.suffix.lower() not in endings:
+        known = f"{', '.join(endings[:-1])} or {endings[-1]}" if len(endings) > 1 else endings[0]
+        raise GlocalError(f"{_named(path, option)}: the name must end in {known}")
+    with _writing(path, path.parent, option):
+        if path.is_dir():
+            raise GlocalError(f"{_named(path, option)} is a folder; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _try_to_write(path)
+
+
+def check_output_folder(folder: Path, *, option: str = "--out") -> None:
+    """`check_output` for a folder.
+
+    Raises:
+        GlocalError: it is a file, cannot be made, or no file can be written in it.
+    """
+    with _writing(folder, folder, option):
+        folder.mkdir(parents=True, exist_ok=True)
+        _try_to_write(folder / "file")
+
+
+@contextlib.contextmanager
+def _writing(path: Path, folder: Path, option: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        above = next((part for part in (folder, *folder.parents) if part.exists()), folder)
+        raise GlocalError(f"{_named(path, option)}: {above} is a file and no folder") from error
+    except OSError as error:
+        raise GlocalError(f"{_named(path, option)}: cannot be written: {error.strerror}") from error
+
+
+def _named(path: Path, option: str) -> str:
+    return f"{option} {path}".lstrip()
+
+
+def _try_to_write(path: Path) -> None:
+    """Raises OSError where `write_atomically` would."""
+    tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part").close()
 
 
 def sha256(path: Path) -> str:

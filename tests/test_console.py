@@ -1,9 +1,12 @@
 """How far work is and how long it takes: lines now and then where there is no terminal."""
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
-from glocal.console import NowAndThen, progress_of
+from glocal.console import NowAndThen, progress_bar, progress_of
 from glocal.distributed import own_device, processes_together, wait_for_all
 from glocal.transfer import to_host
 
@@ -20,6 +23,15 @@ def test_lines_say_how_much_is_done_and_how_long_the_rest_takes(capsys: pytest.C
         "embedding photos: 550 of 1,000 images, 5 images/s, 0:01:30 left",
         "embedding photos: 750 of 1,000 images, 5 images/s, 0:00:50 left",
     ]
+
+
+def test_names_on_a_bar_are_no_markup() -> None:
+    bar = progress_bar("images", extra=("loss",))
+    bar.add_task("embedding x[/y] [old]", total=3, loss="[/z]")
+    shown = Console(width=200, file=io.StringIO())
+    shown.print(bar.get_renderable())
+    assert isinstance(shown.file, io.StringIO)
+    assert "embedding x[/y] [old]" in shown.file.getvalue()
 
 
 def test_nothing_is_said_where_it_is_not_wanted(capsys: pytest.CaptureFixture[str]) -> None:

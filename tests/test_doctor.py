@@ -1,5 +1,6 @@
 """The doctor sees what is wrong and says what to do."""
 
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,24 @@ def test_a_torchvision_that_does_not_belong_is_bad(monkeypatch: pytest.MonkeyPat
 def test_a_missing_package_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_PACKAGES", ("no-such-package",))
     assert found("no-such-package").status == "bad"
+
+
+def test_what_optional_packages_bring_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("pyarrow").status == found("huggingface_hub").status == "ok"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "onnx" else object())
+    assert found("onnx").value == "not installed"
+    assert found("onnx").status == "ok"
+    assert "glocal export --to onnx: pip install 'glocal[export]'" in found("onnx").advice
+    assert found("imagehash").advice == "for near copies by perceptual hashes: glocal check, glocal duplicates"
+    assert "glocal search" in found("faiss-cpu").advice
+
+
+def test_extras_are_those_of_the_package() -> None:
+    extras = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for _, package, extra, _ in doctor._OPTIONAL:
+        assert any(needed.startswith(f"{package}>=") for needed in extras[extra])
 
 
 def test_a_cuda_build_without_a_gpu_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glocal.cli.app import app, show
+from glocal.files import RESULTS, check_output, check_output_folder
 
 PANEL = "Use"
 
@@ -19,7 +20,9 @@ def duplicates(
     threshold: Annotated[
         float | None, typer.Option(help="Similarity from which embeddings make copies; default: from the set itself.")
     ] = None,
-    hashes: Annotated[bool, typer.Option("--hashes/--no-hashes", help="Use perceptual hashes beside them.")] = True,
+    hashes: Annotated[
+        bool, typer.Option("--hashes/--no-hashes", help="Use perceptual hashes beside embeddings.")
+    ] = True,
     shown: Annotated[int, typer.Option(min=1, help="Groups in the page; the table has all.")] = 200,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
@@ -29,6 +32,7 @@ def duplicates(
     from glocal.curation.duplicate_files import PAGE, TABLE, summary, write_duplicates
     from glocal.curation.duplicates import find_duplicates
 
+    check_output_folder(out)
     found = find_duplicates(
         embeddings, threshold=threshold, hashes=hashes, device=device, workers=workers, progress=not quiet
     )
@@ -36,23 +40,9 @@ def duplicates(
     show(summary(found), *found.words, f"written to {out}: {TABLE}, {PAGE}; nothing was deleted")
 
 
-def _outputs(out: list[Path] | None, *, more: tuple[str, ...] = ()) -> list[Path]:
-    """Looks at where results shall go before anything is computed."""
-    from glocal.errors import GlocalError
-
-    endings = (*more, ".csv", ".html", ".png")
-    for path in out or []:
-        if path.suffix.lower() not in endings:
-            raise GlocalError(f"--out {path}: the name must end in {', '.join(endings[:-1])} or {endings[-1]}")
-        if path.is_dir():
-            raise GlocalError(f"--out {path}: is a folder; name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return out or []
-
-
 @app.command(rich_help_panel=PANEL)
 def outliers(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
     out: Annotated[
         list[Path] | None,
         typer.Option(help="A table of all images (.csv) or a sheet of the farthest ones (.html, .png); repeatable."),
@@ -70,7 +60,9 @@ def outliers(
     from glocal.curation.outliers import explained, find_outliers, table, write_page, write_table
     from glocal.embeddings.folder import Embeddings
 
-    paths, opened = _outputs(out), Embeddings(embeddings)
+    opened, paths = Embeddings(embeddings), out or []
+    for path in paths:
+        check_output(path)
     found = find_outliers(
         opened,
         k=k,
@@ -90,7 +82,7 @@ def outliers(
 
 @app.command(rich_help_panel=PANEL)
 def select(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
     n: Annotated[int, typer.Option("-n", help="How many images to choose.")],
     out: Annotated[
         list[Path] | None,
@@ -100,7 +92,8 @@ def select(
         str, typer.Option(help="kcentre: no image far from the chosen ones; kmeans: where the images are many.")
     ] = "kcentre",
     include: Annotated[
-        Path | None, typer.Option(help="A list of images that are there already, by key or path; they are completed.")
+        Path | None,
+        typer.Option(help="A list of images that you have already, by key or path; the choice complements them."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first image, and of the random subsets to compare with.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
@@ -109,7 +102,9 @@ def select(
     from glocal.curation.selection import select, table, write_list, write_page, write_table
     from glocal.embeddings.folder import Embeddings
 
-    paths, opened = _outputs(out, more=(".txt",)), Embeddings(embeddings)
+    opened, paths = Embeddings(embeddings), out or []
+    for path in paths:
+        check_output(path, (".txt", *RESULTS))
     found = select(
         opened,
         n,
@@ -127,7 +122,7 @@ def select(
 
 @app.command(rich_help_panel=PANEL)
 def label(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
     labels: Annotated[
         Path | None,
         typer.Option(help="A table (.csv) of key or path, and label; default: the labels that the images have."),
@@ -138,40 +133,43 @@ def label(
     ] = None,
     at_least: Annotated[float, typer.Option(min=0, max=1, help="Confidence below which no label is written.")] = 0.0,
     source: Annotated[
-        Path | None, typer.Option(help="A table (.csv) of path,label of all that has one then: for --data, --train.")
+        Path | None,
+        typer.Option(
+            help="Write given labels and proposals (from --at-least on) as a table path,label for --data and --train."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Nearest labelled images that vote.")] = 20,
     temperature: Annotated[float, typer.Option(help="Of the votes: exp(similarity / temperature).")] = 0.07,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Propose labels for the rest of the images, and say how right they are by leaving labelled ones out."""
+    """Propose labels for unlabelled images from their labelled neighbours, and measure how often that is right."""
     from glocal.curation import labelling
     from glocal.embeddings.folder import Embeddings
-    from glocal.errors import GlocalError
 
-    if source is not None and source.suffix.lower() != ".csv":
-        raise GlocalError(f"--source {source}: the name must end in .csv")
-    paths, opened = _outputs([*(out or []), *([source] if source else [])]), Embeddings(embeddings)
+    opened, paths = Embeddings(embeddings), out or []
+    for path in paths:
+        check_output(path)
+    if source is not None:
+        check_output(source, (".csv",), option="--source")
     found = labelling.propose_labels(opened, labels, k=k, temperature=temperature, device=device, progress=not quiet)
     show(*labelling.tables(found), *labelling.remarks(found))
     for path in paths:
-        if path == source:
-            count = labelling.write_labelled(found, opened, path, at_least)
-            show(f"written to {path}: {count:,} labelled images")
-            continue
         if path.suffix.lower() == ".csv":
             labelling.write_table(found, opened, path, at_least=at_least)
         else:
             labelling.write_page(found, opened, path)
         show(f"written to {path}")
+    if source is not None:
+        count = labelling.write_labelled(found, opened, source, at_least)
+        show(f"written to {source}: {count:,} labelled images")
 
 
 @app.command(rich_help_panel=PANEL)
 def check(
     data: Annotated[list[str], typer.Argument(help="Images to learn from: folders, lists (.txt, .csv), or data sets.")],
     test: Annotated[
-        list[str] | None, typer.Option(help="Images to measure on: are they among the others? Repeatable.")
+        list[str] | None, typer.Option(help="Test images; tells which of them are also learned from. Repeatable.")
     ] = None,
     out: Annotated[
         list[Path] | None,
@@ -186,7 +184,9 @@ def check(
     """Look for what is wrong with images before a training: broken, copied, odd, blurred, leaked from the test."""
     from glocal.curation import checking
 
-    paths = _outputs(out)
+    paths = out or []
+    for path in paths:
+        check_output(path)
     report = checking.check(data, test or None, near=near, cache=cache, workers=workers, progress=not quiet)
     show(*([checking.table(report)] if report.findings else [*report.summary, "nothing was found"]), *report.notes)
     for path in paths:

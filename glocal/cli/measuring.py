@@ -17,7 +17,8 @@ PANEL = "Measure"
 @app.command(rich_help_panel=PANEL)
 def evaluate(
     backbone: Annotated[
-        str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN or :timm:NAME, or pixels.")
+        str,
+        typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN, untrained:timm:NAME, or pixels."),
     ],
     weights: Annotated[
         str | None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glocal.cli.app import app, show
+from glocal.files import check_output
 
 PANEL = "Use"
 
@@ -15,7 +16,8 @@ PANEL = "Use"
 @app.command(rich_help_panel=PANEL)
 def embed(
     backbone: Annotated[
-        str, typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN or :timm:NAME, or pixels.")
+        str,
+        typer.Argument(help="A run's folder, a checkpoint, timm:NAME, untrained:RUN, untrained:timm:NAME, or pixels."),
     ],
     data: Annotated[
         list[str], typer.Argument(help="Folders of images, lists (.txt, .csv), or shapes, torchvision:CIFAR10, …")
@@ -39,7 +41,8 @@ def embed(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Keep the features of all images of a source in a folder of Parquet files, for search and whatever follows."""
+    """Compute the features of all images once and keep them in a folder, for search, duplicates, outliers, select
+    and label."""
     from glocal.distributed import process_rank, processes_together
     from glocal.embeddings.making import embed
 
@@ -63,7 +66,7 @@ def embed(
 
 @app.command(rich_help_panel=PANEL)
 def search(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that `glocal embed` wrote.")],
+    embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
     queries: Annotated[
         list[str], typer.Argument(metavar="QUERY…", help="Image files, folders of them, or keys of the embeddings.")
     ],
@@ -95,7 +98,7 @@ def search(
 ) -> None:
     """Find the images most similar to given ones."""
     from glocal.embeddings.searching import search
-    from glocal.embeddings.shown import check_output, tables, write_result
+    from glocal.embeddings.shown import tables, write_result
 
     for path in out or []:
         check_output(path)

@@ -33,7 +33,11 @@ def pretrain(
         bool, typer.Option("--extend", help="Train the run in --out for longer: up to the train.epochs given now.")
     ] = False,
     time: Annotated[
-        str | None, typer.Option(help="End in this time, 30m or 1h30: epochs, and if need be size and network, follow.")
+        str | None,
+        typer.Option(
+            help="Plan the training to end in this time (30m, 1h30): fewer epochs, then smaller views, then a smaller "
+            "network."
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:

@@ -14,19 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
+from rich.text import Text
 
 from glocal.curation.bits import TooManyPairsError, near_hashes
 from glocal.curation.grouping import groups_of_pairs
 from glocal.curation.measuring import GRID, measure_all
-from glocal.curation.pictures import thumbnail_of
 from glocal.data.ranges import settle_decoding
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
 from glocal.data.sources.opening import Images, open_source
 from glocal.data.sources.passed_over import is_output
+from glocal.embeddings.pictures import picture_of_file
 from glocal.errors import GlocalError, counted
 from glocal.evaluation.features.cache import default_cache
-from glocal.files import write_csv
+from glocal.files import printable, write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
 
 BLANK = 10.0
@@ -628,11 +629,12 @@ def _beside(test: _Set, rows: np.ndarray, data: _Set, twins: np.ndarray, said: S
 
 def table(report: Report) -> Table:
     """The findings, for the eye."""
-    made = Table(title="\n".join(report.summary), title_justify="left", show_lines=True)
+    made = Table(title=Text(printable("\n".join(report.summary))), title_justify="left", show_lines=True)
     for column in ("what", "how many", "for example", "advice"):
         made.add_column(column, overflow="fold")
     for finding in report.findings:
-        made.add_row(finding.name, finding.amount, "\n".join(_examples(finding)), finding.advice)
+        cells = finding.name, finding.amount, "\n".join(_examples(finding)), finding.advice
+        made.add_row(*(Text(printable(cell)) for cell in cells))
     return made
 
 
@@ -667,9 +669,8 @@ def _tiles(finding: Finding) -> list[Tile]:
     tiles = []
     for image in finding.images[:_SHOWN]:
         group = [] if image.group is None else [f"group {image.group + 1}"]
-        tiles.append(
-            Tile(thumbnail_of(image.path), [image.key, image.detail, *group], image.path, image.twin is not None)
-        )
+        picture = None if image.path is None else picture_of_file(image.path)
+        tiles.append(Tile(picture, [image.key, image.detail, *group], image.path, image.twin is not None))
         if image.twin is not None:
-            tiles.append(Tile(thumbnail_of(image.twin), ["learned from"], image.twin))
+            tiles.append(Tile(picture_of_file(image.twin), ["learned from"], image.twin))
     return tiles

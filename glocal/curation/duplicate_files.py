@@ -13,8 +13,8 @@ from glocal.curation.differences import Compared, Comparison, Stored, compare, e
 from glocal.curation.duplicates import Groups, Member
 from glocal.curation.worked import applied
 from glocal.embeddings.pictures import pictures_of
-from glocal.errors import GlocalError, counted
-from glocal.files import write_csv
+from glocal.errors import counted
+from glocal.files import check_output_folder, write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
 
 TABLE, PAGE = "duplicates.csv", "duplicates.html"
@@ -51,10 +51,7 @@ def write_duplicates(
         GlocalError: `out` is a file or cannot be made.
     """
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GlocalError(f"{out} cannot be made a folder: {error.strerror}") from error
+    check_output_folder(out, option="")
     members = [member for group in groups for member in group]
     paths = {row: groups.embeddings.paths[row] for row in groups.row.tolist()}
     gone = {row for row, path in paths.items() if path is not None and not exists(path)}

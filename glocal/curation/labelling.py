@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from glocal.console import progress_bar
@@ -20,7 +21,7 @@ from glocal.data.sources.listed import in_order
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError, counted
 from glocal.evaluation.protocols.knn import vote_weights
-from glocal.files import write_csv
+from glocal.files import printable, write_csv
 from glocal.models.loading import choose_device
 from glocal.neighbors import nearest_in_blocks
 from glocal.report.sheets import Section, write_sheet
@@ -119,7 +120,7 @@ def propose_labels(
     k: int = 20,
     temperature: float = TEMPERATURE,
     device: str = "auto",
-    progress: bool = False,
+    progress: bool = True,
 ) -> Proposal:
     """Proposes a label for each image without one: the class with most votes of the k nearest labelled images.
 
@@ -367,7 +368,7 @@ def _of_classes(found: Proposal) -> Table:
     proposed = Counter(found.proposed.label.tolist())
     number = {name: place for place, name in enumerate(found.classes)}
     for name, (count, right) in sorted(found.per_class.items(), key=lambda item: item[1][1])[:20]:
-        table.add_row(name, f"{count:,}", f"{right:.1f}%", f"{proposed[number[name]]:,}")
+        table.add_row(Text(printable(name)), f"{count:,}", f"{right:.1f}%", f"{proposed[number[name]]:,}")
     return table
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from glocal.curation.pictures import tiles
@@ -72,7 +73,7 @@ def find_outliers(
     rule: Rule = "distance",
     threshold: float = THRESHOLD,
     device: str = "auto",
-    progress: bool = False,
+    progress: bool = True,
 ) -> Outliers:
     """Scores every image by its distance to the others.
 
@@ -190,5 +191,5 @@ def table(found: Outliers, embeddings: Embeddings) -> Table:
     for row in found.order[:_LISTED].tolist():
         nearest = embeddings.keys[int(found.neighbors[row, 0])]
         numbers = f"{found.score[row]:.3f}", f"{found.deviation[row]:.1f}"
-        made.add_row(embeddings.keys[row], *numbers, nearest, f"{found.distance[row, 0]:.3f}")
+        made.add_row(Text(embeddings.keys[row]), *numbers, Text(nearest), f"{found.distance[row, 0]:.3f}")
     return made

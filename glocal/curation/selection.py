@@ -117,7 +117,7 @@ def select(
     rule: Rule = "kcentre",
     include: str | Path | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Selection:
     """Chooses n images that cover all.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from glocal.data.sources.base import Source
+from glocal.data.sources.opening import open_source
 from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
 from glocal.files import unprintable
@@ -210,6 +213,24 @@ class Embeddings:
     def labels(self) -> list[str | None]:
         """Names of the images' classes; None for images without one."""
         return self.column("label").to_pylist()  # type: ignore[no-any-return]
+
+    @property
+    def signature(self) -> str:
+        """A hash that is another one when embeddings were written anew: of their files' names, sizes and times."""
+        found = hashlib.sha256(f"{self.about.fingerprint} {len(self)} {self.dim}".encode())
+        for path in self.shards:
+            status = path.stat()
+            found.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+        return found.hexdigest()
+
+    @cached_property
+    def source(self) -> Source | None:
+        """The images themselves; None where they cannot be opened any more, or are no longer as many."""
+        try:
+            source = open_source(self.about.source)
+        except GlocalError:
+            return None
+        return source if len(source) == self.about.images else None
 
     @cached_property
     def sizes(self) -> np.ndarray:

@@ -9,7 +9,6 @@ but is built by one search for each image, which takes hours where lists take mi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -175,7 +174,7 @@ def _kept(embeddings: Embeddings) -> Index | None:
     try:
         text = (embeddings.folder / DESCRIPTION).read_text(encoding="utf-8")
         about = IndexDescription(**json.loads(text))
-        if about.format != _FORMAT or about.embeddings != signature(embeddings):
+        if about.format != _FORMAT or about.embeddings != embeddings.signature:
             return None
         index = faiss.read_index(str(embeddings.folder / INDEX), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     except FileNotFoundError:
@@ -211,7 +210,7 @@ def _build(embeddings: Embeddings, k: int, device: str, progress: bool) -> Index
         "lists": lists,
         "candidates": candidates,
         "k": k,
-        "embeddings": signature(embeddings),
+        "embeddings": embeddings.signature,
     }
     about = _measured(Index(embeddings, index, IndexDescription(**description, **_unmeasured())), device)
     about = about.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
@@ -307,15 +306,6 @@ def free_bytes() -> int:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def signature(embeddings: Embeddings) -> str:
-    """A hash that is another one when embeddings were written anew: of their files' names, sizes and times."""
-    found = hashlib.sha256(f"{embeddings.about.fingerprint} {len(embeddings)} {embeddings.dim}".encode())
-    for path in embeddings.shards:
-        status = path.stat()
-        found.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return found.hexdigest()
 
 
 def _unit(rows: Tensor) -> Tensor:

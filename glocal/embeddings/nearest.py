@@ -7,18 +7,23 @@ queries.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from glocal.console import progress_of
+from glocal.console import note, progress_of, tell
 from glocal.embeddings.folder import Embeddings
+from glocal.embeddings.kept_neighbors import ALL, KeptNeighbors
 from glocal.errors import GlocalError, counted
 from glocal.models.loading import choose_device
 from glocal.neighbors import nearest_in_blocks
+from glocal.signals import Stopped, StopSignals
 
 _BLOCK_BYTES = 128 << 20  # of vectors in float32 at a time
+_USUAL = 32  # neighbours that are kept at least: as many as `glocal duplicates` asks for
+_SAVED_EVERY = 120.0  # seconds
 _QUERIES = 8192  # at a time: each block is turned to float32 once for all of them
 
 
@@ -69,7 +74,9 @@ def neighbors_of_all(
 ) -> tuple[Tensor, Tensor]:
     """The k most similar other images of every image: the graph of nearest neighbours.
 
-    It takes N² products of vectors, and memory for the result, a block of vectors and a block of queries.
+    It takes N² products of vectors, and memory for the result, a block of vectors and a block of queries. What was
+    found is kept in the folder of the embeddings, 32 neighbours or more, and every two minutes what was found so far: a
+    later call reads it, or goes on where this one was stopped.
 
     Args:
         embeddings: of N images.
@@ -83,22 +90,65 @@ def neighbors_of_all(
 
     Raises:
         GlocalError: k is below 1 or above N − 1.
+        Stopped: after a signal that means stop; the same call goes on.
     """
     count = len(embeddings)
     if not 1 <= k < count:
         raise GlocalError(f"k={k} neighbours of {counted(count, 'image')}: choose from 1 to {count - 1}, the others")
-    where = choose_device(device)
-    read = _reader(embeddings, where)
+    kept = KeptNeighbors(embeddings)
+    found = kept.all(k)
+    if found is None:
+        found = _find_all(embeddings, kept, min(max(k, _USUAL), count - 1), choose_device(device), progress)
+    elif progress:
+        tell(f"nearest neighbours: those in {kept.folder / ALL}")
+    similarity, index = found
+    return similarity[:, :k].contiguous(), index[:, :k].contiguous()
+
+
+def _find_all(
+    embeddings: Embeddings, kept: KeptNeighbors, k: int, device: str, progress: bool
+) -> tuple[Tensor, Tensor]:
+    count = len(embeddings)
     similarity = torch.empty(count, k)
     index = torch.empty(count, k, dtype=torch.int64)
-    with progress_of("nearest neighbours", "images", count, visible=progress) as advance:
-        for start in range(0, count, _QUERIES):
-            part = slice(start, min(start + _QUERIES, count))
-            queries = embeddings.rows(part.start, part.stop).to(where)
-            own = torch.arange(part.start, part.stop, device=where)
-            blocks = _counted(read(), advance, share=len(own) / count)
-            similarity[part], index[part] = _nearest(queries, blocks, k, own)
+    done = 0
+    begun = kept.part(k)
+    if begun is not None:
+        done = len(begun[0])
+        similarity[:done], index[:done] = begun
+        note(f"nearest neighbours: goes on after {done:,} of {count:,} images")
+    read = _reader(embeddings, device)
+    saved, when = done, time.monotonic()
+    with (
+        StopSignals() as stop,
+        progress_of("nearest neighbours", "images", count, done=done, visible=progress) as advance,
+    ):
+        try:
+            while done < count:
+                part = slice(done, min(done + _QUERIES, count))
+                queries = embeddings.rows(part.start, part.stop).to(device)
+                own = torch.arange(part.start, part.stop, device=device)
+                message = f"stopped after the neighbours of {done:,} of {count:,} images"
+                blocks = _counted(_until(stop, read(), message), advance, share=len(own) / count)
+                similarity[part], index[part] = _nearest(queries, blocks, k, own)
+                done = part.stop
+                if done < count and time.monotonic() - when > _SAVED_EVERY:
+                    kept.write_part(similarity[:done], index[:done])
+                    saved, when = done, time.monotonic()
+        except BaseException:
+            if done > saved:
+                kept.write_part(similarity[:done], index[:done])
+            raise
+    kept.write_all(similarity, index)
     return similarity, index
+
+
+def _until(stop: StopSignals, blocks: Iterator[Tensor], message: str) -> Iterator[Tensor]:
+    """The blocks; raises Stopped before the next one after a signal that means stop."""
+    for rows in blocks:
+        if stop.received is not None:
+            raise Stopped(message, stop.received)
+        yield rows
 
 
 def _nearest(queries: Tensor, blocks: Iterator[Tensor], k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:

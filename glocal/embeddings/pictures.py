@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data.sources.decoding import read_image
-from glocal.data.sources.opening import open_source
 from glocal.embeddings.folder import Embeddings
-from glocal.errors import BrokenImageError, GlocalError
+from glocal.errors import BrokenImageError
 from glocal.files import unprintable
 from glocal.report.sheets import jpeg
 
@@ -35,7 +34,7 @@ def pictures_of(embeddings: Embeddings, rows: Sequence[int]) -> list[bytes | Non
     paths = [None if path is None else unprintable(path) for path in paths]
     for place, path in zip(missing, paths, strict=True):
         if path is not None:
-            found[place] = picture_of(lambda path=path: read_image(path, path))  # type: ignore[misc]
+            found[place] = picture_of_file(path)
     if any(path is None for path in paths):
         _from_source(
             embeddings, found, [place for place, path in zip(missing, paths, strict=True) if path is None], rows
@@ -44,15 +43,17 @@ def pictures_of(embeddings: Embeddings, rows: Sequence[int]) -> list[bytes | Non
 
 
 def _from_source(embeddings: Embeddings, found: list[bytes | None], places: Sequence[int], rows: Sequence[int]) -> None:
-    try:
-        source = open_source(embeddings.about.source)
-    except GlocalError:
-        return
-    if len(source) != embeddings.about.images:
+    source = embeddings.source
+    if source is None:
         return
     indices = embeddings.values("index", [rows[place] for place in places])
     for place, index in zip(places, indices, strict=True):
         found[place] = picture_of(lambda index=index: source[index].image)  # type: ignore[misc]
+
+
+def picture_of_file(path: str) -> bytes | None:
+    """A small picture of an image file; None where it cannot be read."""
+    return picture_of(lambda: read_image(path, path))
 
 
 def picture_of(read: Callable[[], Tensor]) -> bytes | None:

@@ -15,11 +15,9 @@ from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.pictures import picture_of, pictures_of
 from glocal.embeddings.queries import Query
 from glocal.embeddings.searching import SearchResult
-from glocal.errors import GlocalError
-from glocal.files import printable, unprintable, write_csv
+from glocal.files import check_output, printable, unprintable, write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
 
-OUTPUTS = (".html", ".png", ".csv")
 _TABLES = 10  # queries that are shown in the terminal
 _SECTIONS = {".png": 50, ".html": 2000}  # queries that one sheet shows
 _HEADER = ("query", "rank", "similarity", "key", "path", "label")
@@ -47,11 +45,10 @@ def write_result(result: SearchResult, path: Path) -> None:
     """Writes a sheet of pictures (.html, .png) or a table (.csv).
 
     Raises:
-        GlocalError: another ending.
+        GlocalError: another ending, or no file can be written there.
     """
-    check_output(path)
+    check_output(path, option="")
     if path.suffix.lower() == ".csv":
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_csv(path, _HEADER, _rows(result))
         return
     most = _SECTIONS[path.suffix.lower()]
@@ -64,14 +61,6 @@ def write_result(result: SearchResult, path: Path) -> None:
         list(_sections(result, most)),
         [f"{len(result.embeddings):,} images of {_named(about.source)}, by the features of {about.label}"],
     )
-
-
-def check_output(path: Path) -> None:
-    """Raises GlocalError where results cannot be written to a file of that name."""
-    if path.suffix.lower() not in OUTPUTS:
-        raise GlocalError(f"--out {path}: write a page (.html), a picture (.png) or a table (.csv)")
-    if path.is_dir():
-        raise GlocalError(f"--out {path} is a folder; name a file in it")
 
 
 def _named(source: str | list[str]) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from glocal.errors import GlocalError
-from glocal.files import printable, write_atomically, write_text
+from glocal.files import check_output, printable, write_atomically, write_text
 
 _SIDE = 160  # of a picture, in pixels
 _GAP, _LINE = 14, 16
@@ -79,12 +78,10 @@ def write_sheet(path: str | Path, title: str, sections: Sequence[Section], text:
         text: paragraphs below the title.
 
     Raises:
-        GlocalError: another ending, or a folder that is not there.
+        GlocalError: another ending, or no file can be written there.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".png"):
-        raise GlocalError(f"{path}: write a sheet to a .html or a .png file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_output(path, (".html", ".png"), option="")
     if path.suffix.lower() == ".html":
         write_text(path, _page(title, sections, text))
         return

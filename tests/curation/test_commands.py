@@ -1,5 +1,6 @@
 """The commands outliers, select, label and check, as a user meets them."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from glocal.cli import main
+from glocal.curation import labelling, outliers
+from glocal.data.sources.opening import open_source
+from glocal.embeddings import folder as folder_module
+from glocal.embeddings.folder import ABOUT
 from tests.embeddings.made import make_embeddings
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -91,6 +97,78 @@ def test_check(images: Path, tmp_path: Path, call: Call) -> None:
     assert "2 in 1 group " in done.stdout
     assert (tmp_path / "c.csv").read_text().count("the same bytes") == 2
     assert call("check", images, "--workers", 0).returncode == 0
+
+
+def test_sheets_show_images_that_are_no_files(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_embeddings(tmp_path / "e", np.random.default_rng(0).normal(size=(16, 8)), labels=["a", "b"] * 8)
+    about = made.about.model_copy(update={"source": "shapes:test:16"})
+    (made.folder / ABOUT).write_text(about.model_dump_json())
+    opened: list[object] = []
+    monkeypatch.setattr(folder_module, "open_source", lambda source: opened.append(source) or open_source(source))
+    for command in (["outliers", "-n", 3], ["select", "-n", 3], ["label", "-k", 3]):
+        done = call(command[0], made.folder, *command[1:], "--out", tmp_path / "sheet.html")
+        assert done.returncode == 0, done.stderr
+        page = (tmp_path / "sheet.html").read_text()
+        assert page.count("<img") == page.count("<figure") > 2
+    assert opened == ["shapes:test:16"] * 3  # once for each sheet
+
+
+@pytest.mark.parametrize("name", ["ph [old]", "x[/y]"])
+def test_names_of_folders_are_shown_as_they_are(name: str, images: Path, tmp_path: Path, call: Call) -> None:
+    shutil.copytree(images, tmp_path / name)
+    shutil.copy(images / "00.png", tmp_path / name / "copy.png")
+    done = call("check", tmp_path / name, "--workers", 0)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}: 21 images" in "".join(done.stdout.split("\n")).replace("  ", "")
+
+
+def test_names_in_tables_are_no_markup(tmp_path: Path) -> None:
+    vectors = np.concatenate([np.eye(2, 8)[np.arange(6) % 2], -np.eye(2, 8)[:1]])
+    names = [f"[/{row % 2}]" for row in range(7)]
+    made = make_embeddings(tmp_path / "e", vectors, keys=[f"[b]/{row}.png" for row in range(7)], labels=names)
+    shown = Console(width=200, file=io.StringIO())
+    shown.print(
+        outliers.table(outliers.find_outliers(made, k=2), made), *labelling.tables(labelling.propose_labels(made))
+    )
+    assert isinstance(shown.file, io.StringIO)
+    assert "[b]/6.png" in shown.file.getvalue()
+    assert "[/1]" in shown.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["outliers", "E", "--out", "file.txt/x.csv"],
+        ["select", "E", "-n", "2", "--out", "file.txt/x/y.html"],
+        ["label", "E", "--source", "file.txt/x.csv"],
+        ["check", "shapes:test:16", "--out", "file.txt/x.png"],
+        ["search", "E", "00.png", "--out", "file.txt/x.csv"],
+        ["duplicates", "E", "--out", "file.txt"],
+        ["outliers", "E", "--out", "x" * 300 + ".csv"],
+    ],
+)
+def test_nothing_is_computed_for_a_file_that_cannot_be_written(
+    arguments: list[str], folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("a file")
+    computed: list[object] = []
+    for name in (
+        "curation.outliers.find_outliers",
+        "curation.selection.select",
+        "curation.labelling.propose_labels",
+        "curation.checking.check",
+        "curation.duplicates.find_duplicates",
+        "embeddings.searching.search",
+    ):
+        monkeypatch.setattr(f"glocal.{name}", lambda *_, **__: computed.append(0))
+    done = call(*[folder if argument == "E" else argument for argument in arguments])
+    assert done.returncode == 2
+    assert ("file.txt is a file and no folder" in done.stderr) or "cannot be written: File name too long" in done.stderr
+    assert arguments[-2] in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not computed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "file.txt", "images"]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_a_given_threshold_counts_and_wrong_ones_are_refused(photos: list[Path],
         find_duplicates(one, progress=False)
     with pytest.raises(GlocalError, match=r"there is no such folder; `glocal embed"):
         find_duplicates(tmp_path / "nowhere")
-    with pytest.raises(GlocalError, match="cannot be made a folder"):
+    with pytest.raises(GlocalError, match="is a file and no folder"):
         write_duplicates(found, photos[0], progress=False)
 
 

@@ -1,5 +1,8 @@
 """Nearest neighbours among embeddings on the disk: those of float64, in memory that does not grow."""
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from glocal.embeddings import nearest
+from glocal.embeddings import kept_neighbors, nearest
+from glocal.embeddings.folder import Embeddings
+from glocal.embeddings.kept_neighbors import KeptNeighbors
 from glocal.embeddings.nearest import nearest_rows, neighbors_of_all
 from glocal.errors import GlocalError
 from glocal.neighbors import nearest_in_blocks
+from glocal.signals import Stopped
 from tests.embeddings.made import make_embeddings
 
 
@@ -85,6 +91,97 @@ def test_the_own_row_is_left_out_where_there_is_one(tmp_path: Path) -> None:
     truth = cosines(vectors[[140, 3]], vectors)
     truth[0, 140] = -1
     assert index.tolist() == np.argsort(-truth, axis=1)[:, :4].tolist()
+
+
+def fails(*_: object) -> None:
+    raise AssertionError("searched again")
+
+
+def test_neighbours_are_kept_until_the_embeddings_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).standard_normal((300, 24))
+    made = make_embeddings(tmp_path / "e", vectors, shard_rows=77)
+    first = neighbors_of_all(made, 5, device="cpu", progress=False)
+    with monkeypatch.context() as searched:
+        searched.setattr(nearest, "_nearest", fails)
+        again = neighbors_of_all(Embeddings(made.folder), 5, device="cpu", progress=False)
+        more = neighbors_of_all(made, 32, device="cpu", progress=False)
+        with pytest.raises(AssertionError, match="searched again"):
+            neighbors_of_all(made, 33, device="cpu", progress=False)
+    assert all(map(torch.equal, first, again))
+    assert again[1].dtype == torch.int64
+    assert all(torch.equal(few, many[:, :5]) for few, many in zip(first, more, strict=True))
+    truth = cosines(vectors, vectors)
+    np.fill_diagonal(truth, -np.inf)
+    check(*more, truth)
+
+    other = np.random.default_rng(1).standard_normal((300, 24))  # as many, of the same size
+    made = make_embeddings(tmp_path / "e", other, shard_rows=77)
+    truth = cosines(other, other)
+    np.fill_diagonal(truth, -np.inf)
+    check(*neighbors_of_all(made, 5, device="cpu", progress=False), truth)
+
+
+def test_a_search_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((300, 24))
+    made = make_embeddings(tmp_path / "e", vectors)
+    usual, searched = nearest._nearest, []
+
+    def stopped_in_the_third(queries: Tensor, blocks: Iterator[Tensor], *rest: object) -> tuple[Tensor, Tensor]:
+        searched.append(len(queries))
+        if len(searched) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(queries, blocks, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nearest, "_nearest", stopped_in_the_third)
+    with pytest.raises(Stopped, match="stopped after the neighbours of 128 of 300 images"):
+        neighbors_of_all(made, 5, device="cpu", progress=False)
+    found = neighbors_of_all(made, 5, device="cpu", progress=False)
+    assert searched == [64, 64, 64, 64, 64, 44]
+    assert "goes on after 128 of 300 images" in capsys.readouterr().err
+    assert sorted(path.name for path in made.folder.iterdir() if "neighbors" in path.name) == ["neighbors.safetensors"]
+    truth = cosines(vectors, vectors)
+    np.fill_diagonal(truth, -np.inf)
+    check(*found, truth)
+
+
+def test_what_is_found_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "_SAVED_EVERY", -1)
+    written: list[int] = []
+    usual = KeptNeighbors.write_part
+    monkeypatch.setattr(
+        KeptNeighbors, "write_part", lambda kept, *found: written.append(len(found[0])) or usual(kept, *found)
+    )
+    made = make_embeddings(tmp_path / "e", np.random.default_rng(0).standard_normal((200, 24)))
+    neighbors_of_all(made, 5, device="cpu", progress=False)
+    assert written == [64, 128, 192]
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept_neighbors, "write_atomically", full)
+    monkeypatch.setattr(nearest, "_SAVED_EVERY", -1)
+    vectors = np.random.default_rng(0).standard_normal((200, 24))
+    made = make_embeddings(tmp_path / "e", vectors)
+    truth = cosines(vectors, vectors)
+    np.fill_diagonal(truth, -np.inf)
+    check(*neighbors_of_all(made, 5, device="cpu", progress=False), truth)
+    assert "".join(capsys.readouterr().err.splitlines()).count("No space left on device") == 1
+
+
+def test_a_damaged_file_is_searched_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = np.random.default_rng(0).standard_normal((100, 24))
+    made = make_embeddings(tmp_path / "e", vectors)
+    (made.folder / kept_neighbors.ALL).write_bytes(b"no neighbours")
+    truth = cosines(vectors, vectors)
+    np.fill_diagonal(truth, -np.inf)
+    check(*neighbors_of_all(made, 5, device="cpu", progress=False), truth)
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_what_cannot_be_found_is_said(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_picture_shows_every_tile(tmp_path: Path) -> None:
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GlocalError, match=r"write a sheet to a .html or a .png file"):
+    with pytest.raises(GlocalError, match=r"the name must end in .html or .png"):
         write_sheet(tmp_path / "sheet.htm", "title", [])
 
 
