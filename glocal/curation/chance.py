@@ -105,9 +105,9 @@ def chance_threshold(similarity: Tensor) -> Threshold:
     found = float(np.clip(1 - np.exp(nearest), -1.0, 1 - _NEAREST))
     low, usual, high = np.quantile(similarity[:, 0].numpy(), [0.1, 0.5, 0.9]).tolist()
     words = (
-        f"{_rare(images)} of {images:,} images would reach it by chance, going by how similarity falls off from neighbour "
-        f"to neighbour. The nearest other image of an image has similarity {shown(usual)} here, {shown(low)} to "
-        f"{shown(high)} for four fifths of them"
+        f"{_rare(images)} of {images:,} images would reach it by chance, going by how similarity falls off from "
+        f"neighbour to neighbour. The nearest other image of an image has similarity {shown(usual)} here, {shown(low)} "
+        f"to {shown(high)} for four fifths of them"
     )
     return Threshold(found, words)
 

@@ -24,7 +24,7 @@ from glocal.console import progress_bar, tell
 from glocal.curation.naming import listed_rows
 from glocal.curation.pictures import tiles
 from glocal.embeddings.folder import Embeddings
-from glocal.errors import GlocalError, did_you_mean
+from glocal.errors import GlocalError, counted, did_you_mean
 from glocal.files import write_atomically, write_csv
 from glocal.neighbors import kmeans, nearest_neighbors
 from glocal.report.sheets import Section, write_sheet
@@ -142,7 +142,7 @@ def select(
     left = len(embeddings) - len(included)
     if not 1 <= n <= left:
         beside = f" beside the {len(included)} included" if included else ""
-        raise GlocalError(f"n={n}: {embeddings.folder} has {left} images{beside}; choose from 1 to {left}")
+        raise GlocalError(f"n={n}: {embeddings.folder} has {counted(left, 'image')}{beside}; choose from 1 to {left}")
     vectors = UnitVectors(embeddings)
     choose = k_centre if rule == "kcentre" else medoids
     rows, distance = choose(vectors, n, included=included, seed=seed, progress=progress)
@@ -219,8 +219,8 @@ def medoids(
     the distance (n,) of each to its centre.
 
     With m included images there are n + m clusters, of which those that hold an included one give none. k-means learns
-    from at most 256 images for each cluster, and no more than may be held, drawn at random. Clusters that are empty, as of many copies of one image,
-    are made up for by k-centre.
+    from images drawn at random: at most 256 for each cluster, and no more than may be held. Clusters that are empty, as
+    of many copies of one image, are made up for by k-centre.
     """
     clusters = n + len(included)
     learned = min(_SAMPLE * clusters, max(clusters, vectors.most))
@@ -299,7 +299,9 @@ def write_table(chosen: Selection, embeddings: Embeddings, path: Path) -> None:
 def write_page(chosen: Selection, embeddings: Embeddings, path: Path) -> None:
     """Writes the chosen images, up to 500 of them, as a sheet."""
     rows = chosen.rows[:_SHOWN].tolist()
-    captions = [[f"{place}, for {count:,} images"] for place, count in enumerate(chosen.nearest[:_SHOWN].tolist(), 1)]
+    captions = [
+        [f"{place}, for {counted(count, 'image')}"] for place, count in enumerate(chosen.nearest[:_SHOWN].tolist(), 1)
+    ]
     title = f"{len(chosen.rows):,} images of {os.path.basename(embeddings.folder)} by {chosen.rule}"
     first = f"the first {_SHOWN}" if len(chosen.rows) > _SHOWN else "all"
     section = Section(f"In the order of their choice, {first}", tiles(embeddings, rows, captions))

@@ -16,7 +16,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
@@ -114,6 +116,11 @@ class Embeddings:
         kept = f"{len(self):,} images, {self.dim:,} features each, {size / 1e6:,.1f} MB"
         missing = self.about.images - len(self)
         return f"{self.folder}: {kept}" + (f"; {missing:,} cannot be read (skipped.txt)" if missing else "")
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the images were decoded."""
+        return Decoding(self.about.value_range)
 
     @property
     def dim(self) -> int:
@@ -230,6 +237,7 @@ class Embeddings:
             source = open_source(self.about.source)
         except GlocalError:
             return None
+        decode_as(source, self.decoding)
         return source if len(source) == self.about.images else None
 
     @cached_property

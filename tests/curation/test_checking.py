@@ -51,7 +51,7 @@ def test_nothing_is_found_where_nothing_is_wrong(folder: Path) -> None:
     report = found(folder)
     assert [finding.name for finding in report.findings] == []
     assert report.clean
-    assert report.summary == [f"{folder}: 12 images, 2 classes, 128 by 96 pixels in the middle"]
+    assert report.summary == [f"{folder}: 12 images, 2 classes, median 128 × 96 pixels"]
 
 
 def jpeg_with_orientation(path: Path) -> None:

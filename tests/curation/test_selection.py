@@ -137,7 +137,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match="No such file"):
         select(embeddings, 2, include=tmp_path / "none.txt")
     listed.write_text("".join(f"{key}\n" for key in embeddings.keys[:19]))
-    with pytest.raises(GlocalError, match="n=2: .* has 1 images beside the 19 included"):
+    with pytest.raises(GlocalError, match="n=2: .* has 1 image beside the 19 included"):
         select(embeddings, 2, include=listed)
     found = select(embeddings, 2)
     with pytest.raises(GlocalError, match="is no file of its own"):
