@@ -1,6 +1,7 @@
 """What a check finds: every fault planted once, and nothing where there is none."""
 
 import csv
+import io
 import os
 import shutil
 import signal
@@ -216,8 +217,8 @@ def test_what_is_written(folder: Path, tmp_path: Path) -> None:
         rows = [(row["finding"], row["part"], row["key"], row["group"]) for row in csv.DictReader(file)]
     assert sorted(rows) == [
         ("blank", "data", "b/blank.png", ""),
-        ("copies", "data", "a/00.png", "0"),
-        ("copies", "data", "a/copy.png", "0"),
+        ("copies", "data", "a/00.png", "1"),
+        ("copies", "data", "a/copy.png", "1"),
         ("empty folders", "", "", ""),
     ]
     write_page(report, tmp_path / "found.html")
@@ -334,3 +335,14 @@ def test_an_animation_with_a_damaged_second_frame_is_still_one(folder: Path) -> 
     with Image.open(path) as image, pytest.raises(IndexError):
         _ = image.is_animated  # type: ignore[attr-defined]
     assert [image.key for image in found(folder)["animated"].images] == ["a/damaged.gif"]
+
+
+def test_the_page_shows_deep_images_as_they_are_decoded(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    pixels = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for number in range(2):
+        Image.fromarray(np.roll(pixels, 20 * number, axis=1)).save(tmp_path / "images" / f"{number}.png")
+    report = found(tmp_path / "images")
+    for tile in checking._tiles(report["deep"], report.decoding):
+        with Image.open(io.BytesIO(tile.picture or b"")) as shown:
+            assert np.asarray(shown).mean() == pytest.approx(128, abs=8)
