@@ -69,10 +69,11 @@ _SYNONYMS = {
 def counted(number: float, thing: str) -> str:
     """A number and the word for what is counted, whose plural ends in s.
 
-    >>> counted(1, "epoch"), counted(2, "epoch")
-    ('1 epoch', '2 epochs')
+    >>> counted(1, "epoch"), counted(2.5, "epoch"), counted(1_000_000, "image")
+    ('1 epoch', '2.5 epochs', '1,000,000 images')
     """
-    return f"{number:g} {thing}" if number == 1 else f"{number:g} {thing}s"
+    written = f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
+    return f"{written} {thing}" if number == 1 else f"{written} {thing}s"
 
 
 def did_you_mean(name: str, choices: Iterable[str], *, elsewhere: Iterable[str] = ()) -> str:

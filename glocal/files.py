@@ -129,10 +129,20 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(printable(text).encode()))
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """`write_text` for a table: a line of names and one for each row, with commas."""
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], *, opened: bool = False) -> None:
+    """`write_text` for a table: a line of names and one for each row, with commas.
+
+    Args:
+        path: the file.
+        header: the names.
+        rows: the cells.
+        opened: the files that it names will be opened by these names, so bytes that are no UTF-8 stay as they are.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    if opened:
+        write_atomically(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
+    else:
+        write_text(path, text.getvalue())

@@ -99,12 +99,15 @@ def select(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Choose a few images that stand for all, to label or to learn from."""
+    from glocal.curation.naming import check_all_are_files
     from glocal.curation.selection import select, table, write_list, write_page, write_table
     from glocal.embeddings.folder import Embeddings
 
     opened, paths = Embeddings(embeddings), out or []
     for path in paths:
         check_output(path, (".txt", *RESULTS))
+        if path.suffix.lower() == ".txt":
+            check_all_are_files(opened, path)
     found = select(
         opened,
         n,
@@ -145,6 +148,7 @@ def label(
 ) -> None:
     """Propose labels for unlabelled images from their labelled neighbours, and measure how often that is right."""
     from glocal.curation import labelling
+    from glocal.curation.naming import check_all_are_files
     from glocal.embeddings.folder import Embeddings
 
     opened, paths = Embeddings(embeddings), out or []
@@ -152,6 +156,7 @@ def label(
         check_output(path)
     if source is not None:
         check_output(source, (".csv",), option="--source")
+        check_all_are_files(opened, source)
     found = labelling.propose_labels(opened, labels, k=k, temperature=temperature, device=device, progress=not quiet)
     show(*labelling.tables(found), *labelling.remarks(found))
     for path in paths:

@@ -29,10 +29,11 @@ from torch import Tensor
 
 from glocal.curation.hashes import Hashes
 from glocal.embeddings.folder import Embeddings
+from glocal.errors import counted
 
 _FALSE_PAIRS, _FALSE_PAIRS_EACH = 0.05, 1e-5  # in a small set, and for each image of a large one
 NEIGHBORS = 32
-"""Neighbours of each image that are looked at, at most."""
+"""Neighbours of each image among which copies are looked for, at most."""
 FEW = 32
 """Images below which a set has no distribution of its own …"""
 USUAL_THRESHOLD = 0.95
@@ -69,7 +70,7 @@ def false_pairs(images: int) -> float:
 
 
 def usual_neighbors(images: int) -> int:
-    """How many neighbours of each image are looked at: 32, fewer in small sets."""
+    """How many neighbours of each image tell how alike images are by chance: 32, fewer in small sets."""
     return max(1, min(NEIGHBORS, images - 1, max(4, images // 16)))
 
 
@@ -103,13 +104,17 @@ def chance_threshold(similarity: Tensor) -> Threshold:
     nearest = middle + rarity - slope * np.log(np.mean(np.exp(-power * (last - middle))))
     found = float(np.clip(1 - np.exp(nearest), -1.0, 1 - _NEAREST))
     low, usual, high = np.quantile(similarity[:, 0].numpy(), [0.1, 0.5, 0.9]).tolist()
-    rare = "one pair in 20 such sets" if images < 20_000 else f"{false_pairs(images):.1g} pairs of them"
     words = (
-        f"taken from these {images:,} images: the nearest other one of an image has similarity {shown(usual)} "
-        f"({shown(low)} to {shown(high)} for four fifths of them), and from how similarity falls off from neighbour to "
-        f"neighbour, {rare} would reach {shown(found)} by chance"
+        f"{_rare(images)} of {images:,} images would reach it by chance, going by how similarity falls off from "
+        f"neighbour to neighbour. The nearest other image of an image has similarity {shown(usual)} here, {shown(low)} "
+        f"to {shown(high)} for four fifths of them"
     )
     return Threshold(found, words)
+
+
+def _rare(images: int) -> str:
+    allowed = false_pairs(images)
+    return f"one pair in {1 / allowed:.0f} such sets" if allowed < 1 else f"{counted(round(allowed), 'pair')} of a set"
 
 
 def shown(similarity: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ from rich.text import Text
 from glocal.curation.bits import TooManyPairsError, near_hashes
 from glocal.curation.grouping import groups_of_pairs
 from glocal.curation.measuring import GRID, measure_all
-from glocal.data.ranges import settle_decoding
+from glocal.data.ranges import range_of, settle_decoding
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import Images, open_source
 from glocal.data.sources.passed_over import is_output
 from glocal.embeddings.pictures import picture_of_file
@@ -111,11 +112,13 @@ class Report:
         summary: of each set of images, a line.
         findings: the worst first.
         notes: what could not be looked at, and why.
+        decoding: how the images of each part are decoded.
     """
 
     summary: Sequence[str]
     findings: Sequence[Finding]
     notes: Sequence[str] = field(default_factory=tuple)
+    decoding: Mapping[Part, Decoding] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -231,7 +234,8 @@ def check(
     findings = [*_copies(sets, near, notes), *_labels_of_test(sets), *_merged(findings)]
     order = {"bad": 0, "odd": 1, "note": 2}
     findings.sort(key=lambda finding: order[finding.severity])
-    return Report([_summary(one) for one in sets], findings, notes)
+    decoding = {one.part: Decoding(range_of(one.source)) for one in sets}
+    return Report([_summary(one) for one in sets], findings, notes, decoding)
 
 
 def _summary(one: _Set) -> str:
@@ -239,7 +243,7 @@ def _summary(one: _Set) -> str:
     if not one.readable.any():
         return f"{one.source.name}: {counted(len(one), 'image')}{classes}"
     width, height = np.nanmedian(one.sides, axis=0)
-    return f"{one.source.name}: {len(one):,} images{classes}, {width:.0f} by {height:.0f} pixels in the middle"
+    return f"{one.source.name}: {len(one):,} images{classes}, median {width:.0f} × {height:.0f} pixels"
 
 
 def _merged(findings: Sequence[Finding]) -> Iterator[Finding]:
@@ -644,12 +648,17 @@ def _examples(finding: Finding) -> list[str]:
     return [*shown[:_EXAMPLES], *(["…"] if more > 0 else [])]
 
 
+def _group(image: Flagged) -> int | None:
+    """The number of an image's group, from 1."""
+    return None if image.group is None else image.group + 1
+
+
 def write_table(report: Report, path: Path) -> None:
     """Writes a line for each finding and image as CSV; findings that are not about images have no key."""
     rows: list[tuple[Any, ...]] = []
     for finding in report.findings:
         rows += [
-            (finding.name, finding.severity, image.part, image.key, image.group, image.detail, image.path)
+            (finding.name, finding.severity, image.part, image.key, _group(image), image.detail, image.path)
             for image in finding.images
         ] or [(finding.name, finding.severity, "", "", None, f"{finding.amount}: {', '.join(finding.examples)}", None)]
     write_csv(path, ("finding", "severity", "part", "key", "group", "detail", "path"), rows)
@@ -658,19 +667,19 @@ def write_table(report: Report, path: Path) -> None:
 def write_page(report: Report, path: Path) -> None:
     """Writes up to 24 images of each finding as a sheet; leaked ones, framed, before what they are copies of."""
     sections = [
-        Section(f"{finding.name}: {finding.amount}", _tiles(finding), [finding.advice])
+        Section(f"{finding.name}: {finding.amount}", _tiles(finding, report.decoding), [finding.advice])
         for finding in report.findings
         if any(image.path for image in finding.images)
     ]
     write_sheet(path, "What was found", sections, report.summary)
 
 
-def _tiles(finding: Finding) -> list[Tile]:
+def _tiles(finding: Finding, decoding: Mapping[Part, Decoding]) -> list[Tile]:
     tiles = []
     for image in finding.images[:_SHOWN]:
-        group = [] if image.group is None else [f"group {image.group + 1}"]
-        picture = None if image.path is None else picture_of_file(image.path)
+        group = [] if image.group is None else [f"group {_group(image)}"]
+        picture = None if image.path is None else picture_of_file(image.path, decoding[image.part])
         tiles.append(Tile(picture, [image.key, image.detail, *group], image.path, image.twin is not None))
         if image.twin is not None:
-            tiles.append(Tile(picture_of_file(image.twin), ["learned from"], image.twin))
+            tiles.append(Tile(picture_of_file(image.twin, decoding["data"]), ["learned from"], image.twin))
     return tiles

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.signal import fftconvolve
 
-from glocal.data.sources.decoding import StoredImage, open_image
+from glocal.data.sources.decoding import Decoding, StoredImage, open_image
 from glocal.errors import BrokenImageError
 from glocal.report.sheets import jpeg
 
@@ -36,11 +36,12 @@ class Stored(NamedTuple):
 
     path: str | None
     thumbnail: bytes | None = None
+    decoding: Decoding = Decoding()
 
     def open(self) -> StoredImage:
         """Raises BrokenImageError where there is nothing, or nothing that can be read."""
         if self.path is not None:
-            return open_image(self.path, self.path)
+            return open_image(self.path, self.path, self.decoding)
         if self.thumbnail is None:
             raise BrokenImageError("thumbnail", "there is none")
         return StoredImage(self.thumbnail, "thumbnail")
@@ -51,7 +52,7 @@ class Compared(NamedTuple):
 
     Attributes:
         words: what differs, each a few words; empty for the largest file itself.
-        picture: a small JPEG of it; None where it cannot be read.
+        picture: a small JPEG of it; None where it cannot be read, or none is wanted.
     """
 
     words: list[str]
@@ -67,6 +68,7 @@ class Comparison:
         other: the file.
         largest_bytes, other_bytes: sizes of the files; 0 where they are not known.
         same: both hold the same bytes.
+        pictured: a picture is wanted.
     """
 
     largest: Stored | None
@@ -74,6 +76,7 @@ class Comparison:
     largest_bytes: int = 0
     other_bytes: int = 0
     same: bool = False
+    pictured: bool = True
 
 
 class _Place(NamedTuple):
@@ -101,12 +104,13 @@ class _Place(NamedTuple):
 
 
 def compare(comparison: Comparison) -> Compared:
-    """Says in words what differs between a file and the largest one of its group, and makes a small picture of it."""
+    """Says in words what differs between a file and the largest one of its group, and makes a small picture of it if
+    one is wanted."""
     try:
         other, size = _read(comparison.other)
     except BrokenImageError as error:
         return Compared([f"cannot be read: {error.reason}"], None)
-    picture = jpeg(other)
+    picture = jpeg(other) if comparison.pictured else None
     if comparison.largest is None:
         return Compared([], picture)
     if comparison.same:

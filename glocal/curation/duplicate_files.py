@@ -30,6 +30,7 @@ _HEADER = (
     "largest",
     "difference",
 )
+_TILES = 50  # images of a group in the page, at most
 _LONG = 60  # seconds of work that are worth a line
 
 
@@ -43,7 +44,7 @@ def write_duplicates(
     Args:
         groups: what `find_duplicates` found.
         out: the folder; it is made.
-        shown: groups in the page, the first ones; the table has all.
+        shown: groups in the page, the first ones, and of each up to 50 images; the table has all.
         workers: processes that decode images; None chooses.
         progress: show a progress bar; where there is no terminal, one line says how long it takes, if that is long.
 
@@ -55,7 +56,7 @@ def write_duplicates(
     members = [member for group in groups for member in group]
     paths = {row: groups.embeddings.paths[row] for row in groups.row.tolist()}
     gone = {row for row, path in paths.items() if path is not None and not exists(path)}
-    compared = _compared(groups, gone, workers, progress)
+    compared = _compared(groups, gone, shown, workers, progress)
     write_csv(out / TABLE, _HEADER, _rows(groups, members, compared))
     title, text = _words(groups, shown)
     write_sheet(out / PAGE, title, _sections(groups, compared, gone, shown), text)
@@ -71,13 +72,13 @@ def summary(groups: Groups) -> str:
 
 
 def _words(groups: Groups, shown: int) -> tuple[str, list[str]]:
-    left = f"The first {shown} groups are shown; {TABLE} has all." if len(groups) > shown else ""
+    left = f"{counted(shown, 'group')} of {len(groups):,} shown here; {TABLE} has all." if len(groups) > shown else ""
     text = [*groups.words, "The framed file has most pixels. Nothing was deleted.", left]
     return summary(groups), [line[:1].upper() + line[1:] for line in text if line]
 
 
-def _compared(groups: Groups, gone: Container[int], workers: int | None, progress: bool) -> list[Compared]:
-    """Every image of every group beside the largest of its group, in order."""
+def _compared(groups: Groups, gone: Container[int], shown: int, workers: int | None, progress: bool) -> list[Compared]:
+    """Every image of every group beside the largest of its group, in order; with pictures of those in the page."""
     embeddings = groups.embeddings
     sources = _sources(groups, gone)
     size = dict(zip(groups.row.tolist(), groups.bytes.tolist(), strict=True))
@@ -88,9 +89,10 @@ def _compared(groups: Groups, gone: Container[int], workers: int | None, progres
             size[group[0].row],
             size[member.row],
             member.same_bytes,
+            pictured=number < shown and place < _TILES,
         )
-        for group in groups
-        for member in group
+        for number, group in enumerate(groups)
+        for place, member in enumerate(group)
     ]
     found: list[Compared] = []
     begun, told = time.monotonic(), False
@@ -117,7 +119,8 @@ def _sources(groups: Groups, gone: Container[int]) -> dict[int, Stored]:
     rows = groups.row.tolist()
     without = [row for row in rows if row in gone or embeddings.paths[row] is None]
     pictures = dict(zip(without, pictures_of(embeddings, without), strict=True))
-    return {row: Stored(None, pictures[row]) if row in pictures else Stored(embeddings.paths[row]) for row in rows}
+    files = {row: Stored(embeddings.paths[row], decoding=embeddings.decoding) for row in rows if row not in pictures}
+    return files | {row: Stored(None, picture) for row, picture in pictures.items()}
 
 
 def _rows(groups: Groups, members: Sequence[Member], compared: Sequence[Compared]) -> list[list[Any]]:
@@ -144,12 +147,12 @@ def _rows(groups: Groups, members: Sequence[Member], compared: Sequence[Compared
 
 def _sections(groups: Groups, compared: Sequence[Compared], gone: Container[int], shown: int) -> list[Section]:
     embeddings = groups.embeddings
-    sections, place = [], 0
+    sections, first = [], 0
     for number, group in enumerate(groups):
         if number == shown:
             break
         tiles = []
-        for member in group:
+        for place, member in enumerate(group[:_TILES], start=first):
             found = compared[place]
             width, height = embeddings.sizes[member.row].tolist()
             size = f", {_bytes(int(groups.bytes[place]))}" if groups.bytes[place] else ""
@@ -167,8 +170,10 @@ def _sections(groups: Groups, compared: Sequence[Compared], gone: Container[int]
                     member.largest,
                 )
             )
-            place += 1
-        sections.append(Section(f"{number + 1}: {counted(len(group), 'image')}", tiles))
+        more = len(group) - _TILES
+        text = [f"{more:,} more of this group in {TABLE}"] if more > 0 else []
+        sections.append(Section(f"{number + 1}: {counted(len(group), 'image')}", tiles, text))
+        first += len(group)
     return sections
 
 

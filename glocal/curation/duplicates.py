@@ -13,6 +13,7 @@ import torch
 
 from glocal.curation.bits import RADIUS, NearHashes, TooManyPairsError, near_hashes
 from glocal.curation.chance import (
+    NEIGHBORS,
     Evidence,
     Threshold,
     chance_threshold,
@@ -139,8 +140,10 @@ def find_duplicates(
     if len(embeddings) < 2:
         raise GlocalError(f"{embeddings.folder} holds one image: copies need two")
     known = hash_images(embeddings, workers=workers, progress=progress) if hashes else None
-    similarity, index = neighbors_of_all(embeddings, usual_neighbors(len(embeddings)), device=device, progress=progress)
-    least = chance_threshold(similarity) if threshold is None else Threshold(threshold, "as it was given")
+    count = len(embeddings)
+    similarity, index = neighbors_of_all(embeddings, min(NEIGHBORS, count - 1), device=device, progress=progress)
+    usual = similarity[:, : usual_neighbors(count)]
+    least = chance_threshold(usual) if threshold is None else Threshold(threshold, "as it was given")
     evidence = measure_evidence(embeddings, known)
     found = [_near_embeddings(similarity.numpy(), index.numpy(), least.similarity)]
     if known is not None:

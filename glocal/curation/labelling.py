@@ -148,7 +148,8 @@ def propose_labels(
     classes = in_order(set(given.values()))
     if len(classes) < 2:
         raise GlocalError(
-            f"{where}: {len(given)} labelled images of {len(classes)} classes; label images of two at least"
+            f"{where}: {counted(len(given), 'labelled image')} of {'one' if classes else 'no'} class; label images of "
+            "two at least"
         )
     if k < 1 or not temperature > 0:
         raise GlocalError(f"k={k}, temperature {temperature}: both must be above 0")
@@ -328,7 +329,8 @@ def write_labelled(found: Proposal, embeddings: Embeddings, path: Path, at_least
     missing = next((row for row, _ in rows if embeddings.paths[row] is None), None)
     if missing is not None:
         raise GlocalError(f"{path}: {embeddings.keys[missing]} is no file of its own, so no table can name it")
-    write_csv(path, ("path", "label"), ((embeddings.paths[row], found.classes[number]) for row, number in sorted(rows)))
+    cells = ((embeddings.paths[row], found.classes[number]) for row, number in sorted(rows))
+    write_csv(path, ("path", "label"), cells, opened=True)
     return len(rows)
 
 

@@ -59,8 +59,14 @@ def kind_of(content: bytes) -> Kind:
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(content)) as image:
             transparent = image.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in image.info
-            animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # a preview beside a photo
-            return Kind(image.format or "", image.mode, orientation_of(image), animated, transparent)
+            return Kind(image.format or "", image.mode, orientation_of(image), _animated(image), transparent)
+
+
+def _animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # a preview beside a photo
+    except Exception:  # Pillow looks for a second frame, and what it says of a damaged one differs
+        return True
 
 
 def small_picture(stored: StoredImage | Tensor) -> Image.Image:

@@ -71,6 +71,22 @@ HEADERS = ("key", "path", "file", "filename", "file_name", "image", "name")
 """What the column of images is called in the first line of tables."""
 
 
+def check_all_are_files(embeddings: Embeddings, path: Path) -> None:
+    """Looks, before anything is computed, at whether a list of the embedded images can be written.
+
+    Args:
+        embeddings: of the images.
+        path: of the list.
+
+    Raises:
+        GlocalError: an image is no file of its own.
+    """
+    missing = next((row for row, found in enumerate(embeddings.paths) if found is None), None)
+    if missing is not None:
+        key = embeddings.keys[missing]
+        raise GlocalError(f"{path}: {key} is no file of its own, so no list can name it; write another .csv with --out")
+
+
 def listed_rows(embeddings: Embeddings, file: str | Path) -> list[int]:
     """The rows of the images that a file names: a list (.txt), one key or path a line, where empty lines and those that
     start with # say nothing; or a table (.csv), its column `key` or `path`, else its first.

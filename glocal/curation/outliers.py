@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -49,6 +50,8 @@ class Outliers:
         order: (N,) int64, rows from the largest score down.
         distance: (N, k) float32, cosine distances to the nearest neighbours, nearest first.
         neighbors: (N, k) int64, their rows.
+        left_out: images that count neither for the median nor for the deviation: where more than half of all have as
+            many copies as neighbours, the spread of all is none.
     """
 
     rule: Rule
@@ -59,6 +62,7 @@ class Outliers:
     order: Tensor
     distance: Tensor
     neighbors: Tensor
+    left_out: int = 0
 
     @property
     def found(self) -> Tensor:
@@ -108,7 +112,10 @@ def find_outliers(
     distance = (1 - similarity).clamp_(min=0)
     score = scores(distance, neighbors, rule)
     order = score.argsort(descending=True, stable=True)
-    return Outliers(rule, k, threshold, score, _deviation(score), order, distance, neighbors)
+    copies = (score if rule == "distance" else scores(distance, neighbors)) <= _TINY
+    usual = ~copies if copies.sum() > len(score) / 2 and (~copies).sum() >= _LEAST else torch.ones_like(copies)
+    left_out = int((~usual).sum())
+    return Outliers(rule, k, threshold, score, _deviation(score, usual), order, distance, neighbors, left_out)
 
 
 def scores(distance: Tensor, neighbors: Tensor, rule: Rule = "distance") -> Tensor:
@@ -126,10 +133,10 @@ def scores(distance: Tensor, neighbors: Tensor, rule: Rule = "distance") -> Tens
     return own / own[neighbors[:, farther]].mean(dim=1).clamp(min=_TINY)
 
 
-def _deviation(score: Tensor) -> Tensor:
+def _deviation(score: Tensor, usual: Tensor) -> Tensor:
     logarithm = score.clamp(min=_TINY).log()
-    from_median = logarithm - logarithm.median()
-    spread = 1.4826 * from_median.abs().median()
+    from_median = logarithm - logarithm[usual].median()
+    spread = 1.4826 * from_median[usual].abs().median()
     return from_median / spread.clamp(min=_TINY)
 
 
@@ -173,12 +180,14 @@ def write_page(found: Outliers, embeddings: Embeddings, path: Path, count: int) 
 
 
 def explained(found: Outliers) -> str:
-    """What the score is, in a sentence."""
+    """What the score is, in a sentence, and in another one which images were left out of the median."""
     first = found.k // 2 + 1
     which = f"its neighbours {first} to {found.k}" if first < found.k else f"its neighbour {found.k}"
     nearer = f", so that up to {first - 1} near-copies do not hide it" if first > 1 else ""
     local = ", divided by the same of these neighbours" if found.rule == "local" else ""
-    return f"The score of an image is its mean cosine distance to {which}{nearer}{local}."
+    out = f" Median and deviation are those of the others: {found.left_out:,} images are copies of one another."
+    score = f"The score of an image is its mean cosine distance to {which}{nearer}{local}."
+    return score + (out if found.left_out else "")
 
 
 def table(found: Outliers, embeddings: Embeddings) -> Table:

@@ -24,9 +24,9 @@ from glocal.console import progress_bar, tell
 from glocal.curation.naming import listed_rows
 from glocal.curation.pictures import tiles
 from glocal.embeddings.folder import Embeddings
-from glocal.errors import GlocalError, did_you_mean
+from glocal.errors import GlocalError, counted, did_you_mean
 from glocal.files import write_atomically, write_csv
-from glocal.neighbors import kmeans
+from glocal.neighbors import kmeans, nearest_neighbors
 from glocal.report.sheets import Section, write_sheet
 from glocal.views.random import permutation
 
@@ -78,11 +78,15 @@ class UnitVectors:
     Args:
         embeddings: of N images.
         held: bytes of float32 that may be held.
+
+    Attributes:
+        most: rows that may be held.
     """
 
     def __init__(self, embeddings: Embeddings, held: int = _HELD) -> None:
         self.embeddings = embeddings
-        fits = len(embeddings) * embeddings.dim * 4 <= held
+        self.most = held // (4 * embeddings.dim)
+        fits = len(embeddings) <= self.most
         self._all = normalize(embeddings.rows(0, len(embeddings)), dim=1) if fits else None
 
     def __len__(self) -> int:
@@ -138,7 +142,7 @@ def select(
     left = len(embeddings) - len(included)
     if not 1 <= n <= left:
         beside = f" beside the {len(included)} included" if included else ""
-        raise GlocalError(f"n={n}: {embeddings.folder} has {left} images{beside}; choose from 1 to {left}")
+        raise GlocalError(f"n={n}: {embeddings.folder} has {counted(left, 'image')}{beside}; choose from 1 to {left}")
     vectors = UnitVectors(embeddings)
     choose = k_centre if rule == "kcentre" else medoids
     rows, distance = choose(vectors, n, included=included, seed=seed, progress=progress)
@@ -215,11 +219,12 @@ def medoids(
     the distance (n,) of each to its centre.
 
     With m included images there are n + m clusters, of which those that hold an included one give none. k-means learns
-    from at most 256 images for each cluster, drawn at random. Clusters that are empty, as of many copies of one image,
-    are made up for by k-centre.
+    from images drawn at random: at most 256 for each cluster, and no more than may be held. Clusters that are empty, as
+    of many copies of one image, are made up for by k-centre.
     """
     clusters = n + len(included)
-    sample = permutation(len(vectors), seed, "k-means sample")[: _SAMPLE * clusters].sort().values
+    learned = min(_SAMPLE * clusters, max(clusters, vectors.most))
+    sample = permutation(len(vectors), seed, "k-means sample")[:learned].sort().values
     if progress:
         tell(f"k-means of {len(sample):,} images into {clusters:,} clusters")
     start: Literal["k-means++", "random"] = "k-means++" if clusters <= _SPREAD_OUT else "random"
@@ -228,7 +233,8 @@ def medoids(
     cluster = torch.empty(len(vectors), dtype=torch.int64)
     for first, block in vectors.blocks():
         part = slice(first, first + len(block))
-        similarity[part], cluster[part] = (block @ centers.T).max(dim=1)
+        distance, which = nearest_neighbors(block, centers, 1, metric="cosine")
+        similarity[part], cluster[part] = 1 - distance[:, 0], which[:, 0]
     order = np.lexsort((-similarity.numpy(), cluster.numpy()))
     found, begin, size = np.unique(cluster.numpy()[order], return_index=True, return_counts=True)
     free = ~np.isin(found, cluster[list(included)].numpy())
@@ -251,15 +257,14 @@ def _coverages(vectors: UnitVectors, sets: Sequence[Tensor], progress: bool) -> 
     with bar:
         task = bar.add_task("coverage", total=len(vectors))
         for _, block in vectors.blocks():
-            for part in block.split(max(1, (64 << 20) // len(sets[0]) // 4)):
-                for number, these in enumerate(centers):
-                    similarity, which = (part @ these.T).max(dim=1)
-                    distance = (1 - similarity).clamp(min=0)
-                    total[number] += distance.double().sum()
-                    largest[number] = max(largest[number], distance.max())
-                    if number == 0:
-                        counts += torch.bincount(which, minlength=len(these))
-                bar.advance(task, len(part))
+            for number, these in enumerate(centers):
+                distance, which = nearest_neighbors(block, these, 1, metric="cosine")
+                distance.clamp_(min=0)
+                total[number] += distance.double().sum()
+                largest[number] = max(largest[number], distance.max())
+                if number == 0:
+                    counts += torch.bincount(which[:, 0], minlength=len(these))
+            bar.advance(task, len(block))
     means = (total / len(vectors)).tolist()
     return [Coverage(*pair) for pair in zip(means, largest.tolist(), strict=True)], counts
 
@@ -294,7 +299,9 @@ def write_table(chosen: Selection, embeddings: Embeddings, path: Path) -> None:
 def write_page(chosen: Selection, embeddings: Embeddings, path: Path) -> None:
     """Writes the chosen images, up to 500 of them, as a sheet."""
     rows = chosen.rows[:_SHOWN].tolist()
-    captions = [[f"{place}, for {count:,} images"] for place, count in enumerate(chosen.nearest[:_SHOWN].tolist(), 1)]
+    captions = [
+        [f"{place}, for {counted(count, 'image')}"] for place, count in enumerate(chosen.nearest[:_SHOWN].tolist(), 1)
+    ]
     title = f"{len(chosen.rows):,} images of {os.path.basename(embeddings.folder)} by {chosen.rule}"
     first = f"the first {_SHOWN}" if len(chosen.rows) > _SHOWN else "all"
     section = Section(f"In the order of their choice, {first}", tiles(embeddings, rows, captions))

@@ -16,7 +16,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
@@ -72,6 +74,11 @@ class About(Settings):
     shard_rows: int = SHARD_ROWS
     complete: bool = False
 
+    @property
+    def shards(self) -> range:
+        """The numbers of all shards."""
+        return range(-(-self.images // self.shard_rows))
+
 
 class Embeddings:
     """Embeddings of images, row by row in the order of their source; unreadable images have no row.
@@ -84,7 +91,7 @@ class Embeddings:
         about: what is known of all of them.
 
     Raises:
-        GlocalError: there are none, they are not complete, or a file is damaged.
+        GlocalError: there are none, they are not complete, or a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -92,7 +99,10 @@ class Embeddings:
         self.about = read_about(self.folder)
         if not self.about.complete:
             raise GlocalError(f"{folder} is not complete; the same `glocal embed` command goes on with it")
-        self.shards = shard_paths(self.folder)
+        self.shards = [shard_path(self.folder, number) for number in self.about.shards]
+        lost = next((path for path in self.shards if not path.exists()), None)
+        if lost is not None:
+            raise GlocalError(f"{lost} is missing; the same `glocal embed` command computes it again")
         self._vectors = [map_vectors(path) for path in self.shards]
         if not self._vectors:
             raise GlocalError(f"{folder} holds no embeddings")
@@ -106,6 +116,11 @@ class Embeddings:
         kept = f"{len(self):,} images, {self.dim:,} features each, {size / 1e6:,.1f} MB"
         missing = self.about.images - len(self)
         return f"{self.folder}: {kept}" + (f"; {missing:,} cannot be read (skipped.txt)" if missing else "")
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the images were decoded."""
+        return Decoding(self.about.value_range)
 
     @property
     def dim(self) -> int:
@@ -222,6 +237,7 @@ class Embeddings:
             source = open_source(self.about.source)
         except GlocalError:
             return None
+        decode_as(source, self.decoding)
         return source if len(source) == self.about.images else None
 
     @cached_property

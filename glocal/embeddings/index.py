@@ -197,7 +197,7 @@ def _build(embeddings: Embeddings, k: int, device: str, progress: bool) -> Index
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.index_factory(embeddings.dim, kind, faiss.METRIC_INNER_PRODUCT)
     count = min(len(embeddings), max(_TRAINING * lists, 1024), _TRAINING_BYTES // (4 * embeddings.dim))
-    index.train(_unit(embeddings.take(torch.linspace(0, len(embeddings) - 1, count).long())).numpy())
+    index.train(_unit(embeddings.take(spaced(len(embeddings), count))).numpy())
     size = max(1, _BLOCK_BYTES // (4 * embeddings.dim))
     with progress_of("index", "images", len(embeddings), visible=progress) as advance:
         for _, rows in embeddings.chunks(size):
@@ -216,6 +216,15 @@ def _build(embeddings: Embeddings, k: int, device: str, progress: bool) -> Index
     about = about.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
     _keep(embeddings.folder, index, about)
     return Index(embeddings, index, about)
+
+
+def spaced(rows: int, count: int) -> Tensor:
+    """The numbers of some of the rows, evenly spaced from the first to the last, (count,) int64.
+
+    >>> spaced(7, 3).tolist()
+    [0, 3, 6]
+    """
+    return torch.linspace(0, rows - 1, count, dtype=torch.float64).long()  # float32 rounds above 2²⁴
 
 
 def _unmeasured() -> dict[str, Any]:

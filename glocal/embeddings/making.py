@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ THUMBNAIL = 96
 
 Precision = Literal["fp32", "bf16"]
 
+_FEW, _ROWS_OF_FEW = 65_536, 512  # sets below that have smaller shards, so that a stop costs little of them
 _TOKEN_BYTES = 256 << 20  # of the patch tokens in a shard, at most
 _BATCH, _GPU_BATCH = 32, 256
 
@@ -115,7 +116,7 @@ def embed(
             precision=precision,
             classes=source.classes and [printable(name) for name in source.classes],
             thumbnails=thumbnails,
-            **_shapes(opened, tokens=tokens),
+            **_shapes(opened, len(source), tokens=tokens),
         )
         on_gpu = where.startswith("cuda")
         work = Work(
@@ -128,11 +129,12 @@ def embed(
             workers,
             progress,
         )
-        if work.about.complete:
+        finished = work.about.complete and not work.missing(work.about.shards)
+        wait_for_all()  # embeddings.json is there, and no process has yet computed what another would miss
+        if finished:
             found = Embeddings(folder)
             note(f"{folder} is finished ({len(found):,} images); nothing to do")
             return found
-        wait_for_all()  # embeddings.json is there
         work.write_missing()
         wait_for_all()
         if process_rank() == 0:
@@ -157,15 +159,15 @@ def _place(name: str | Path) -> str:
     return printable(os.path.abspath(name) if os.path.exists(name) else str(name))
 
 
-def _shapes(backbone: Extractor, *, tokens: bool) -> dict[str, int | tuple[int, int]]:
+def _shapes(backbone: Extractor, images: int, *, tokens: bool) -> dict[str, int | tuple[int, int]]:
     """Width of the vectors, of the patch tokens, and how many images go into a shard."""
     blank = torch.zeros(1, 3, backbone.size, backbone.size, dtype=torch.uint8)
+    rows = SHARD_ROWS if images >= _FEW else min(SHARD_ROWS, _ROWS_OF_FEW)
     if not tokens:
-        return {"dim": backbone.features(blank).shape[1], "shard_rows": SHARD_ROWS}
+        return {"dim": backbone.features(blank).shape[1], "shard_rows": rows}
     if not isinstance(backbone, Backbone):
         raise GlocalError(f"{backbone.label} has no patch tokens; choose a vision transformer")
     vector, patches = backbone.features_and_patches(blank)
-    rows = SHARD_ROWS
     while rows > 1 and rows * patches.numel() * 2 > _TOKEN_BYTES:
         rows //= 2
     return {"dim": vector.shape[1], "tokens": (patches.shape[1], patches.shape[2]), "shard_rows": rows}
@@ -213,10 +215,9 @@ class Work:
     workers: int | None
     progress: bool
 
-    @property
-    def shards(self) -> range:
-        """The numbers of all shards."""
-        return range(-(-self.about.images // self.about.shard_rows))
+    def missing(self, shards: Iterable[int]) -> list[int]:
+        """Those of some shards that are not there, or damaged."""
+        return [number for number in shards if not is_whole(shard_path(self.folder, number))]
 
     def positions(self, shard: int) -> range:
         """What a shard holds, in the source."""
@@ -230,10 +231,11 @@ class Work:
             GlocalError: features that are not finite, or beyond float16.
             Stopped: after a signal that means stop; the last whole shard is written.
         """
-        own = self.shards[process_rank() :: process_count()]
-        missing = [number for number in own if not is_whole(shard_path(self.folder, number))]
+        own = self.about.shards[process_rank() :: process_count()]
+        missing = self.missing(own)
         total = sum(len(self.positions(number)) for number in own)
         done = total - sum(len(self.positions(number)) for number in missing)
+        kept = done
         if done:
             note(f"{self.folder} goes on after {done:,} of {total:,} images")
         files: list[str] | None = self.source.files() if missing and hasattr(self.source, "files") else None
@@ -256,10 +258,12 @@ class Work:
                     advance(len(part))
                     done += len(part)
                     if stop.received is not None:
-                        raise Stopped(f"stopped after {done:,} of {total:,} images", stop.received)
+                        said = f"stopped after {done:,} of {total:,} images, of which {kept:,} are kept"
+                        raise Stopped(said, stop.received)
                 if written is not None:
                     written.result()
                 written = disk.submit(self._write, number, rows, files)  # while the next ones are computed
+                kept += len(self.positions(number))
             if written is not None:
                 written.result()
 
@@ -365,7 +369,7 @@ def _finish(work: Work) -> None:
     """
     folder, rows = work.folder, 0
     broken: list[BrokenImageError] = []
-    for number in work.shards:
+    for number in work.about.shards:
         try:
             known = pq.read_metadata(shard_path(folder, number))
         except (pa.ArrowException, OSError) as error:

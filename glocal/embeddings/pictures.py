@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from glocal.data.sources.decoding import read_image
+from glocal.data.sources.decoding import Decoding, read_image
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import BrokenImageError
 from glocal.files import unprintable
@@ -34,7 +34,7 @@ def pictures_of(embeddings: Embeddings, rows: Sequence[int]) -> list[bytes | Non
     paths = [None if path is None else unprintable(path) for path in paths]
     for place, path in zip(missing, paths, strict=True):
         if path is not None:
-            found[place] = picture_of_file(path)
+            found[place] = picture_of_file(path, embeddings.decoding)
     if any(path is None for path in paths):
         _from_source(
             embeddings, found, [place for place, path in zip(missing, paths, strict=True) if path is None], rows
@@ -51,9 +51,9 @@ def _from_source(embeddings: Embeddings, found: list[bytes | None], places: Sequ
         found[place] = picture_of(lambda index=index: source[index].image)  # type: ignore[misc]
 
 
-def picture_of_file(path: str) -> bytes | None:
+def picture_of_file(path: str, decoding: Decoding) -> bytes | None:
     """A small picture of an image file; None where it cannot be read."""
-    return picture_of(lambda: read_image(path, path))
+    return picture_of(lambda: read_image(path, path, decoding))
 
 
 def picture_of(read: Callable[[], Tensor]) -> bytes | None:

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from glocal.console import note
-from glocal.data.sources.decoding import Decoding
 from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.pictures import picture_of, pictures_of
 from glocal.embeddings.queries import Query
@@ -92,4 +91,4 @@ def _picture(embeddings: Embeddings, query: Query) -> bytes | None:
     if query.stored:
         return pictures_of(embeddings, [query.row])[0]
     read = query.read
-    return None if read is None else picture_of(lambda: read(Decoding()))
+    return None if read is None else picture_of(lambda: read(embeddings.decoding))

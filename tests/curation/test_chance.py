@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from glocal.curation.chance import FEW, USUAL_THRESHOLD, chance_threshold, usual_neighbors
+from glocal.curation.chance import FEW, USUAL_THRESHOLD, _rare, chance_threshold, usual_neighbors
 from glocal.neighbors.nearest import nearest_neighbors
 
 
@@ -59,7 +59,22 @@ def test_small_sets_take_the_usual_one_and_all_say_why() -> None:
     similarity = nearest(a_set(0, 500, 12))
     usual = np.median(similarity[:, 0].numpy())
     words = chance_threshold(similarity).words
-    assert f"the nearest other one of an image has similarity {usual:.2f}" in words
+    assert words.startswith("one pair in 20 such sets of 500 images would reach it by chance, going by")
+    assert f"The nearest other image of an image has similarity {usual:.2f} here" in words
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (5_000, "one pair in 20 such sets"),
+        (10_000, "one pair in 10 such sets"),
+        (50_000, "one pair in 2 such sets"),
+        (100_000, "1 pair of a set"),
+        (1_000_000, "10 pairs of a set"),
+    ],
+)
+def test_what_is_said_of_chance_is_what_is_allowed(images: int, words: str) -> None:
+    assert _rare(images) == words
 
 
 def test_embeddings_that_are_all_the_same_give_a_threshold_that_only_they_reach() -> None:

@@ -1,6 +1,7 @@
 """What a check finds: every fault planted once, and nothing where there is none."""
 
 import csv
+import io
 import os
 import shutil
 import signal
@@ -51,7 +52,7 @@ def test_nothing_is_found_where_nothing_is_wrong(folder: Path) -> None:
     report = found(folder)
     assert [finding.name for finding in report.findings] == []
     assert report.clean
-    assert report.summary == [f"{folder}: 12 images, 2 classes, 128 by 96 pixels in the middle"]
+    assert report.summary == [f"{folder}: 12 images, 2 classes, median 128 × 96 pixels"]
 
 
 def jpeg_with_orientation(path: Path) -> None:
@@ -216,8 +217,8 @@ def test_what_is_written(folder: Path, tmp_path: Path) -> None:
         rows = [(row["finding"], row["part"], row["key"], row["group"]) for row in csv.DictReader(file)]
     assert sorted(rows) == [
         ("blank", "data", "b/blank.png", ""),
-        ("copies", "data", "a/00.png", "0"),
-        ("copies", "data", "a/copy.png", "0"),
+        ("copies", "data", "a/00.png", "1"),
+        ("copies", "data", "a/copy.png", "1"),
         ("empty folders", "", "", ""),
     ]
     write_page(report, tmp_path / "found.html")
@@ -323,3 +324,25 @@ def test_large_files_are_measured_as_their_small_pictures(tmp_path: Path) -> Non
         assert one == pytest.approx(other, rel=0.05, abs=4)
     assert small_picture(torch.zeros(3, 2, 900, dtype=torch.uint8)).size == (256, 1)
     assert np.isnan(sharpness(Image.new("RGB", (2, 9))))
+
+
+def test_an_animation_with_a_damaged_second_frame_is_still_one(folder: Path) -> None:
+    path = folder / "a" / "damaged.gif"
+    animated(path)
+    content = path.read_bytes()
+    second = content.index(b"\x21\xf9\x04", content.index(b"\x21\xf9\x04") + 1)  # its graphic control extension
+    path.write_bytes(content[: second + 20])
+    with Image.open(path) as image, pytest.raises(IndexError):
+        _ = image.is_animated  # type: ignore[attr-defined]
+    assert [image.key for image in found(folder)["animated"].images] == ["a/damaged.gif"]
+
+
+def test_the_page_shows_deep_images_as_they_are_decoded(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    pixels = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for number in range(2):
+        Image.fromarray(np.roll(pixels, 20 * number, axis=1)).save(tmp_path / "images" / f"{number}.png")
+    report = found(tmp_path / "images")
+    for tile in checking._tiles(report["deep"], report.decoding):
+        with Image.open(io.BytesIO(tile.picture or b"")) as shown:
+            assert np.asarray(shown).mean() == pytest.approx(128, abs=8)

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from glocal.cli import main
-from glocal.curation import labelling, outliers
+from glocal.curation import labelling, outliers, selection
 from glocal.data.sources.opening import open_source
 from glocal.embeddings import folder as folder_module
 from glocal.embeddings.folder import ABOUT
@@ -192,3 +192,17 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: st
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "options"), [("select", ["-n", 2, "--out"]), ("label", ["--source"])])
+def test_lists_of_images_that_are_no_files_are_refused_before_anything_is_computed(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, command: str, options: list[object]
+) -> None:
+    made = make_embeddings(tmp_path / "e", np.eye(6), paths=["/a.png", None] * 3, labels=["x", "y"] * 3)
+    for module, work in ((labelling, "propose_labels"), (selection, "select")):
+        monkeypatch.setattr(module, work, lambda *_, **__: pytest.fail("computed"))
+    path = tmp_path / ("list.txt" if command == "select" else "list.csv")
+    done = call(command, made.folder, *options, path)
+    assert done.returncode == 2
+    assert f"{path}: 000001.png is no file of its own, so no list can name it" in done.stderr
+    assert not path.exists()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from glocal.cli import main
+from glocal.curation import duplicate_files
 from glocal.curation.chance import measure_evidence
 from glocal.curation.duplicate_files import PAGE, TABLE, summary, write_duplicates
 from glocal.curation.duplicates import Groups, find_duplicates
@@ -154,7 +155,7 @@ def test_the_table_and_the_page_say_what_there_is_and_files_stay_as_they_were(
     assert "mirrored" in rows["mirror.png"]["difference"] + rows["002.png"]["difference"]
     page = (tmp_path / "out" / PAGE).read_text()
     assert page.count("<h2>") == 1
-    assert "The first 1 groups are shown" in page
+    assert "1 group of 2 shown here" in page
     assert "&lt;ü&gt;" in page
     assert found.words[0] in page.replace("&#x27;", "'").replace("Threshold", "threshold")
     assert {path: path.read_bytes() for path in all_of(photos[0].parent)} == before
@@ -228,3 +229,29 @@ def test_the_command_prints_what_it_found_and_where(
     assert "threshold 0." in said
     assert "nothing was deleted" in said
     assert set(copies) < {row["key"] for row in csv.DictReader((tmp_path / "out" / TABLE).open())}
+
+
+@pytest.mark.parametrize(("count", "copies"), [(60, 10), (200, 20)])
+def test_large_groups_in_small_sets_stay_in_one_piece_without_hashes(tmp_path: Path, count: int, copies: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((count, 32))
+    vectors[:copies] = vectors[0] + 0.05 * rng.standard_normal((copies, 32))
+    found = find_duplicates(make_embeddings(tmp_path / "E", vectors), hashes=False, progress=False)
+    assert [sorted(member.row for member in group) for group in found] == [list(range(copies))]
+
+
+def test_pictures_are_kept_of_what_the_page_shows_alone(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = {f"{row:03d}.png": "000.png" for row in range(1, 6)} | {f"{row:03d}.png": "010.png" for row in range(11, 15)}
+    found = find_duplicates(embedded(tmp_path / "E", photos, near), threshold=0.95, hashes=False, progress=False)
+    assert [len(group) for group in found] == [6, 5]
+    monkeypatch.setattr(duplicate_files, "_TILES", 4)
+    compared = duplicate_files._compared(found, set(), 1, 0, False)
+    assert [one.picture is not None for one in compared] == [True] * 4 + [False] * 7
+    for shown, pictures, more in ((1, 4, ["2 more"]), (2, 8, ["2 more", "1 more"])):
+        write_duplicates(found, tmp_path / "out", shown=shown, workers=0, progress=False)
+        page = (tmp_path / "out" / PAGE).read_text()
+        assert page.count("<img") == pictures
+        assert [f"{words} of this group in duplicates.csv" in page for words in more] == [True] * len(more)
+    assert len((tmp_path / "out" / TABLE).read_text().splitlines()) == 12

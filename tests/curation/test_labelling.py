@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from glocal.curation.labelling import propose_labels, remarks, tables, write_lab
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError
+from glocal.files import printable
 from tests.embeddings.made import make_embeddings
 
 NAMES = ("ant", "bee", "cat")
@@ -128,7 +130,7 @@ def test_images_go_by_key_path_or_their_own_name(tmp_path: Path) -> None:
         ("000000.png,a\n000000.png,b\n", "line 2: 000000.png is b here, but a on line 1"),
         ("000000.PNG,a\n", "line 1: .* has no image 000000.PNG; did you mean 000000.png?"),
         ("zzz,a\n", "line 1: .* has no image zzz; its keys look like 000000.png"),
-        ("000000.png,a\n000001.png,a\n", "2 labelled images of 1 classes"),
+        ("000000.png,a\n000001.png,a\n", "2 labelled images of one class;"),
     ],
 )
 def test_wrong_tables_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -167,3 +169,13 @@ def test_what_is_written_can_be_used(tmp_path: Path) -> None:
     source = open_source(tmp_path / "source.csv")
     assert len(source) == count == 20 + sum(c >= 0.9 for c in confidence)
     assert source.classes == sorted(set(labels))
+
+
+def test_a_written_source_names_files_of_any_bytes(tmp_path: Path) -> None:
+    paths = [os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9%d.png" % row) for row in range(10)]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path, "PNG")
+    embeddings = make_embeddings(tmp_path / "e", blobs(10)[0], paths=[printable(path) for path in paths])
+    found = propose_labels(embeddings, dict(zip(embeddings.keys[:4], ["ant", "bee"] * 2, strict=False)), progress=False)
+    assert write_labelled(found, embeddings, tmp_path / "source.csv", 0.0) == 10
+    assert open_source(tmp_path / "source.csv")[9].image.shape == (3, 8, 8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glocal.curation.outliers import find_outliers, write_page, write_table
+from glocal.curation.outliers import explained, find_outliers, write_page, write_table
 from glocal.errors import GlocalError
 from glocal.report.sheets import jpeg
 from tests.embeddings.made import make_embeddings
@@ -89,3 +89,13 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         find_outliers(make_embeddings(tmp_path / "f", cloud(2)))
     with pytest.raises(GlocalError, match="there is no such folder"):
         find_outliers(tmp_path / "nowhere")
+
+
+def test_copies_that_are_more_than_half_make_no_outliers_of_the_others(tmp_path: Path) -> None:
+    far = cloud(1, seed=5) * np.where(np.arange(16) % 2, 1, -1)
+    vectors = np.concatenate([cloud(100), np.repeat(cloud(1, seed=7), 130, axis=0), far])
+    found = find_outliers(make_embeddings(tmp_path / "e", vectors))
+    assert 230 in found.found.tolist()
+    assert len(found.found) <= 5
+    assert found.left_out == 130
+    assert "those of the others: 130 images are copies" in explained(found)

@@ -2,11 +2,14 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glocal.curation import selection
 from glocal.curation.selection import UnitVectors, k_centre, medoids, select, write_list, write_page, write_table
@@ -134,7 +137,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match="No such file"):
         select(embeddings, 2, include=tmp_path / "none.txt")
     listed.write_text("".join(f"{key}\n" for key in embeddings.keys[:19]))
-    with pytest.raises(GlocalError, match="n=2: .* has 1 images beside the 19 included"):
+    with pytest.raises(GlocalError, match="n=2: .* has 1 image beside the 19 included"):
         select(embeddings, 2, include=listed)
     found = select(embeddings, 2)
     with pytest.raises(GlocalError, match="is no file of its own"):
@@ -146,3 +149,31 @@ def test_a_vector_of_zeros_is_far_from_all(tmp_path: Path) -> None:
     vectors = np.concatenate([np.ones((10, 4)), np.zeros((1, 4))])
     assert 10 in select(make_embeddings(tmp_path / "e", vectors), 2).rows.tolist()
     assert torch.isfinite(UnitVectors(make_embeddings(tmp_path / "f", vectors), 0).take([10])).all()
+
+
+def test_memory_of_medoids_does_not_grow_with_images_times_clusters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = make_embeddings(tmp_path / "e", points(20_000, dim=4))
+    learned = []
+
+    def some(vectors: Tensor, clusters: int, **_: object) -> tuple[Tensor, None, None]:
+        learned.append(len(vectors))
+        return vectors[:clusters].clone(), None, None
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            made = function(*arguments, **(options or {}))
+            for one in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(one, Tensor):
+                    self.elements = max(self.elements, one.numel())
+            return made
+
+    monkeypatch.setattr(selection, "kmeans", some)
+    with Largest() as largest:
+        rows, _ = medoids(UnitVectors(embeddings, held=4000 * 4 * 4), 3000)
+    assert len(set(rows.tolist())) == 3000
+    assert learned == [4000]  # not all 20,000
+    assert largest.elements <= 10_000_000  # 20,000 × 3,000 are 60 million

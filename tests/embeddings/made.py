@@ -48,6 +48,7 @@ def make_embeddings(
         size=32,
         dim=dim,
         classes=sorted({label for label in labels or [] if label}) or None,
+        shard_rows=shard_rows,
         complete=True,
     )
     (folder / ABOUT).write_text(about.model_dump_json(indent=2) + "\n")

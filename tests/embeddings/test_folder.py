@@ -81,3 +81,13 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     (made.folder / ABOUT).write_text("{")
     with pytest.raises(GlocalError, match=r"embeddings.json is damaged"):
         Embeddings(made.folder)
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
+    made = make_embeddings(tmp_path / "e", np.ones((20, 2), np.float32), shard_rows=6)
+    for lost in (made.shards[1], made.shards[3]):
+        away = lost.rename(tmp_path / "away")
+        with pytest.raises(GlocalError, match=f"{lost.name} is missing; the same `glocal embed` command"):
+            Embeddings(made.folder)
+        away.rename(lost)
+    assert len(Embeddings(made.folder)) == 20

@@ -137,3 +137,11 @@ def test_a_handful_of_images_gets_an_index_too(tmp_path: Path) -> None:
         made = make_embeddings(tmp_path / f"e{count}", np.eye(count, 5))
         found = glocal.search(made, made.keys[0], 1, index=True, progress=False)
         assert found.rows.tolist() == [[0]]
+
+
+def test_rows_to_learn_from_are_there_in_sets_beyond_what_float32_counts() -> None:
+    rows = 2**25 + 4
+    chosen = indexing.spaced(rows, 1001)
+    assert chosen[0] == 0
+    assert chosen[-1] == rows - 1
+    assert chosen.diff().min() >= (rows - 1) // 1000

@@ -32,6 +32,7 @@ from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.extraction import RawPixels
 from glocal.evaluation.features.opening import open_extractor
 from glocal.models.loading import load_backbone
+from glocal.signals import Stopped
 from tests.preloaded import Command, Preloaded
 
 SMALL_SHARDS = "import glocal.embeddings.making as making; making.SHARD_ROWS = 16\n"
@@ -258,7 +259,7 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(
     done = second.finish()
     assert done.returncode == 130
     assert f"goes on after {16 * len(left)} of 100 images" in " ".join(done.stderr.decode().split())
-    assert b"images; the same command continues it" in done.stderr
+    assert b"are kept; the same command continues it" in done.stderr
     assert len(left) < len(shard_paths(out)) < 7
 
     last = preloaded.run(*command, before=SMALL_SHARDS)
@@ -459,3 +460,46 @@ def test_other_programs_read_the_columns(image_folder: Callable[..., Path], tmp_
     vectors = np.stack(table.column("vector").to_numpy(zero_copy_only=False))
     assert np.array_equal(vectors.astype("f4"), found.rows(0, 24).numpy())
     assert json.loads(table.schema.metadata[b"glocal"]) == {"unreadable": []}
+
+
+def test_a_shard_that_was_lost_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = embed_small(monkeypatch)
+    made = embed("pixels", "shapes:test:64", tmp_path / "e")
+    whole = contents(made.folder)
+    made.shards[1].unlink()
+    made.shards[3].write_bytes(b"damaged")
+    assert len(embed("pixels", "shapes:test:64", tmp_path / "e")) == 64
+    assert contents(made.folder) == whole
+
+
+def test_the_documented_reader_takes_the_shards_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = embed_small(monkeypatch)("pixels", "shapes:test:40", tmp_path / "E")
+    pq.write_table(pa.table({"key": ["not an image"]}), tmp_path / "E" / "hashes.parquet")
+    page = (Path(__file__).parents[2] / "docs" / "embeddings.md").read_text(encoding="utf-8")
+    [code] = [block for block in page.split("```python\n")[1:] if "pyarrow.dataset" in block]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code.partition("```")[0], names)
+    assert names["table"].column("key").to_pylist() == made.keys
+
+
+@pytest.mark.parametrize(("images", "rows"), [(10, 512), (65_535, 512), (65_536, 4096)])
+def test_small_sets_have_small_shards_so_that_a_stop_costs_little(images: int, rows: int) -> None:
+    assert making._shapes(RawPixels(8), images, tokens=False) == {"dim": 192, "shard_rows": rows}
+
+
+def test_a_stop_says_how_many_images_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed, piece = embed_small(monkeypatch), making.Work._piece
+    parts = []
+
+    def stopped(self: making.Work, *arguments: Any) -> Any:
+        parts.append(piece(self, *arguments))
+        if len(parts) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return parts[-1]
+
+    monkeypatch.setattr(making.Work, "_piece", stopped)
+    with pytest.raises(Stopped, match="^stopped after 40 of 64 images, of which 32 are kept$"):
+        embed("pixels", "shapes:test:64", tmp_path / "e", batch_size=8)
+    assert len(shard_paths(tmp_path / "e")) == 2
+    assert len(embed("pixels", "shapes:test:64", tmp_path / "e", batch_size=8)) == 64

@@ -1,6 +1,7 @@
 """What a search has found, shown: pictures from where they can be had, names of any bytes."""
 
 import csv
+import dataclasses
 import io
 import os
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from PIL import Image
 
 import glocal
+from glocal.curation.differences import Comparison, Stored, compare
 from glocal.data.sources.shapes import Shapes
+from glocal.embeddings import shown
 from glocal.embeddings.folder import ABOUT, Embeddings
 from glocal.embeddings.pictures import pictures_of
 from glocal.embeddings.shown import tables, write_result
@@ -74,3 +77,23 @@ def test_results_are_written_to_files_of_known_endings(tmp_path: Path) -> None:
         write_result(found, tmp_path / "folder.png")
     write_result(found, tmp_path / "x.png")  # without a picture of any of them
     assert Image.open(tmp_path / "x.png").width >= 720
+
+
+def test_pictures_of_12_bits_are_as_light_as_those_that_were_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    deep = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for number in range(2):
+        Image.fromarray(np.roll(deep, 7 * number, axis=1)).save(folder / f"{number}.png")
+    options = {"workers": 0, "progress": False}
+    kept = glocal.embed("pixels", folder, tmp_path / "e", **options)
+    without = glocal.embed("pixels", folder, tmp_path / "f", thumbnails=None, **options)
+    as_kept = colour_of(pictures_of(kept, [0])[0])
+    assert as_kept == [130, 130, 130]
+    assert colour_of(pictures_of(without, [0])[0]) == as_kept
+    [query] = glocal.search(without, str(folder / "0.png"), 1, progress=False).queries
+    assert query.path is not None
+    query = dataclasses.replace(query, stored=False)
+    assert colour_of(shown._picture(without, query)) == as_kept
+    stored = Stored(without.paths[0], decoding=without.decoding)
+    assert colour_of(compare(Comparison(None, stored)).picture) == as_kept
