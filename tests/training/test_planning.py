@@ -190,7 +190,7 @@ def test_a_trial_times_whole_steps_also_where_only_the_heads_learn_at_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**SMALL, "train.freeze_backbone_epochs": 50}
-    recipe, source = resolve(DATA, None, settings, tmp_path / "a", progress=False)
+    recipe, source, _ = resolve(DATA, None, settings, tmp_path / "a", progress=False)
     learns = []
     real = loop._optimise
 
