@@ -61,7 +61,7 @@ def embed(
             progress=not quiet,
         )
         if process_rank() == 0:
-            show(f"embeddings: {found}", f'use:        glocal.Embeddings("{out}").rows(0, 10)')
+            show(f"embeddings: {found}", f"search:     glocal search {out} IMAGE --out found.html")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import Tensor
 
 from glocal.console import progress_bar
-from glocal.curation.naming import HEADERS, Names, column_of, table_lines
+from glocal.curation.naming import HEADERS, Names, column_of, table_lines, tell_of_skipped
 from glocal.curation.pictures import tiles
 from glocal.data.sources.listed import in_order
 from glocal.embeddings.folder import Embeddings
@@ -214,15 +214,20 @@ def _given(embeddings: Embeddings, labels: str | Path | Mapping[str, str] | None
 def _read_labels(embeddings: Embeddings, path: Path) -> dict[int, str]:
     names, first_line = Names(embeddings), dict[int, int]()
     found: dict[int, str] = {}
+    skipped: list[str] = []
     for line, name, label in _lines(path):
         if not label:
             continue  # tables of all images, labelled in part, leave the cell empty
+        if names.skipped(name):
+            skipped.append(name)
+            continue
         row = names.row(name, f"{path}, line {line}", path.parent)
         if found.setdefault(row, label) != label:
             raise GlocalError(
                 f"{path}, line {line}: {name} is {label} here, but {found[row]} on line {first_line[row]}"
             )
         first_line.setdefault(row, line)
+    tell_of_skipped(path, skipped)
     if not found:
         raise GlocalError(f"{path}: there is no label in it; write lines of key,label")
     return found
@@ -343,13 +348,20 @@ def remarks(found: Proposal) -> list[str]:
     """What to know of the labels, in sentences."""
     said = [
         f"{len(found.labelled):,} labelled images, each voted on by {found.k} of the others: "
-        f"{found.accuracy:.1f} % right; {len(found.rest):,} proposals"
+        f"{found.accuracy:.1f} % right, where always the largest class would be {_largest(found):.1f} %; "
+        f"{len(found.rest):,} proposals"
     ]
     doubtful = len(found.doubtful())
     if doubtful:
         said.append(f"{counted(doubtful, 'given label')} that 90 % of the votes contradict: --out FILE.html shows them")
     few = _too_few(found)
     return [*said, *([few] if few else [])]
+
+
+def _largest(found: Proposal) -> float:
+    """The share of the class with most labelled images, in percent."""
+    counts = [count for count, _ in found.per_class.values()]
+    return 100 * max(counts) / max(1, sum(counts))
 
 
 def _of_levels(found: Proposal) -> Table:

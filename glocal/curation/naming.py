@@ -8,8 +8,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from glocal.console import note
 from glocal.embeddings.folder import Embeddings
-from glocal.errors import GlocalError
+from glocal.embeddings.making import SKIPPED
+from glocal.errors import GlocalError, counted
 
 _COMPARED = 20_000  # keys that a mistyped one is compared with
 _SEVERAL = -1
@@ -30,6 +32,14 @@ class Names:
         for row, key in enumerate(embeddings.keys):
             name = os.path.basename(key)
             self._last[name] = _SEVERAL if name in self._last else row
+        self._skipped = _unreadable(embeddings.folder)
+
+    def skipped(self, name: str) -> bool:
+        """Whether an image is one that could not be read when the others were embedded."""
+        last = os.path.basename(name)
+        return name in self._skipped or (
+            last not in self._last and any(os.path.basename(k) == last for k in self._skipped)
+        )
 
     def row(self, name: str, where: str, folder: Path) -> int:
         """The row of an image.
@@ -67,6 +77,21 @@ class Names:
         return f"its keys look like {keys[0]}"
 
 
+def _unreadable(folder: Path) -> set[str]:
+    try:
+        lines = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {line.partition("\t")[0] for line in lines}
+
+
+def tell_of_skipped(path: str | Path, skipped: Sequence[str]) -> None:
+    """Says which images of a user's file are left out, for they could not be read."""
+    if skipped:
+        some = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
+        note(f"{path}: {counted(len(skipped), 'image')} could not be read when the others were embedded: {some}")
+
+
 HEADERS = ("key", "path", "file", "filename", "file_name", "image", "name")
 """What the column of images is called in the first line of tables."""
 
@@ -98,11 +123,16 @@ def listed_rows(embeddings: Embeddings, file: str | Path) -> list[int]:
     path = Path(file)
     names = Names(embeddings)
     rows: dict[int, int] = {}
+    skipped: list[str] = []
     for number, name in _names_in(path):
+        if names.skipped(name):
+            skipped.append(name)
+            continue
         row = names.row(name, f"{path}, line {number}", path.parent)
         if row in rows:
             raise GlocalError(f"{path}, line {number}: {name} stands on line {rows[row]} already")
         rows[row] = number
+    tell_of_skipped(path, skipped)
     if not rows:
         raise GlocalError(f"{path}: the list is empty; write one key or path of an image a line")
     return list(rows)

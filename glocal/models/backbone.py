@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from glocal.data.lanes.central import central_share, central_square
 from glocal.data.sources.decoding import Decoding, rgb_pixels
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
@@ -335,12 +336,37 @@ class Backbone(nn.Module):
 
         Args:
             images: (B, 3, H, W) uint8, or floating point in [0, 1]; or a PIL image, an array (H, W, 3) or (B, H, W, 3)
-                uint8, or a list of such images of one size. They are normalised here, not resized.
+                uint8, or a list of such images of one size. They are normalised here, not resized: `squares` brings
+                photographs to the size that the network expects.
 
         Raises:
             GlocalError: another shape, dtype or range, or a size that the network does not take.
         """
         return self._in_eval_mode(self.network, images)
+
+    def squares(self, images: Image.Image | np.ndarray | Sequence[Tensor | np.ndarray | Image.Image]) -> Tensor:
+        """Images of any sizes as `glocal.evaluate`, `embed` and `search` see them: (B, 3, S, S) uint8, S is `size`.
+
+        Of each the central square is taken, 7/8 of its shorter side above 64 pixels, and resized as the weights expect.
+
+        Args:
+            images: a PIL image (turned as its EXIF says), an array (H, W, 3) or a tensor (3, H, W) uint8; or several.
+
+        Raises:
+            GlocalError: another shape or dtype.
+
+        >>> backbone.features(backbone.squares([Image.open(path) for path in paths]))  # doctest: +SKIP
+        """
+        several = list(images) if isinstance(images, Sequence) else [images]
+        if not several:
+            raise GlocalError("images: the list is empty")
+        upright = [ImageOps.exif_transpose(one) if isinstance(one, Image.Image) else one for one in several]
+        found = [_pixels(image, self.decoding or Decoding()) for image in upright]
+        for image in found:
+            if image.dtype != torch.uint8:
+                raise GlocalError(f"tensors of images must be uint8 to be cut to squares, not {image.dtype}")
+        share, interpolation = central_share(self.size), self.interpolation or "bilinear"
+        return torch.stack([central_square(image, self.size, share, interpolation) for image in found])
 
     @torch.no_grad()
     def tokens(self, images: AnyImages) -> Tensor:
@@ -498,8 +524,8 @@ def _stacked(
     sizes = sorted({f"{image.shape[-2]} × {image.shape[-1]}" for image in found})
     if len(sizes) > 1:
         raise GlocalError(
-            f"images of one call must have one size, not {' and '.join(sizes[:3])}; resize them first, for example to "
-            f"{size} × {size} (what it was trained on)"
+            f"images of one call must have one size, not {' and '.join(sizes[:3])}; cut them to {size} × {size} first: "
+            "features(backbone.squares(images))"
         )
     return torch.stack(found)
 

@@ -170,7 +170,7 @@ def _unpickled(path: Path) -> dict[Any, Any]:
                 "could execute anything; save the network's state_dict() alone, best as .safetensors"
             ) from error
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise GlocalError(f"{path} is no readable file of weights: {one_line(error)}") from error
+            raise GlocalError(f"{path} is no file of weights that torch has saved, or is damaged") from error
     if not isinstance(state, dict):
         raise GlocalError(f"{path} holds a {type(state).__name__}, not a network's weights by name")
     return state

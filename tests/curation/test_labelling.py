@@ -120,6 +120,18 @@ def test_images_go_by_key_path_or_their_own_name(tmp_path: Path) -> None:
         propose_labels(embeddings, table)
 
 
+def test_images_that_could_not_be_read_are_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings = make_embeddings(tmp_path / "e", blobs(4)[0])
+    (embeddings.folder / "skipped.txt").write_text("a/broken.jpg\tempty file\n")
+    table = tmp_path / "some.csv"
+    table.write_text("000000.png,x\na/broken.jpg,y\nbroken.jpg,y\n000001.png,y\n")
+    assert propose_labels(embeddings, table, progress=False).given.tolist() == [0, 1, -1, -1]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "some.csv: 2 images could not be read when the others were embedded: a/broken.jpg, broken.jpg" in said
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

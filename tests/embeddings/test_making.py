@@ -124,6 +124,9 @@ def test_features_are_those_of_a_network_and_of_evaluate(odd_folder: Path, tmp_p
     seen = [as_it_is_seen(path or "", backbone.size, str(backbone.interpolation)) for path in found.paths]
     by_hand = backbone.features(torch.stack(seen))
     torch.testing.assert_close(found.rows(0, len(found)), by_hand, rtol=2**-10, atol=1e-6)
+    photos = [row for row, path in enumerate(found.paths) if str(path).endswith(("jpg", "jpeg", "palette.png"))]
+    squares = backbone.squares([Image.open(found.paths[row] or "") for row in photos])  # of several sizes, one turned
+    torch.testing.assert_close(found.take(photos), backbone.features(squares), rtol=2**-10, atol=1e-6)
     bench = Bench(open_extractor("untrained:timm:test_resnet"), workers=0, progress=False)
     evaluated = bench.features(open_source(odd_folder), batch_size=32)
     assert evaluated.index.tolist() == found.column("index").to_pylist()

@@ -228,7 +228,7 @@ def test_features_take_what_people_have_and_refuse_the_rest_in_one_line() -> Non
     wrong = {
         r"must lie in \[0, 1\], not in \[0, 255\]": torch.linspace(0, 255, 3072).view(1, 3, 32, 32),
         r"not in \[nan, nan\]": torch.full((1, 3, 32, 32), torch.nan),
-        r"must have one size, not .*; resize them first, for example to 32 × 32 \(what": [
+        r"must have one size, not .*; cut them to 32 × 32 first: features\(backbone.squares\(images\)\)": [
             Image.new("RGB", (32, 32)),
             Image.new("RGB", (32, 16)),
         ],

@@ -205,12 +205,14 @@ def test_damaged_and_other_files_are_named(tmp_path: Path) -> None:
         (tmp_path / f"cut-{name}").write_bytes(whole[: len(whole) // 2])
         (tmp_path / f"empty-{name}").write_bytes(b"")
         for broken in (f"cut-{name}", f"empty-{name}"):
-            with pytest.raises(GlocalError, match=rf"{broken} is (no readable|not read)"):
+            with pytest.raises(GlocalError, match=rf"{broken} is (no readable|no file of weights|not read)"):
                 read_weights(tmp_path / broken)
+    (tmp_path / "notes.txt").write_text("hello world")
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     (tmp_path / "folder").mkdir()
     for name, message in {
+        "notes.txt": "is no file of weights that torch has saved, or is damaged",
         "list.pth": "holds a list, not a network's weights",
         "none.pth": "holds no tensors",
         "folder": "holds no weights: neither a run's checkpoints nor model.safetensors",

@@ -40,6 +40,12 @@ def central_share(size: int) -> float:
     return 1.0 if size <= 64 else CENTRAL_SHARE
 
 
+def central_square(image: Tensor, size: int, share: float, interpolation: Interpolation) -> Tensor:
+    """The central square of one image (3, H, W) uint8, resized: (3, size, size) uint8."""
+    box = central_geometry(torch.tensor([image.shape[1:]]), share).box[0].int().tolist()
+    return render_one(image, box, False, size, interpolation)
+
+
 def central_images(
     images: Tensor,
     size: int,
@@ -115,8 +121,7 @@ class _Central(Dataset[CentralBatch]):
             except BrokenImageError as error:
                 broken.append(error)
                 continue
-            box = central_geometry(torch.tensor([image.shape[1:]]), self.share).box[0].int().tolist()
-            images.append(render_one(image, box, False, self.size, self.interpolation))
+            images.append(central_square(image, self.size, self.share, self.interpolation))
             index.append(number)
             sizes.append(image.shape[1:])
             if self.thumbnail is not None:
