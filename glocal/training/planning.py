@@ -141,8 +141,12 @@ def _unchanged(recipe: AnyRecipe, given: list[str]) -> str:
     """Why nothing smaller was tried; empty where everything was."""
     fixed = fixed_by(given)
     if fixed:
-        return f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} given"
-    return "the network begins with weights, which no smaller one has" if recipe.model.from_weights else ""
+        return f"nothing smaller is tried, for {' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} given"
+    return (
+        "no smaller network is tried, for none has the weights that this one begins with"
+        if recipe.model.from_weights
+        else ""
+    )
 
 
 def drop_plan(recipe: AnyRecipe, given: Iterable[str]) -> AnyRecipe:
