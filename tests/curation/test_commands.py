@@ -83,7 +83,7 @@ def test_label(folder: Path, tmp_path: Path, call: Call) -> None:
     arguments = ("--labels", tmp_path / "some.csv", "-k", 3, "--at-least", 0.9, "--source", tmp_path / "source.csv")
     done = call("label", folder, *arguments, "--out", tmp_path / "all.csv", "--out", tmp_path / "look.html")
     assert done.returncode == 0, done.stderr
-    assert "100.0 % right; 8 proposals" in done.stdout
+    assert "100.0 % right, where always the largest class would be 50.0 %; 8 proposals" in done.stdout
     assert (tmp_path / "all.csv").read_text().count(",proposed,") == 9  # and the header
     assert (tmp_path / "source.csv").read_text().startswith("path,label\n")
     assert "not labelled" in (tmp_path / "look.html").read_text()
