@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from glocal.training.clock import DeviceClock
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class LossMeter:
         self.images = images
         self._read = first_step
         self._on_gpu = device.type == "cuda"
+        self._clock = DeviceClock(device)
         self._losses: list[Tensor] = []
         self._sent: deque[tuple[int, Tensor, Any, Mapping[str, float]]] = deque()
-        self._before = self._now()
+        self._before = self._clock.now()
 
     def add(self, losses: Tensor) -> None:
         """Takes a step's losses (P,), detached, as they are on the device."""
@@ -75,7 +77,7 @@ class LossMeter:
             losses = torch.empty(losses.shape, pin_memory=True).copy_(losses, non_blocking=True)
         else:
             losses = losses.cpu()
-        self._sent.append((step, losses, self._now(), settings))
+        self._sent.append((step, losses, self._clock.now(), settings))
 
     def unread(self) -> Iterator[tuple[int, Tensor]]:
         """(step, losses) of all steps that `arrived` has not given, (steps, P) up to that step; waits for the device.
@@ -99,19 +101,6 @@ class LossMeter:
                 return
             self._sent.popleft()
             self._read = step
-            seconds = self._seconds(self._before, sent)
+            seconds = self._clock.seconds(self._before, sent)
             self._before = sent
             yield Line(step, losses, self.images * len(losses) / max(1e-9, seconds), settings)
-
-    def _now(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _seconds(self, start: Any, end: Any) -> float:
-        if not self._on_gpu:
-            return float(end - start)
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000

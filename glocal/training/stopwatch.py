@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+from glocal.training.clock import DeviceClock
+
 WARM_UP, TIMED = 3, 20
 """Steps that are not counted, for memory and caches are new to them, and steps that are."""
 
@@ -40,15 +42,16 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
+        self._clock = DeviceClock(device)
         self._start = time.perf_counter()
-        self._ends: list[Any] = [self._now()]
+        self._ends: list[Any] = [self._clock.now()]
         self._apart: list[float] = []  # in each step
         self._between = 0.0
         self.others: dict[str, list[float]] = defaultdict(list)
 
     def mark(self) -> None:
         """A step ends."""
-        self._ends.append(self._now())
+        self._ends.append(self._clock.now())
         self._apart.append(self._between)
         self._between = 0.0
 
@@ -75,7 +78,7 @@ class Stopwatch:
     def seconds(self) -> list[float]:
         """Of each step; waits for the device."""
         pairs = zip(self._ends, self._ends[1:], self._apart, strict=False)
-        return [max(0.0, self._between_ends(start, end) - apart) for start, end, apart in pairs]
+        return [max(0.0, self._clock.seconds(start, end) - apart) for start, end, apart in pairs]
 
     def step(self) -> tuple[float, float]:
         """The seconds of a step, and what the first steps took beyond that.
@@ -94,19 +97,6 @@ class Stopwatch:
     def _wait(self) -> None:
         if self._on_gpu:
             torch.cuda.synchronize()
-
-    def _now(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _between_ends(self, start: Any, end: Any) -> float:
-        if not self._on_gpu:
-            return float(end - start)
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000
 
 
 def apart(watch: Watch | None, what: str) -> AbstractContextManager[None]:

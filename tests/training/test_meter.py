@@ -34,8 +34,8 @@ def gpu_meter(monkeypatch: pytest.MonkeyPatch) -> tuple[LossMeter, list[Event]]:
         return events[-1]
 
     monkeypatch.setattr(meter, "_on_gpu", True)
-    monkeypatch.setattr(meter, "_now", now)
-    monkeypatch.setattr(meter, "_seconds", lambda start, end: 0.5)
+    monkeypatch.setattr(meter._clock, "now", now)
+    monkeypatch.setattr(meter._clock, "seconds", lambda start, end: 0.5)
     monkeypatch.setattr(torch, "empty", lambda shape, pin_memory: torch.zeros(shape))
     return meter, events
 
