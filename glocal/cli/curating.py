@@ -187,18 +187,19 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Look for what is wrong with images before a training: broken, copied, odd, blurred, leaked from the test."""
-    from glocal.curation import checking
+    from glocal.curation.check_report import table, write_page, write_table
+    from glocal.curation.checking import check as look
 
     paths = out or []
     for path in paths:
         check_output(path)
-    report = checking.check(data, test or None, near=near, cache=cache, workers=workers, progress=not quiet)
-    show(*([checking.table(report)] if report.findings else [*report.summary, "nothing was found"]), *report.notes)
+    report = look(data, test or None, near=near, cache=cache, workers=workers, progress=not quiet)
+    show(*([table(report)] if report.findings else [*report.summary, "nothing was found"]), *report.notes)
     for path in paths:
         if path.suffix.lower() == ".csv":
-            checking.write_table(report, path)
+            write_table(report, path)
         else:
-            checking.write_page(report, path)
+            write_page(report, path)
         show(f"written to {path}")
     if strict and not report.clean:
         raise typer.Exit(1)

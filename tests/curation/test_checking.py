@@ -16,7 +16,10 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 
 from glocal.curation import checking, measuring
-from glocal.curation.checking import check, table, write_page, write_table
+from glocal.curation.check_report import _tiles, table, write_page, write_table
+from glocal.curation.checking import check
+from glocal.curation.faults import BLURRED
+from glocal.curation.findings import Report
 from glocal.curation.measures import sharpness, small_picture, tones_of
 from glocal.data.sources.base import MemorySource
 from glocal.errors import GlocalError
@@ -44,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def found(folder: Path, test: Path | None = None) -> checking.Report:
+def found(folder: Path, test: Path | None = None) -> Report:
     return check(folder, test, cache=False, workers=0)
 
 
@@ -300,7 +303,7 @@ def test_sharpness_knows_blur_from_low_contrast_and_darkness() -> None:
     assert sharpness(sharp.point(lambda value: 100 + value // 4)) == pytest.approx(sharpness(sharp), rel=0.15)
     levels = [sharpness(sharp.filter(ImageFilter.GaussianBlur(radius))) for radius in (0, 1, 2, 4)]
     assert levels == sorted(levels, reverse=True)
-    assert levels[2] < checking.BLURRED
+    assert levels[2] < BLURRED
     # against a plain loop
     grey = np.asarray(sharp.convert("L"), np.float64)
     edges = [
@@ -343,6 +346,6 @@ def test_the_page_shows_deep_images_as_they_are_decoded(tmp_path: Path) -> None:
     for number in range(2):
         Image.fromarray(np.roll(pixels, 20 * number, axis=1)).save(tmp_path / "images" / f"{number}.png")
     report = found(tmp_path / "images")
-    for tile in checking._tiles(report["deep"], report.decoding):
+    for tile in _tiles(report["deep"], report.decoding):
         with Image.open(io.BytesIO(tile.picture or b"")) as shown:
             assert np.asarray(shown).mean() == pytest.approx(128, abs=8)
