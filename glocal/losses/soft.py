@@ -19,6 +19,7 @@ def sce(
     temperature: float,
     target_temperature: float,
     coefficient: float,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Similarity Contrastive Estimation: cross-entropy between w = λ·one-hot + (1 − λ)·s and the prediction p.
 
@@ -37,6 +38,7 @@ def sce(
         temperature: τ > 0 of the prediction.
         target_temperature: τₘ > 0 of the target, smaller than τ to sharpen it.
         coefficient: λ in [0, 1]; 1 is InfoNCE.
+        weight: (B,) of the rows, which sum to 1; None: 1 / B each.
 
     Returns:
         Scalar in the dtype of the inputs.
@@ -59,7 +61,8 @@ def sce(
         expected = target[:, 0] * positive + (target[:, 1:] * logits).sum(dim=1)
         normaliser = torch.logaddexp(positive, logits.logsumexp(dim=1))
     # −Σ w·log p with Σ w = 1: the B × K log-probabilities are never held.
-    return (normaliser - coefficient * positive - (1 - coefficient) * expected).mean()
+    rows = normaliser - coefficient * positive - (1 - coefficient) * expected
+    return rows.mean() if weight is None else (weight * rows).sum()
 
 
 @full_precision

@@ -34,17 +34,9 @@ _IMAGES_PER_CLUSTER = 128
 _SMALL_CROPS = (0.05, 0.14)  # shares of the area, section 4.4
 
 
-class CLIMSettings(MethodSettings):
-    """Defaults are those of appendix A; MoCo's part as in MoCo v2."""
+class SelectionSettings(MethodSettings):
+    """How positives are selected and mixed in; defaults are those of appendix A."""
 
-    name: Literal["clim"] = "clim"
-    hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
-    normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
-    output_dim: int = Field(128, ge=1)
-    queue_size: int = Field(65536, ge=1)
-    momentum: Share = 0.999
-    temperature: Temperature = 0.2
-    shuffle_groups: int = Field(1, ge=1)
     rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6 (there knn has neighbors=10)
     refresh_epochs: int = Field(5, ge=1)  # epochs between two selections of positives
     first_epoch: int = Field(0, ge=0)  # before it, every image is its own positive
@@ -55,8 +47,6 @@ class CLIMSettings(MethodSettings):
     positives: int = Field(10, ge=1)
     mixing: Literal["cutmix", "mixup", "none"] = "cutmix"
     alpha: float | None = Field(None, gt=0)  # of Beta(α, α); null: 2 for cutmix, 0.2 for mixup
-    resolutions: tuple[int, ...] = ()  # more sides of the same crops, e.g. [160] beside 224
-    multi_crop: bool = False  # two smaller crops (96 beside 224) as further queries: the alternative of Table 7
 
     def fit_to(self, images: int) -> Self:
         neighbors = min(self.neighbors, images - 1)
@@ -81,9 +71,28 @@ class CLIMSettings(MethodSettings):
         return self.model_copy(update={"alpha": self.beta})
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_positives(self) -> Self:
         if self.positives > self.neighbors:
             raise ValueError(f"positives={self.positives} is above neighbors={self.neighbors}, from which they come")
+        return self
+
+
+class CLIMSettings(SelectionSettings):
+    """Defaults are those of appendix A; MoCo's part as in MoCo v2."""
+
+    name: Literal["clim"] = "clim"
+    hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
+    normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
+    output_dim: int = Field(128, ge=1)
+    queue_size: int = Field(65536, ge=1)
+    momentum: Share = 0.999
+    temperature: Temperature = 0.2
+    shuffle_groups: int = Field(1, ge=1)
+    resolutions: tuple[int, ...] = ()  # more sides of the same crops, e.g. [160] beside 224
+    multi_crop: bool = False  # two smaller crops (96 beside 224) as further queries: the alternative of Table 7
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.multi_crop and self.resolutions:
             raise ValueError("multi_crop and resolutions are alternatives; choose one")
         return self
@@ -131,31 +140,11 @@ class CLIM(Method):
 
     def refresh(self, embeddings: Tensor, epoch: int) -> None:
         """Clusters the whole set and selects positives by eq. 2, for all images at once."""
-        settings, seed = self.settings, self.seed + epoch
-        centers, assignment, _ = kmeans(
-            embeddings,
-            min(settings.clusters or max(1, len(embeddings) // _IMAGES_PER_CLUSTER), len(embeddings)),
-            iterations=settings.cluster_iterations,
-            seed=seed,
-            start=settings.cluster_start,
-        )
-        chosen = select_positives(
-            embeddings,
-            assignment,
-            centers,
-            settings.neighbors,
-            rule=settings.rule,
-            keep=settings.positives,
-            seed=seed,
-        )
-        self.positives = chosen.to("cpu", torch.int32)
+        self.positives = select(embeddings, self.settings, self.seed + epoch)
 
     def partners(self, epoch: int, index: Tensor) -> Tensor:
         """One of the selected positives of each image, drawn anew every epoch."""
-        if len(self.positives) == 0:
-            return index
-        draw = uniform(self.seed, "positive", epoch, index) * self.positives.shape[1]
-        return self.positives[index, draw.long()].long()
+        return draw_partners(self.positives, self.seed, epoch, index)
 
     def get_extra_state(self) -> Tensor:
         return self.positives
@@ -192,18 +181,9 @@ class CLIM(Method):
         self, anchors: Sequence[Tensor], positives: Sequence[Tensor], index: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Representations of mixed images and the anchors' shares in them; all resolutions of a crop mix alike."""
-        mixing, step = self.settings.mixing, self.now.step
         queries, ratios = [], []
-        drawn = draw_ratio(self.settings.beta, self.seed, "mix", step, index)
-        center = uniform(self.seed, "mix centre", step, index[:, None], torch.arange(2))
         for anchor, positive in zip(anchors, positives, strict=True):
-            ratio = to_device(drawn, anchor.device, torch.float32)
-            if mixing == "cutmix":
-                mixed, ratio = cutmix(anchor, positive, ratio, to_device(center, anchor.device, torch.float32))
-            elif mixing == "mixup":
-                mixed = mixup(anchor, positive, ratio)
-            else:  # the anchor as it is, drawn to its own key and to its positive's alike
-                mixed, ratio = anchor, torch.full_like(ratio, 0.5)
+            mixed, ratio = mix(anchor, positive, self.settings, index=index, seed=self.seed, step=self.now.step)
             queries.append(self.moco.represent(mixed))
             ratios.append(ratio)
         return queries, ratios
@@ -217,3 +197,55 @@ class CLIM(Method):
 
     def after_step(self) -> None:
         self.moco.after_step()
+
+
+def select(embeddings: Tensor, settings: SelectionSettings, seed: int) -> Tensor:
+    """Clusters the whole set and selects positives by eq. 2, for all images at once.
+
+    Args:
+        embeddings: (N, D) of all images.
+        settings: clusters, neighbours and the rule.
+        seed: decides where k-means begins and what is taken of what the rule admits.
+
+    Returns:
+        (N, positives) int32 on the CPU, for the loader.
+    """
+    centers, assignment, _ = kmeans(
+        embeddings,
+        min(settings.clusters or max(1, len(embeddings) // _IMAGES_PER_CLUSTER), len(embeddings)),
+        iterations=settings.cluster_iterations,
+        seed=seed,
+        start=settings.cluster_start,
+    )
+    chosen = select_positives(
+        embeddings, assignment, centers, settings.neighbors, rule=settings.rule, keep=settings.positives, seed=seed
+    )
+    return chosen.to("cpu", torch.int32)
+
+
+def draw_partners(positives: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """One positive (B,) for each image of `index` (B,), drawn anew every epoch; before any selection the image."""
+    if len(positives) == 0:
+        return index
+    draw = uniform(seed, "positive", epoch, index) * positives.shape[1]
+    return positives[index, draw.long()].long()
+
+
+def mix(
+    anchor: Tensor, positive: Tensor, settings: SelectionSettings, *, index: Tensor, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Mixes a view of each image with its positive's, (B, C, H, W) each.
+
+    The same images mix alike at every resolution: draws depend on `index` (B,), `seed` and `step` alone.
+
+    Returns:
+        The mixed images and the anchors' shares in them (B,). `none` leaves the anchor as it is, with a share of a
+        half: it is drawn to its own key and to its positive's alike.
+    """
+    if settings.mixing == "none":
+        return anchor, torch.full((len(anchor),), 0.5, device=anchor.device)
+    ratio = to_device(draw_ratio(settings.beta, seed, "mix", step, index), anchor.device, torch.float32)
+    if settings.mixing == "mixup":
+        return mixup(anchor, positive, ratio), ratio
+    center = uniform(seed, "mix centre", step, index[:, None], torch.arange(2))
+    return cutmix(anchor, positive, ratio, to_device(center, anchor.device, torch.float32))

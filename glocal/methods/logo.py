@@ -13,22 +13,18 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn.functional import normalize
 
-from glocal.distributed import all_gather, process_rank
 from glocal.errors import did_you_mean
-from glocal.losses import affinity_objective, local_dissimilarity
+from glocal.losses import local_dissimilarity
 from glocal.losses.affinity import AffinityForm
 from glocal.methods import method_class
 from glocal.methods.base import Method, MethodSettings, ParameterGroup
+from glocal.models.affinity import affinity_loss, fixed_affinity
 from glocal.models.backbone import Backbone
 from glocal.models.heads import AffinityRegressor
 from glocal.schedules import Clock
-from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.plan import View
-from glocal.views.random import normal
 
 _GLOBALS = 2
 _Share = Annotated[float, Field(gt=0, le=1)]
@@ -166,42 +162,20 @@ class LoGo(Method):
         """The regressor's objective on detached representations of two local crops (supplement, eq. 4 or eq. 2)."""
         locals_ = self._represent_locals(views)
         self._locals.append(locals_)
-        first, second = (normalize(representation.detach().float(), dim=1) for representation in locals_)  # (B, D)
-        dim = first.shape[1]
-        index, step = views.index[:, None], self.now.step
-        noises = [
-            normal(self.seed, "affinity noise", step, index, torch.arange(dim, device=index.device), number)
-            for number in (0, 1)
-        ]
-        noise_a, noise_b = (
-            self.settings.noise / dim**0.5 * to_device(noise, first.device, first.dtype) for noise in noises
+        return affinity_loss(
+            self.regressor,
+            *locals_,
+            index=views.index,
+            seed=self.seed,
+            step=self.now.step,
+            noise=self.settings.noise,
         )
-        objective = first.new_zeros(())
-        for one, other in ((first, second), (second, first)):
-            positive = self.regressor(one + noise_a, other + noise_b)
-            negative = self.regressor(*self._of_two_images(one, other))
-            objective = objective + affinity_objective(positive, negative, form=self.settings.affinity) / 2
-        return objective
-
-    def _of_two_images(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops of different images, row by row: one pair for each image, for `mine` all pairs of the batch, O(B²)."""
-        if self.settings.affinity != "mine":
-            # The batch reversed, which would pair the middle one of an odd batch with itself.
-            return one, other.flip(0) if len(other) % 2 == 0 else other.roll(1, 0)
-        others = all_gather(other)  # (P·B, D)
-        row = torch.arange(len(one), device=one.device).repeat_interleave(len(others) - 1)
-        column = torch.arange(len(others) - 1, device=one.device).repeat(len(one))
-        column = column + (column >= process_rank() * len(one) + row)  # its own image is passed over
-        return one[row], others[column]  # (B·(P·B − 1), D)
 
     def dissimilarity(self, views: Views) -> Tensor:
         """The affinity of two local crops under the regressor as it stands, which gets no gradient."""
         # The encoder has not moved since the regressor's update: its representations are used again.
         first, second = self._locals.pop(0) if self._locals else self._represent_locals(views)
-        fixed = {name: parameter.detach() for name, parameter in self.regressor.named_parameters()}
-        unit = normalize(first.float(), dim=1), normalize(second.float(), dim=1)
-        affinity = functional_call(self.regressor, fixed, unit)
-        return local_dissimilarity(affinity, form=self.settings.affinity)
+        return local_dissimilarity(fixed_affinity(self.regressor, first, second), form=self.settings.affinity)
 
     def similarity(self, views: Views) -> Tensor:
         """Global to global and local to global, averaged over all pairs.

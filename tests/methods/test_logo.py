@@ -8,6 +8,7 @@ from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.losses import info_nce, negative_cosine
 from glocal.methods.logo import LoGo
+from glocal.models.affinity import _of_two_images
 from tests.methods.cases import RESNET_RUN, STRONG_VIEW, MethodCase, make, views
 
 CASE = MethodCase(
@@ -212,11 +213,10 @@ def test_mine_compares_every_pair_of_different_images_once(monkeypatch: pytest.M
 
 
 def test_mine_compares_with_the_images_of_all_processes_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = make("logo", base=MOCO, affinity="mine")
     rows = torch.arange(6.0)[:, None]
-    monkeypatch.setattr("glocal.methods.logo.all_gather", lambda _: rows)
-    monkeypatch.setattr("glocal.methods.logo.process_rank", lambda: 1)  # of three with two images each
-    one, others = method._of_two_images(rows[2:4], rows[2:4])
+    monkeypatch.setattr("glocal.models.affinity.all_gather", lambda _: rows)
+    monkeypatch.setattr("glocal.models.affinity.process_rank", lambda: 1)  # of three with two images each
+    one, others = _of_two_images(rows[2:4], rows[2:4], every=True)
     assert one.flatten().tolist() == [2.0] * 5 + [3.0] * 5
     assert others.flatten().tolist() == [0.0, 1.0, 3.0, 4.0, 5.0, 0.0, 1.0, 2.0, 4.0, 5.0]
 
