@@ -8,7 +8,9 @@ mixed with a neighbour that lies nearer to the centre of its cluster (CLIM: Li e
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -24,7 +26,9 @@ from glocal.models.heads import AffinityRegressor, mlp
 from glocal.models.momentum import MomentumTeacher
 from glocal.models.queue import NegativeQueue
 from glocal.schedules import Share, Temperature
-from glocal.views.batch import Views, by_resolution
+from glocal.transfer import to_device
+from glocal.views.batch import Views, by_resolution, by_size
+from glocal.views.geometry import MatchRule, ViewGeometry, match_patches
 from glocal.views.plan import Blur, Jitter, Range, View
 
 
@@ -48,6 +52,8 @@ class GlocalSettings(SelectionSettings):
     regressor_dim: int = Field(256, ge=1)
     noise: float = Field(0.3, ge=0)
     mixed: bool = False  # positives are selected and mixed in
+    patches: float = Field(0.0, ge=0)  # weight of matched patches, of vision transformers; 0: none
+    matching: MatchRule = "spread"
 
 
 class Glocal(Method):
@@ -58,6 +64,8 @@ class Glocal(Method):
     def __init__(self, backbone: Backbone, settings: GlocalSettings) -> None:
         super().__init__(backbone, settings)
         self.settings = settings
+        if settings.patches:
+            backbone.grid(backbone.size)  # says it where the network has no patches
         if settings.mixed:
             self.refresh_epochs, self.refresh_first = settings.refresh_epochs, settings.first_epoch
         self.projector = mlp([backbone.dim, settings.hidden_dim, settings.output_dim], norm=True)
@@ -99,9 +107,9 @@ class Glocal(Method):
                 students[0], images[-1], settings, index=views.index, seed=self.seed, step=self.now.step
             )
             weak = torch.cat([weak, images[-2]])
-        query = by_resolution(self.represent, students)  # (V·B, D)
-        with torch.no_grad():
-            keys = normalize(self.teacher(weak).float(), dim=1).split(batch)
+        tokens, key_tokens = self.tokens(students, weak)
+        query = self.project(torch.cat([its[:, 0] for its in tokens]))  # (V·B, D)
+        keys = self.project_key(key_tokens[:, 0]).split(batch)
         self.new_keys, self.embedding = keys[0], query[:batch].detach()
 
         key = keys[0].repeat(len(students), 1)
@@ -109,8 +117,58 @@ class Glocal(Method):
         if share is not None:  # the mixed query follows both keys, by their shares in it
             query, key = torch.cat([query, query[:batch]]), torch.cat([key, keys[1]])
             weight = torch.cat([share / len(weight), weight[batch:], (1 - share) / len(weight)])
-        similarity = sce(
-            self.query(query),
+        loss = self.follow(query, key, weight)
+        if settings.repulsion:
+            local = query[settings.globals * batch : len(students) * batch].unflatten(0, (settings.locals, batch))
+            loss = loss + self.apart(local, views.index)
+        if settings.patches:
+            loss = loss + settings.patches * self.match(tokens, key_tokens, views.geometry)
+        return loss
+
+    def tokens(self, students: list[Tensor], weak: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The student's tokens (B, T, D) of each view and the teacher's; without patches the pooled features alone."""
+        teacher, batch = cast(Backbone, self.teacher.chain[0]), len(students[0])
+        if not self.settings.patches:
+            with torch.no_grad():
+                keys = teacher(weak)
+            return [its[:, None] for its in by_resolution(self.backbone, students).split(batch)], keys[:, None]
+        with torch.no_grad():
+            keys = teacher.forward_tokens(weak)
+        return [its for run in by_size(students) for its in self.backbone.forward_tokens(run).split(batch)], keys
+
+    def match(self, tokens: list[Tensor], key_tokens: Tensor, geometry: Sequence[ViewGeometry]) -> Tensor:
+        """Each patch of a student's view follows the teacher's patch that shows the same part of the image.
+
+        A patch is compared as an image is. Each image and view has the same share; a mixed view has none.
+        """
+        learning = tokens[int(self.settings.mixed) :]
+        boxes = [geometry[0], *geometry[1 + len(tokens) - len(learning) : 1 + len(tokens)]]
+        box, flipped = (torch.stack([getattr(its, name) for its in boxes], dim=1) for name in ("box", "flipped"))
+        grids = torch.tensor([math.isqrt(its.shape[1] - 1) for its in (key_tokens, *learning)])
+        matches = match_patches(
+            ViewGeometry(box[:, :1], flipped[:, :1]),  # (B, 1) beside (B, V)
+            ViewGeometry(box[:, 1:], flipped[:, 1:]),
+            grids[:1],
+            grids[1:],
+            rule=self.settings.matching,
+        )
+        image, view, _ = matches.valid.nonzero(as_tuple=True)  # (M,)
+        start = torch.tensor([0, *(its.shape[0] * its.shape[1] for its in learning)]).cumsum(0)
+        row = start[view] + image * (grids[1:][view] ** 2 + 1) + 1 + matches.index_b[matches.valid]
+        found = matches.valid.sum(dim=-1)  # (B, V)
+        weight = 1 / (found.numel() * found[image, view])
+        row, image, column, weight = (
+            to_device(its, key_tokens.device) for its in (row, image, 1 + matches.index_a[matches.valid], weight)
+        )
+        query = self.project(torch.cat([its.flatten(0, 1) for its in learning])[row])
+        return self.follow(query, self.project_key(key_tokens[image, column]), weight)
+
+    def follow(self, query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+        """SCE over the queue, for queries and keys (M, D) with their weights (M,)."""
+        if self.settings.predictor_dim:
+            query = normalize(self.predictor(query).float(), dim=1)
+        return sce(
+            query,
             key,
             self.queue.keys,
             temperature=self.now.temperature,
@@ -118,18 +176,15 @@ class Glocal(Method):
             coefficient=self.now.coefficient,
             weight=weight,
         )
-        if not settings.repulsion:
-            return similarity
-        local = query[settings.globals * batch : len(students) * batch].unflatten(0, (settings.locals, batch))
-        return similarity + self.apart(local, views.index)
 
-    def represent(self, images: Tensor) -> Tensor:
-        return normalize(self.projector(self.backbone(images)).float(), dim=1)
+    def project(self, features: Tensor) -> Tensor:
+        """Unit vectors (M, D) of the student's features."""
+        return normalize(self.projector(features).float(), dim=1)
 
-    def query(self, representation: Tensor) -> Tensor:
-        if not self.settings.predictor_dim:
-            return representation
-        return normalize(self.predictor(representation).float(), dim=1)
+    @torch.no_grad()
+    def project_key(self, features: Tensor) -> Tensor:
+        """Unit vectors (M, D) of the teacher's features."""
+        return normalize(self.teacher.chain[1](features).float(), dim=1)
 
     def apart(self, local: Tensor, index: Tensor) -> Tensor:
         """Pushes apart local crops (L, B, D) of an image, each and the next, as alike as the regressor finds them."""

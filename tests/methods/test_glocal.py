@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from glocal.errors import GlocalError
 from glocal.losses import local_dissimilarity, sce
+from glocal.methods import Method, method_class
+from glocal.methods.glocal import GlocalSettings
 from glocal.models.affinity import affinity_loss
+from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.views.geometry import ViewGeometry, match_patches
 from glocal.views.mixing import cutmix, draw_ratio
 from glocal.views.random import uniform
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
@@ -18,11 +23,7 @@ CASE = MethodCase(
 SETTINGS = {"temperature": 0.1, "target_temperature": 0.05, "coefficient": 0.5}
 
 
-def embed(method, images):
-    return normalize(method.projector(method.backbone(images)), dim=1)
-
-
-def key_of(method, images):
+def key_of(method: Method, images: torch.Tensor) -> torch.Tensor:
     return normalize(method.teacher.chain(images), dim=1)
 
 
@@ -38,10 +39,8 @@ def test_global_and_local_queries_follow_the_weak_view_alike() -> None:
     batch = views(method)
     assert [image.shape[-1] for image in batch.images] == [16, 16, 16, 8, 8, 8]
     key = key_of(fresh, batch.images[0])
-    queries = [
-        *embed(fresh, torch.cat(batch.images[1:3])).split(8),
-        *embed(fresh, torch.cat(batch.images[3:])).split(8),
-    ]
+    features = [fresh.backbone(torch.cat(images)) for images in (batch.images[1:3], batch.images[3:])]
+    queries = normalize(fresh.projector(torch.cat(features)), dim=1).split(8)
     expected = torch.stack([sce(query, key, fresh.queue.keys, **SETTINGS) for query in queries]).mean()
     assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -54,7 +53,8 @@ def test_the_mixed_query_follows_both_keys_by_their_shares() -> None:
     center = uniform(0, "mix centre", 0, batch.index[:, None], torch.arange(2)).float()
     mixed, share = cutmix(strong, partner_strong, ratio, center)
     key, partner_key = key_of(fresh, torch.cat([weak, partner_weak])).split(8)
-    query, local = embed(fresh, mixed), embed(fresh, torch.cat([one, two])).split(8)
+    features = [fresh.backbone(images) for images in (mixed, torch.cat([one, two]))]
+    query, *local = normalize(fresh.projector(torch.cat(features)), dim=1).split(8)
     terms = (query, key, share), (query, partner_key, 1 - share), (local[0], key, share**0), (local[1], key, share**0)
     total = 0.0
     for row in range(8):
@@ -69,7 +69,8 @@ def test_repulsion_adds_the_affinity_of_local_crops_and_trains_the_regressor_on_
     plain = make("glocal", locals=2)
     plain.load_state_dict(method.state_dict(), strict=False)
     batch = views(method)
-    local = embed(fresh, torch.cat(batch.images[2:])).split(8)
+    features = [fresh.backbone(images) for images in (batch.images[1], torch.cat(batch.images[2:]))]
+    _, *local = normalize(fresh.projector(torch.cat(features)), dim=1).split(8)
     learned = affinity_loss(fresh.regressor, *local, index=batch.index, seed=0, step=0, noise=0.3)
     affinity = fresh.regressor(torch.cat(local), torch.cat(local[::-1]))
     expected = learned + 0.5 * local_dissimilarity(affinity)
@@ -94,3 +95,45 @@ def test_partners_are_themselves_until_positives_are_selected() -> None:
     other = make("glocal", mixed=True, neighbors=4, positives=2)
     other.load_state_dict(method.state_dict())
     assert other.partners(1, index).tolist() == partners.tolist()
+
+
+def test_matched_patches_follow_the_teachers_patches_as_images_do() -> None:
+    model = ModelSettings(name="vit_tiny", options={"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2})
+    torch.manual_seed(0)
+    settings = {"name": "glocal", "queue_size": 32, "locals": 2, "local_size": 8}
+    plain, method = (
+        method_class("glocal")(
+            build_backbone(model, size=16), GlocalSettings.model_validate({**settings, "patches": patches})
+        )
+        for patches in (0.0, 0.5)
+    )
+    method.load_state_dict(plain.state_dict())
+    batch = views(method)
+    key_tokens = method.teacher.chain[0].forward_tokens(batch.images[0])
+    queries, keys, weights = [], [], []
+    for view in (1, 2, 3):
+        tokens = method.backbone.forward_tokens(batch.images[view])
+        for image in range(8):
+            one, other = (
+                ViewGeometry(its.box[image : image + 1], its.flipped[image : image + 1])
+                for its in (batch.geometry[0], batch.geometry[view])
+            )
+            found = match_patches(one, other, 4, batch.images[view].shape[-1] // 4)
+            places = zip(found.index_a[0].tolist(), found.index_b[0].tolist(), found.valid[0].tolist(), strict=True)
+            pairs = [(a, b) for a, b, valid in places if valid]
+            keys += [key_tokens[image, 1 + a] for a, _ in pairs]
+            queries += [tokens[image, 1 + b] for _, b in pairs]
+            weights += [1 / (3 * 8 * len(pairs)) for _ in pairs]
+    query = normalize(method.projector(torch.stack(queries)), dim=1)
+    key = normalize(method.teacher.chain[1](torch.stack(keys)), dim=1)
+    matched = sum(
+        weight * sce(query[row : row + 1], key[row : row + 1], method.queue.keys, **SETTINGS).item()
+        for row, weight in enumerate(weights)
+    )
+    assert matched > 0
+    assert (method(batch) - plain(batch)).item() == pytest.approx(0.5 * matched, rel=1e-3)
+
+
+def test_networks_without_patches_are_told() -> None:
+    with pytest.raises(GlocalError, match="has no patches"):
+        make("glocal", patches=1.0)
