@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from glocal.exports.pushing import push_to_hub
     from glocal.models.backbone import Backbone
     from glocal.models.loading import load_backbone
+    from glocal.reproduction.reproducing import reproduce
     from glocal.training.run import Run, pretrain
 
 threads_wait_asleep = wait_asleep()  # what can still be done about it: `glocal.waiting`
@@ -51,6 +52,7 @@ _HOME = {
     "pretrain": "glocal.training.run",
     "propose_labels": "glocal.curation.labelling",
     "push_to_hub": "glocal.exports.pushing",
+    "reproduce": "glocal.reproduction.reproducing",
     "search": "glocal.embeddings.searching",
     "select": "glocal.curation.selection",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "pretrain",
     "propose_labels",
     "push_to_hub",
+    "reproduce",
     "search",
     "select",
 ]

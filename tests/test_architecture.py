@@ -36,7 +36,7 @@ LAYERS = (
     ("glocal.embeddings", "glocal.exports"),
     ("glocal.curation",),
     ("glocal.training",),
-    ("glocal.sweep", "glocal.demo", "glocal.doctor"),
+    ("glocal.sweep", "glocal.demo", "glocal.doctor", "glocal.reproduction"),
     ("glocal.cli",),
     ("glocal.__main__",),
 )

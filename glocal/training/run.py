@@ -28,6 +28,7 @@ from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
 from glocal.training.resolving import resolve
 from glocal.training.saving import restore, save
+from glocal.training.stopwatch import Watch
 from glocal.training.threads import advice_on_threads
 
 
@@ -69,6 +70,7 @@ def pretrain(
     progress: bool = True,
     extend: bool = False,
     time: str | float | Budget | None = None,
+    watch: Watch | None = None,
 ) -> Run:
     """Pretrains a backbone on unlabelled images, or continues where a stopped run stands.
 
@@ -88,6 +90,7 @@ def pretrain(
             measured steps decide how many epochs fit; where fewer than 20 do, also the size of the views and the
             network, unless `overrides` has these. What was decided is the run's recipe; no clock decides anything
             later, and a run in `out` keeps its plan.
+        watch: is told of every step, and of what is done in between (`glocal.training.stopwatch`).
 
     Returns:
         The finished run.
@@ -139,7 +142,8 @@ def pretrain(
         note(f"{folder} continues after step {first_step} of {total}")
         restore(state, training)
     training.method = suit_to_machine(training.method, resolved.train, fabric.device)
-    _train(training, monitor, first_step, given, progress=progress, planned=budget is not None and state is None)
+    planned = budget is not None and state is None
+    _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch)
     return Run(folder)
 
 
@@ -151,6 +155,7 @@ def _train(
     *,
     progress: bool,
     planned: bool,
+    watch: Watch | None = None,
 ) -> None:
     """Trains to the end with everything that watches and records."""
     method, recipe, fabric, source = training.method, training.recipe, training.fabric, training.source
@@ -164,7 +169,7 @@ def _train(
     log = RunLog(training.folder, first_step) if main else None
     forecast = Forecast(training, first_step, monitor, given) if main and progress and not planned else None
     measure = (lambda: monitor.measure(evaluated)) if monitor and main else None
-    hooks = Hooks(partial(save, training), log, measure, forecast)
+    hooks = Hooks(partial(save, training), log, measure, watch or forecast)
     try:
         train(
             method,

@@ -1,0 +1,131 @@
+"""A job: one training with its evaluation, or what it is measured beside, as a file that a worker process reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from glocal.errors import GlocalError
+from glocal.files import write_text
+from glocal.papers import Metric
+from glocal.settings import Settings, validated
+
+JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
+
+
+class Job(Settings):
+    """What a worker does; everything in it is plain data.
+
+    Attributes:
+        kind: run: pretrain and measure. untrained: measure the network before its first step. pixels: measure raw
+            pixels. cost: measure what an epoch takes, and nothing else.
+        folder: of the run.
+        row, seed, equal: which column of which row it belongs to.
+        recipe, overrides: as for `pretrain`.
+        data, test, images, held_out: as for `open_images`.
+        metrics: what is measured, by name.
+        device: auto, cpu, cuda or mps.
+    """
+
+    kind: Literal["run", "untrained", "pixels", "cost"] = "run"
+    folder: str
+    row: str = ""
+    seed: int = 0
+    equal: str = "epochs"
+    recipe: str
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    data: tuple[str, ...]
+    test: tuple[str, ...] = ()
+    images: int | None = None
+    held_out: int | None = None
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    device: str = "auto"
+
+    @property
+    def title(self) -> str:
+        """The job for a line of progress."""
+        if self.kind in ("untrained", "pixels"):
+            return self.row
+        column = "" if self.equal == "epochs" else f", equal {self.equal}"
+        return f"{self.row}: an epoch's time" if self.kind == "cost" else f"{self.row}, seed {self.seed}{column}"
+
+    def write(self) -> Path:
+        """Writes the job into its folder and returns the file."""
+        folder = Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / JOB, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+        return folder / JOB
+
+    def training(self) -> dict[str, Any]:
+        """What decides the training: with something else here, its folder is another run's."""
+        whole = self.model_dump(mode="json", include={"kind", "recipe", "overrides", "data", "images", "held_out"})
+        return {**whole, "overrides": {k: v for k, v in whole["overrides"].items() if k not in _OF_THE_MACHINE}}
+
+    def measuring(self) -> dict[str, Any]:
+        """What decides the numbers besides the training."""
+        return self.model_dump(mode="json", include={"test", "metrics"})
+
+
+_OF_THE_MACHINE = {"train.device", "data.workers", "train.checkpoint_minutes", "data.test"}
+
+
+def read_job(path: Path) -> Job:
+    """The job in a file.
+
+    Raises:
+        GlocalError: there is none, or it is no job.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GlocalError(f"{path}: cannot be read: {error}") from error
+    return validated(Job, raw, str(path))
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a worker has written about its job; None where there is nothing that can be read."""
+    try:
+        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def is_done(job: Job) -> bool:
+    """Whether the job's result is there, without an error, and is that of just this job."""
+    found = read_result(Path(job.folder))
+    if found is None or found.get("error"):
+        return False
+    return bool(found.get("training") == job.training() and found.get("measuring") == job.measuring())
+
+
+def check_folder(job: Job) -> None:
+    """Refuses a folder in which another training lies.
+
+    Raises:
+        GlocalError: it does; the message names a setting.
+    """
+    path = Path(job.folder) / JOB
+    if not path.exists():
+        return
+    before, now = read_job(path).training(), job.training()
+    if before == now:
+        return
+    changed = [
+        f"{path} was {one}, is {other}" for key in now for path, one, other in _apart(key, before.get(key), now[key])
+    ]
+    raise GlocalError(
+        f"{job.folder} holds this row with other settings: {'; '.join(changed[:3])}; give the same options as before, "
+        "or another folder (--out)"
+    )
+
+
+def _apart(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            (path, before.get(path), now.get(path)) for path in {**before, **now} if before.get(path) != now.get(path)
+        ]
+    return [] if before == now else [(key, before, now)]

@@ -1,0 +1,93 @@
+"""The numbers of a table's metrics for a backbone: each protocol once for all metrics that it gives."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from glocal.errors import GlocalError
+from glocal.evaluation import evaluate
+from glocal.papers import Metric
+from glocal.reproduction.images import Images
+
+_K = "knn.k"
+
+
+def measure(
+    backbone: str | Path, metrics: Mapping[str, Metric], images: Images, *, out: Path | None, device: str
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Measures a backbone.
+
+    Args:
+        backbone: as `glocal.evaluate` names it.
+        metrics: by name; each has a protocol.
+        images: to learn from and to measure on.
+        out: folder for evaluation.json.
+        device: where.
+
+    Returns:
+        The values, and for metrics that could not be measured the reason.
+    """
+    values: dict[str, float] = {}
+    errors: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="glocal-features-") as features:  # for as long as this takes
+        for settings, names in grouped(metrics):
+            protocol = str(metrics[names[0]].protocol)
+            try:
+                found = evaluate(
+                    backbone,
+                    train=images.learn,
+                    test=images.test,
+                    protocols=(protocol,),
+                    settings=settings,
+                    out=out,
+                    device=device,
+                    workers=0 if device == "cpu" else None,
+                    cache=Path(features),
+                    progress=False,
+                )
+                entries = found["protocols"][protocol]["results"]
+            except Exception as error:  # what others find is worth having
+                errors |= dict.fromkeys(names, in_words(error))
+                continue
+            for name in names:
+                value = _look_up(metrics[name], entries)
+                if value is None:
+                    settings_found = ", ".join(entry["setting"] for entry in entries)
+                    errors[name] = f"{protocol} gives no {metrics[name].setting!r} among {settings_found}"
+                else:
+                    values[name] = value
+    return {name: values[name] for name in metrics if name in values}, errors
+
+
+def grouped(metrics: Mapping[str, Metric]) -> list[tuple[dict[str, Any], list[str]]]:
+    """Settings of a protocol with the metrics that one evaluation by them gives; numbers of neighbours go together."""
+    groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for name, metric in metrics.items():
+        rest = {path: value for path, value in metric.settings.items() if path != _K}
+        one, names = groups.setdefault(json.dumps([metric.protocol, rest], sort_keys=True), (rest, []))
+        names.append(name)
+        if metric.settings.get(_K):
+            one[_K] = sorted({*one.get(_K, ()), *metric.settings[_K]})
+    return list(groups.values())
+
+
+def in_words(error: BaseException) -> str:
+    """An error in a line; of one that is no user's mistake, with its kind."""
+    kind = "" if isinstance(error, GlocalError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:300]
+
+
+def _look_up(metric: Metric, entries: list[dict[str, Any]]) -> float | None:
+    return next(
+        (
+            float(entry["metrics"][metric.result])
+            for entry in entries
+            if fnmatchcase(entry["setting"], metric.setting) and metric.result in entry["metrics"]
+        ),
+        None,
+    )

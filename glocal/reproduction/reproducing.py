@@ -1,0 +1,147 @@
+"""`glocal.reproduce`: a table's rows pretrained, measured by their own protocols, and set beside what is in print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glocal.console import note
+from glocal.errors import GlocalError, counted, did_you_mean
+from glocal.files import check_output_folder
+from glocal.models.loading import choose_device
+from glocal.reproduction.budgets import find_budget
+from glocal.reproduction.equal import EQUAL, Spending
+from glocal.reproduction.images import Images, parse_given
+from glocal.reproduction.jobs import Job, check_folder, read_result
+from glocal.reproduction.planning import Choices, Planned, plan_row
+from glocal.reproduction.processes import run_jobs, usual_number
+from glocal.reproduction.studies import chosen_rows, open_study
+from glocal.reproduction.work import Work, undone
+from glocal.reproduction.writing import draw
+
+
+def reproduce(
+    table: str | Path,
+    out: str | Path,
+    *,
+    rows: Sequence[str] | None = None,
+    data: Sequence[str] = (),
+    test: Sequence[str] = (),
+    held_out: int | None = None,
+    budget: str | Mapping[str, Any] | None = None,
+    seeds: int = 1,
+    equal: str | Sequence[str] = ("epochs",),
+    settings: Mapping[str, Any] | None = None,
+    references: bool = True,
+    jobs: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Pretrains the rows of a table by their recipes, measures them by their protocols, and sets numbers side by side.
+
+    Each run is a run as `pretrain` makes it, in `out/runs`; the same call goes on where it was stopped, does nothing
+    again that is done, and tries again what failed. The table is written after each run, to reproduced.json and
+    reproduced.md, and as reproduced.png in the end.
+
+    Args:
+        table: a place among the papers' tables, `sce/2`, or a .yaml file with a table of one's own.
+        out: the folder.
+        rows: labels, or patterns of labels (`tau=0.2*`); all rows by default.
+        data: images to pretrain on, `["cifar10/train"]`, or images in place of a data set, `["cifar10=cifar10/train"]`;
+            by default those of the recipes. Rows whose images are missing are told, and the others run.
+        test: images to measure on, in the same way; by default those that belong to the training images.
+        held_out: measure on so many training images of each class, which are not trained on, instead of on `test`: to
+            choose settings by.
+        budget: small, medium or full, or changes to one, `{"like": "small", "epochs": 2}`. By default that of the
+            table's file, else small on a CPU and full elsewhere.
+        seeds: runs of each row, with the seeds 0, 1, …
+        equal: what all rows are given alike: the budget's epochs, or as many image views or as much time as the row
+            that takes the least of them in the budget's epochs; several give a column each.
+        settings: of all rows, by dotted path, over all others.
+        references: measure the untrained network and raw pixels as well.
+        jobs: how many runs go side by side, each in a process; by default one on each core (with one thread), or on
+            each GPU.
+        device: auto, cpu, cuda or mps.
+        progress: show progress.
+
+    Returns:
+        What is in reproduced.json.
+
+    Raises:
+        GlocalError: no such table or row, wrong settings or images, none of the rows can be run, or other runs are in
+            `out`.
+        Stopped: Ctrl-C, SIGTERM or another signal that means stop; the runs have written checkpoints.
+
+    >>> found = reproduce("sce/2", "runs/sce2", rows=["tau=0.2*CIFAR10"], budget="small")  # doctest: +SKIP
+    """
+    study, where = open_study(table), choose_device(device)
+    chosen = chosen_rows(study.table, rows)
+    columns = [equal] if isinstance(equal, str) else list(equal)
+    _check(seeds, columns, jobs, held_out, test)
+    wanted = budget or study.budget or ("small" if where == "cpu" else "full")
+    choices = Choices(
+        find_budget(wanted), parse_given(data, "--data"), parse_given(test, "--test"), held_out, dict(settings or {})
+    )
+    opened: dict[Any, Images | GlocalError] = {}
+    plans = {row.label: plan_row(study.table, row, choices, opened) for row in chosen}
+    if not any(isinstance(plan, Planned) for plan in plans.values()):
+        reasons = "; ".join(f"{label}: {why}" for label, why in list(plans.items())[:3])
+        raise GlocalError(f"none of {counted(len(plans), 'row')} can be run here: {reasons}")
+    out, number = Path(out), jobs or usual_number(where)
+    check_output_folder(out)
+    said = {"rows": rows, "data": data, "test": test, "held-out": held_out, "budget": budget, "seeds": seeds}
+    command = _command(table, out, {**said, "equal": columns, "set": settings})
+    name = wanted if isinstance(wanted, str) else f"{wanted['like']}, changed" if "like" in wanted else "of its own"
+    work = Work(study, choices, plans, out, where, number, name, command, Spending(out))
+    try:
+        first = work.references() if references else []
+        for column in (column for column in EQUAL if column in columns):
+            if column == "time":
+                run_jobs(work.trials(), number, where, after=lambda job: None, progress=progress)
+                _check_trials(work.trials())
+            todo = [*first, *work.runs(column, seeds)]
+            for job in todo:
+                check_folder(job)
+            if progress and (done := len(todo) - undone(todo)):
+                note(f"{done} of {len(todo)} jobs are done already")
+            run_jobs(todo, number, where, after=lambda job: work.write(), progress=progress)
+            first = []
+    finally:
+        found = work.write()
+        draw(found, out)
+    return found
+
+
+def _check(seeds: int, columns: Sequence[str], jobs: int | None, held_out: int | None, test: Sequence[str]) -> None:
+    for name, value in (("seeds", seeds), ("jobs", jobs), ("held-out", held_out)):
+        if value is not None and value < 1:
+            raise GlocalError(f"--{name} {value}: must be at least 1")
+    for column in columns:
+        if column not in EQUAL:
+            raise GlocalError(f"--equal {column}: {did_you_mean(column, EQUAL)}")
+    if held_out is not None and test:
+        raise GlocalError("--held-out measures on training images; leave out --test")
+
+
+def _check_trials(left: Sequence[Job]) -> None:
+    """Equal time needs the cost of every row."""
+    for job in left:
+        error = (read_result(Path(job.folder)) or {}).get("error", "it was not measured")
+        raise GlocalError(f"--equal time: what an epoch of {job.row!r} takes is not known: {error}")
+
+
+def _command(table: str | Path, out: Path, options: Mapping[str, Any]) -> str:
+    """The command that does the same; what the machine decides is left out."""
+    words = ["glocal", "reproduce", str(table), "--out", str(out)]
+    usual = {"seeds": 1, "equal": ["epochs"]}
+    for name, value in options.items():
+        if value is None or value == usual.get(name) or value in ({}, [], ()):
+            continue
+        if name == "set":
+            value = [f"{path}={one if isinstance(one, str) else json.dumps(one)}" for path, one in value.items()]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [f"--{name}", json.dumps(one) if isinstance(one, Mapping) else str(one)]
+    return shlex.join(words)

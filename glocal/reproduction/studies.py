@@ -1,0 +1,77 @@
+"""Which table is reproduced: one of the papers', or one of our own in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from glocal.errors import GlocalError, did_you_mean
+from glocal.papers import PaperRow, PaperTable, find_table, paper_names
+from glocal.settings import read_yaml, validated
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table with what finds it again.
+
+    Attributes:
+        name: its place, `sce/2`, or the id of a file's table.
+        table: its rows and metrics.
+        budget: the one that the file asks for; None where it says nothing.
+    """
+
+    name: str
+    table: PaperTable
+    budget: str | Mapping[str, Any] | None = field(default=None)
+
+
+def open_study(table: str | Path) -> Study:
+    """A table by its place in the papers, or out of a .yaml file that holds one: `id`, `title`, `place`, `metrics`,
+    `notes` and `rows` as in `glocal/papers/*.yaml`, and `budget` if it likes.
+
+    Raises:
+        GlocalError: there is no such place or file, or it is not as it should be.
+    """
+    name = str(table)
+    if not name.endswith((".yaml", ".yml")):
+        if "/" not in name:
+            places = ", ".join(paper_names())
+            raise GlocalError(f"{name} is no table; name one as sce/2 (papers: {places}) or a .yaml file with one")
+        return Study(name, find_table(name)[1])
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise GlocalError(f"{name}: cannot be read: {error.strerror}") from error
+    raw = read_yaml(text, name)
+    if not isinstance(raw, Mapping):
+        raise GlocalError(f"{name} must hold one table: id, title, place, metrics and rows")
+    raw = dict(raw)
+    budget = raw.pop("budget", None)
+    if not isinstance(budget, str | Mapping | None):
+        raise GlocalError(f"{name}: budget must be a name, as small, or keys, as {{like: small, images: 1000}}")
+    found = validated(PaperTable, raw, name)
+    return Study(found.id, found, budget)
+
+
+def chosen_rows(table: PaperTable, patterns: Sequence[str] | None) -> list[PaperRow]:
+    """The rows whose label fits one of the patterns (`tau=0.2*`); all of them without patterns.
+
+    Raises:
+        GlocalError: the table has no rows, or a pattern fits none.
+    """
+    if not table.rows:
+        raise GlocalError(f"table {table.id} has no rows that could be run")
+    for pattern in patterns or ():
+        if not any(_fits(row, pattern) for row in table.rows):
+            raise GlocalError(
+                f"no row of table {table.id} is called {pattern!r} (* stands for anything); "
+                f"{did_you_mean(pattern, [row.label for row in table.rows])}"
+            )
+    return [row for row in table.rows if not patterns or any(_fits(row, pattern) for pattern in patterns)]
+
+
+def _fits(row: PaperRow, pattern: str) -> bool:
+    return row.label == pattern or fnmatchcase(row.label, pattern)  # a label may have brackets

@@ -1,0 +1,204 @@
+"""A table that is being reproduced: its jobs, and what they have found so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from glocal.papers import PaperRow
+from glocal.reproduction.equal import EQUAL, Spending
+from glocal.reproduction.gathering import machine, row_of, slug
+from glocal.reproduction.heading import heading
+from glocal.reproduction.jobs import Job, is_done, read_result
+from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
+from glocal.reproduction.studies import Study
+from glocal.reproduction.writing import write
+
+_OF_REFERENCES = ("knn", "linear")  # what says something of pixels too
+_CHECKPOINT_MINUTES = 2.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call of `reproduce` is about.
+
+    Attributes:
+        study: the table.
+        choices: what holds for all rows.
+        plans: of the chosen rows by label: the plan, or why there is none.
+        out: the folder.
+        device: cpu, cuda or mps.
+        number: jobs side by side.
+        budget: as it was named.
+        command: that does the same.
+    """
+
+    study: Study
+    choices: Choices
+    plans: Mapping[str, Planned | str]
+    out: Path
+    device: str
+    number: int
+    budget: str
+    command: str
+    spending: Spending = field(repr=False)
+
+    @cached_property
+    def planned(self) -> list[Planned]:
+        """The rows that can be run."""
+        return [one for one in self.plans.values() if isinstance(one, Planned)]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What the rows' folders are called, by label: no two are called alike."""
+        found: dict[str, str] = {}
+        for row in self.study.table.rows:
+            name, number = slug(row.label), 2
+            while name in found.values():
+                name, number = f"{slug(row.label)}.{number}", number + 1
+            found[row.label] = name
+        return found
+
+    def runs(self, column: str, seeds: int) -> list[Job]:
+        """The runs of a column, the first seed of all rows before the second one of any."""
+        epochs = {one.row.label: one.epochs for one in self.planned}
+        if column != "epochs":
+            costs = self._views() if column == "views" else self._seconds()
+            epochs = self.spending.decide(column, costs, epochs)
+        suffix = "" if column == "epochs" else f",equal={column}"
+        jobs = []
+        for seed in range(seeds):
+            for one in self.planned:
+                settings = with_epochs(one, self.study.table, self.choices, epochs[one.row.label])
+                folder = self.out / "runs" / f"{self.names[one.row.label]},seed={seed}{suffix}"
+                jobs.append(self._job("run", folder, one, settings, seed=seed, equal=column))
+        return jobs
+
+    def trials(self) -> list[Job]:
+        """What has to be measured before it is known how many epochs take equal time."""
+        known = self._seconds()
+        left = [one for one in self.planned if one.row.label not in known]
+        return [self._job("cost", self._of_cost(one), one, one.settings) for one in left]
+
+    def references(self) -> list[Job]:
+        """Each untrained network, and raw pixels, once for each choice of images."""
+        found: dict[str, Job] = {}
+        networks: set[str] = set()
+        for one in self.planned:
+            network = one.recipe.model.model_dump_json() + str(one.recipe.data.size)
+            for kind, key in (("untrained", f"{network} {one.data} {one.test}"), ("pixels", f"{one.data} {one.test}")):
+                if key in networks:
+                    continue
+                networks.add(key)
+                name = kind if kind not in found else f"{kind} ({one.row.label})"
+                metrics = {name: its for name, its in one.metrics.items() if its.protocol in _OF_REFERENCES}
+                job = self._job(kind, self.out / "runs" / slug(name), one, one.settings)
+                found[name] = job.model_copy(update={"row": name, "metrics": metrics})
+        return list(found.values())
+
+    def found(self) -> dict[str, Any]:
+        """What is written: the rows that were chosen, and those that earlier calls have run in the same folder."""
+        rows = [row for row in map(self._row, self.study.table.rows) if row is not None]
+        columns = [column for column in EQUAL if any(column in row["results"] for row in rows)]
+        return {
+            "table": self.study.name,
+            "title": self.study.table.title,
+            "heading": [
+                f"budget {self.budget}",
+                *heading(self.study.table, self.planned),
+                *self.spending.in_words(columns),
+            ],
+            "command": self.command,
+            "machine": machine(self.device, self.number),
+            "budget": self.choices.budget.model_dump(mode="json"),
+            "equal": columns,
+            "date": datetime.now(UTC).date().isoformat(),
+            "metrics": metric_titles(self.study.table, self.planned),
+            "rows": rows,
+            "references": dict(self._references()),
+        }
+
+    def write(self) -> dict[str, Any]:
+        """Writes what was found so far, and returns it."""
+        found = self.found()
+        write(found, self.out)
+        return found
+
+    def _row(self, row: PaperRow) -> dict[str, Any] | None:
+        plan = self.plans.get(row.label)
+        why = plan if isinstance(plan, str) else ""
+        notes = plan.notes if isinstance(plan, Planned) else ()
+        shown = row_of(row, self.names[row.label], self.out / "runs", cannot_run=why, notes=notes)
+        return shown if plan is not None or shown["results"] else None
+
+    def _references(self) -> Iterator[tuple[str, dict[str, float]]]:
+        for job in self.references():
+            found = read_result(Path(job.folder)) or {}
+            if found.get("values"):
+                yield job.row, found["values"]
+
+    def _views(self) -> dict[str, float]:
+        return {one.row.label: float(one.views_of_epoch) for one in self.planned}
+
+    def _seconds(self) -> dict[str, float]:
+        """Of an epoch of the rows for which it is known: decided, from runs that are finished, or from trials."""
+        found: dict[str, float] = {}
+        for one in self.planned:
+            trial = read_result(self._of_cost(one)) or {}
+            runs = [run for run in self._finished(one) if run.get("cpu_minutes")]
+            if runs:
+                key = "cpu_minutes" if self.device == "cpu" else "wall_minutes"
+                found[one.row.label] = 60 * sum(run[key] for run in runs) / sum(run["epochs"] for run in runs)
+            elif trial.get("epoch_seconds"):
+                found[one.row.label] = trial["epoch_seconds"]
+        return {**found, **self.spending.costs("time")}
+
+    def _finished(self, one: Planned) -> list[dict[str, Any]]:
+        shown = row_of(one.row, self.names[one.row.label], self.out / "runs", cannot_run="", notes=())
+        return [run for its in shown["results"].values() for run in its["runs"]]
+
+    def _of_cost(self, one: Planned) -> Path:
+        return self.out / "runs" / f"{self.names[one.row.label]},cost"
+
+    def _job(
+        self,
+        kind: str,
+        folder: Path,
+        one: Planned,
+        settings: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        equal: str = "epochs",
+    ) -> Job:
+        machine_s = {"train.device": self.device, "train.checkpoint_minutes": _CHECKPOINT_MINUTES}
+        if self.device == "cpu":
+            machine_s["data.workers"] = 0
+        watched = one.recipe.monitor.knn_epochs and self.choices.held_out is None and len(one.test) == 1
+        test = {"data.test": one.test[0]} if watched else {}
+        overrides = {**machine_s, **test, **settings, "seed": seed}
+        job = {
+            "kind": kind,
+            "folder": str(folder),
+            "row": one.row.label,
+            "seed": seed,
+            "equal": equal,
+            "recipe": one.row.recipe,
+            "overrides": json.loads(json.dumps(overrides)),  # as it is read back
+            "data": one.data,
+            "test": one.test,
+            "images": self.choices.budget.images,
+            "held_out": self.choices.held_out,
+            "metrics": one.metrics if kind != "cost" else {},
+            "device": self.device,
+        }
+        return Job.model_validate(job)
+
+
+def undone(jobs: Sequence[Job]) -> int:
+    """How many jobs are still to do."""
+    return sum(not is_done(job) for job in jobs)
