@@ -121,8 +121,33 @@ def section(file: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def page(folder: Path) -> str:
-    """The whole page."""
+def curves(file: dict[str, Any], images: Path) -> None:
+    """Draws k-NN accuracy over CPU minutes, one line a run that has a curve."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 3), layout="constrained")
+    for number, row in enumerate(file["rows"]):
+        runs = [run for kind in row.get("results", {}).values() for run in kind.get("runs", []) if run.get("curve")]
+        for place, run in enumerate(runs):
+            _, minutes, accuracy = zip(*run["curve"], strict=True)
+            axes.plot(minutes, accuracy, color=f"C{number % 10}", label=row["label"] if place == 0 else None)
+    axes.set(xlabel="CPU minutes", ylabel="k-NN accuracy (%)")
+    axes.legend(fontsize=7)
+    images.mkdir(parents=True, exist_ok=True)
+    figure.savefig(images / f"results-{file['table']}.png", dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def page(folder: Path, images: Path | None = None) -> str:
+    """The whole page; with `images`, the pictures of curves are drawn into that folder.
+
+    Args:
+        folder: of the files of results.
+        images: gets the pictures; None leaves those that are there.
+    """
     files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     parts = ["# Results", "Made by `benchmarks/results_page.py` out of `benchmarks/results/`; ± is over seeds."]
     if not files:
@@ -130,7 +155,13 @@ def page(folder: Path) -> str:
     parts += ["## Which method should I use for N images, M minutes, this network?", best(files)]
     if tables := [f"{file['title']}:\n\n{found}" for file in files if (found := published(file))]:
         parts += ["## Published and measured", *tables]
-    return "\n\n".join([*parts, *map(section, files)]) + "\n"
+    for file in files:
+        parts.append(section(file))
+        if any(run.get("curve") for row in file["rows"] for k in row.get("results", {}).values() for run in k["runs"]):
+            if images is not None:
+                curves(file, images)
+            parts.append(f"![k-NN accuracy over CPU minutes](images/results-{file['table']}.png)")
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -138,7 +169,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
     given = parser.parse_args()
-    given.out.write_text(page(given.results), encoding="utf-8")
+    given.out.write_text(page(given.results, given.out.parent / "images"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,15 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     assert "Missing: C, seed 3: out of memory." in found
 
 
+def test_curves_become_a_picture(tmp_path: Path, results_page: Any) -> None:
+    rows = [row("A", [60])]
+    rows[0]["results"]["time"]["runs"][0]["curve"] = [[1, 4.0, 30.0], [2, 8.0, 35.0]]
+    file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
+    (tmp_path / "t.json").write_text(json.dumps(file))
+    assert "](images/results-t.png)" in results_page.page(tmp_path, tmp_path / "images")
+    assert (tmp_path / "images" / "results-t.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_results_it_says_so(tmp_path: Path, results_page: Any) -> None:
     assert "Nothing has been measured yet." in results_page.page(tmp_path)
 
