@@ -19,6 +19,11 @@ _ON_THE_HUB = {
     "CIFAR100": "uoft-cs/cifar100",
     "ImageNet": "ILSVRC/imagenet-1k",
 }
+_STEMS = {
+    "standard": "",
+    "medium": " with a first convolution of 3×3, stride 2 and no pooling",
+    "small": " with a stem for small images",
+}
 
 
 def front_matter(subject: Subject, origin: Origin, library: str) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def write_card(subject: Subject, origin: Origin, *, library: str, lines: Sequenc
 
 def _what(subject: Subject, origin: Origin) -> str:
     network = subject.architecture.name if subject.architecture else type(subject.network).__name__
-    stem = " with a stem for small images" if subject.architecture and subject.architecture.small_stem else ""
+    stem = _STEMS[subject.architecture.stem] if subject.architecture else ""
     how = f", pretrained by {shown_name(origin.recipe.method.name)}" if origin.recipe else ""
     half = " The weights are in float16." if subject.precision == "fp16" else ""
     return (

@@ -33,7 +33,7 @@ def write(subject: Subject, place: Path) -> None:
         library, pieces = "onnx", [lines(shown)]
         if subject.architecture is not None:
             safetensors.write(subject, place / timm.WEIGHTS)
-            if subject.architecture.small_stem:
+            if subject.architecture.stem != "standard":
                 pieces.append(safetensors.lines(replace(shown, out=shown.out / timm.WEIGHTS)))
     write_text(place / CARD, write_card(shown, origin, library=library, lines=pieces))
     if origin.recipe is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.exports.preprocessing import Preprocessing
-from glocal.exports.subject import OWN_NETWORKS, Subject, architecture_from, arguments, build
+from glocal.exports.subject import OWN_NETWORKS, Subject, architecture_from, arguments, build, stem_line
 from glocal.exports.target import Loaded, Target, quoted
 
 TOLERANCE = {"fp32": 1e-6, "fp16": 2e-2}
@@ -106,17 +107,12 @@ def lines(subject: Subject) -> str:
             f"network.load_state_dict(load_file({quoted(subject.out)}))\n"
             "features = network(images)\n"
         )
-    setting = ""
-    if known.small_stem:
-        width = subject.network.conv1.out_channels  # type: ignore[union-attr]
-        setting = (
-            f"network.conv1, network.maxpool = torch.nn.Conv2d(3, {width}, 3, padding=1, bias=False), "
-            "torch.nn.Identity()\n"
-        )
+    network: Any = subject.network
+    width = network.conv1.out_channels if known.stem != "standard" else 0
     return (
         f"import timm, torch\nfrom safetensors.torch import load_file\n\n"
         f'network = timm.create_model("{known.name}", num_classes=0{arguments(known.options)}).eval()\n'
-        f"{setting}"
+        f"{stem_line(known.stem, width)}"
         f"network.load_state_dict(load_file({quoted(subject.out)}))\n"
         f"features = network(images)\n"
     )

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from glocal.errors import GlocalError
 from glocal.exports.origin import Origin
 from glocal.exports.preprocessing import Preprocessing
 from glocal.models.alexnet import SmallAlexNet
-from glocal.models.backbone import Architecture, Backbone, one_line, set_small_stem
+from glocal.models.backbone import Architecture, Backbone, Stem, found_stem, known_stem, one_line, set_stem
 
 Precision = Literal["fp32", "fp16"]
 
@@ -92,7 +91,7 @@ class Subject:
         if self.architecture is not None:
             found["architecture"] = self.architecture.name
             found["model_args"] = json.dumps(self.architecture.options)
-            found["stem"] = "small" if self.architecture.small_stem else "standard"
+            found["stem"] = self.architecture.stem
         if self.license is not None:
             found["license"] = self.license
         return found
@@ -120,9 +119,7 @@ def architecture_of(backbone: Backbone) -> Architecture | None:
         config = getattr(network, "pretrained_cfg", None) or {}
         if "architecture" not in config:
             return None
-        known = Architecture(
-            config["architecture"], dict(getattr(network, "_model_args", {})), _has_small_stem(network)
-        )
+        known = Architecture(config["architecture"], dict(getattr(network, "_model_args", {})), found_stem(network))
     options = {key: value for key, value in known.options.items() if key not in _NOT_THE_NETWORK}
     if isinstance(network, VisionTransformer):  # else it depends on the tag of weights, which files do not have
         height, width = network.patch_embed.img_size or (backbone.size, backbone.size)
@@ -134,12 +131,8 @@ def architecture_of(backbone: Backbone) -> Architecture | None:
     return known._replace(options=options)
 
 
-def _has_small_stem(network: nn.Module) -> bool:
-    return isinstance(network, ResNet) and isinstance(network.maxpool, nn.Identity)
-
-
 def build(architecture: Architecture) -> nn.Module:
-    """A network with random weights, as an architecture says: by timm, with the small stem set in.
+    """A network with random weights, as an architecture says: by timm, with its stem set in.
 
     Raises:
         GlocalError: timm does not build it.
@@ -150,8 +143,7 @@ def build(architecture: Architecture) -> nn.Module:
         network: nn.Module = timm.create_model(architecture.name, num_classes=0, **architecture.options)
     except Exception as error:  # networks fail in their own ways with options that do not fit
         raise GlocalError(f"timm cannot build {architecture.name} again: {one_line(error)}") from error
-    if architecture.small_stem:
-        set_small_stem(network)
+    set_stem(network, architecture.stem)
     return network.eval()
 
 
@@ -159,12 +151,12 @@ def architecture_from(metadata: Mapping[str, str]) -> Architecture:
     """What `Subject.metadata` says of the network.
 
     Raises:
-        GlocalError: it says nothing.
+        GlocalError: it says nothing, or names a stem that there is not.
     """
     if "architecture" not in metadata:
         raise GlocalError("the file does not say which network its weights are of")
     options: dict[str, Any] = json.loads(metadata["model_args"])
-    return Architecture(metadata["architecture"], options, metadata["stem"] == "small")
+    return Architecture(metadata["architecture"], options, known_stem(metadata["stem"], "the file's header"))
 
 
 def arguments(options: Mapping[str, Any]) -> str:
@@ -174,3 +166,16 @@ def arguments(options: Mapping[str, Any]) -> str:
     ', img_size=32, class_token=False'
     """
     return "".join(f", {key}={value!r}" for key, value in options.items())
+
+
+def stem_line(stem: Stem, width: int) -> str:
+    """The line of code that gives a `network` its stem of so many channels; "" where it has it already.
+
+    >>> stem_line("medium", 64).partition(", torch.nn.Identity()")[0]
+    'network.conv1, network.maxpool = torch.nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)'
+    """
+    if stem == "standard":
+        return ""
+    stride = "stride=2, " if stem == "medium" else ""
+    convolution = f"torch.nn.Conv2d(3, {width}, 3, {stride}padding=1, bias=False)"
+    return f"network.conv1, network.maxpool = {convolution}, torch.nn.Identity()\n"

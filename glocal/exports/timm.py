@@ -35,8 +35,9 @@ def why_not(architecture: Architecture | None) -> str:
         return "the network was not built by timm's create_model"
     if not timm.is_model(architecture.name):
         return f"timm has no {architecture.name}"
-    if architecture.small_stem:
-        return "no name or argument of timm's gives a ResNet the small stem (model.stem=small)"
+    if architecture.stem != "standard":
+        named = f"the {architecture.stem} stem (model.stem={architecture.stem})"
+        return f"no name or argument of timm's gives a ResNet {named}"
     return ""
 
 

@@ -21,8 +21,9 @@ from glocal.errors import GlocalError
 from glocal.exports import timm
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.safetensors import fill, read_metadata, runner, write_weights
-from glocal.exports.subject import Subject, arguments, at_precision
+from glocal.exports.subject import Subject, arguments, at_precision, stem_line
 from glocal.exports.target import Loaded, Target, quoted
+from glocal.models.backbone import Stem, known_stem, set_stem
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
 """Of the same layers in another package, which may group their products otherwise."""
@@ -57,18 +58,17 @@ class Counterpart(NamedTuple):
     Attributes:
         name: its function or class in `torchvision.models`.
         arguments: what that is called with.
-        small_stem: of a ResNet.
+        stem: of a ResNet.
     """
 
     name: str
     arguments: dict[str, Any]
-    small_stem: bool = False
+    stem: Stem = "standard"
 
     def build(self) -> nn.Module:
         """The network with random weights, without its classifier."""
         network: Any = getattr(torchvision.models, self.name)(**self.arguments)
-        if self.small_stem:
-            network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        set_stem(network, self.stem)
         if hasattr(network, "heads"):
             network.heads = nn.Identity()
         else:
@@ -84,7 +84,7 @@ def counterpart(subject: Subject) -> Counterpart:
     """
     network, known = subject.network, subject.architecture
     if isinstance(network, ResNet) and known is not None and known.name in _RESNETS:
-        return Counterpart(known.name, {}, known.small_stem)
+        return Counterpart(known.name, {}, known.stem)
     if isinstance(network, VisionTransformer):
         return _transformer(network, subject.backbone.size, elsewhere(subject))
     raise GlocalError(
@@ -204,9 +204,8 @@ def metadata_of(path: Path) -> Mapping[str, str]:
 def load(path: Path) -> list[Loaded]:
     """Builds torchvision's network and gives it the weights."""
     metadata = metadata_of(path)
-    theirs = Counterpart(
-        metadata["torchvision"], json.loads(metadata["torchvision_args"]), metadata.get("stem") == "small"
-    )
+    stem = known_stem(metadata.get("stem", "standard"), str(path))
+    theirs = Counterpart(metadata["torchvision"], json.loads(metadata["torchvision_args"]), stem)
     network = theirs.build()
     fill(network, _read(path), "--to torchvision")
     its = Preprocessing.from_metadata(metadata)
@@ -217,12 +216,7 @@ def lines(subject: Subject) -> str:
     """Loads the file into torchvision's network."""
     theirs = counterpart(subject)
     head = "heads" if theirs.name == "VisionTransformer" else "fc"
-    left_out = f"network.{head} = torch.nn.Identity()\n"
-    if theirs.small_stem:
-        left_out = (
-            "network.conv1, network.maxpool, network.fc = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), "
-            "torch.nn.Identity(), torch.nn.Identity()\n"
-        )
+    left_out = f"{stem_line(theirs.stem, 64)}network.{head} = torch.nn.Identity()\n"
     safe = subject.out.suffix == ".safetensors"
     imported = "import torch, torchvision\n" + ("from safetensors.torch import load_file\n" if safe else "")
     read = f"{'load_file' if safe else 'torch.load'}({quoted(subject.out)})"

@@ -31,6 +31,10 @@ _SMALL_ALEXNET = "small_alexnet"
 _SMALL_SIDE = 64  # up to this side, a stem that divides it by four at once loses too much
 _ROUNDING = 1e-4  # by which images in [0, 1] may lie outside
 
+Stem = Literal["standard", "medium", "small"]
+"""How a ResNet begins: its own first convolution and pooling, or 3×3 with stride 2 (medium) or 1 and no pooling."""
+_STRIDES: dict[Stem, int] = {"medium": 2, "small": 1}
+
 AnyImages = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
 """(B, 3, H, W) uint8 or floating point in [0, 1]; or PIL images and (H, W, 3) uint8 arrays, one or several."""
 
@@ -42,7 +46,7 @@ class ModelSettings(Settings):
     """
 
     name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base, small_alexnet
-    stem: Literal["auto", "standard", "small"] = "auto"  # small: 3×3 stride 1, no pooling (ResNets; images ≤ 64)
+    stem: Literal["auto"] | Stem = "auto"  # small: a ResNet begins with 3×3, stride 1, no pooling; medium: stride 2
     pretrained: bool = False
     init: str | None = None  # weights to begin with: timm:NAME, a run, a checkpoint, a .safetensors or .pth file
     keep_statistics: bool = False  # batch normalisation of the backbone keeps those of the weights it begins with
@@ -72,10 +76,10 @@ class ModelSettings(Settings):
         """The same with the stem decided for images of `size` pixels."""
         if self.stem != "auto":
             return self
-        small = size <= _SMALL_SIDE and not self.from_weights and self._takes_the_small_stem()
+        small = size <= _SMALL_SIDE and not self.from_weights and self._takes_other_stems()
         return self.model_copy(update={"stem": "small" if small else "standard"})
 
-    def _takes_the_small_stem(self) -> bool:
+    def _takes_other_stems(self) -> bool:
         """Whether the network begins with one convolution and a pooling, as timm's plain ResNets do."""
         if self.name == _SMALL_ALEXNET or _entry_family(self.name) is not ResNet:
             return False
@@ -101,12 +105,12 @@ class Architecture(NamedTuple):
     Attributes:
         name: of a timm model, without the tag of its weights; or small_alexnet.
         options: of its constructor.
-        small_stem: a ResNet's first convolution is 3×3 with stride 1, and nothing pools after it.
+        stem: of a ResNet; others have the standard one.
     """
 
     name: str
     options: dict[str, Any]
-    small_stem: bool = False
+    stem: Stem = "standard"
 
 
 def statistics_of_weights(settings: ModelSettings) -> ImageStatistics | None:
@@ -147,11 +151,39 @@ def has_plain_stem(network: nn.Module) -> bool:
     return isinstance(network, ResNet) and isinstance(network.conv1, nn.Conv2d) and hasattr(network, "maxpool")
 
 
-def set_small_stem(network: nn.Module) -> None:
-    """Gives a ResNet with a plain stem the one for small images: a 3×3 convolution of stride 1, and no pooling."""
-    stem = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)  # type: ignore[union-attr, arg-type]
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-    network.conv1, network.maxpool = stem, nn.Identity()
+def set_stem(network: nn.Module, stem: Stem) -> None:
+    """Gives a ResNet with a plain stem another one, with random weights; the standard one leaves it as it is.
+
+    A small stem keeps the side S of images, a medium one gives S/2, the standard one S/4.
+    """
+    if stem == "standard":
+        return
+    width: int = network.conv1.out_channels  # type: ignore[assignment, union-attr]
+    first = nn.Conv2d(3, width, 3, stride=_STRIDES[stem], padding=1, bias=False)
+    nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+    network.conv1, network.maxpool = first, nn.Identity()
+
+
+def found_stem(network: nn.Module) -> Stem:
+    """The stem that a network has."""
+    if not has_plain_stem(network) or not isinstance(network.maxpool, nn.Identity):
+        return "standard"
+    return "small" if network.conv1.stride == (1, 1) else "medium"  # type: ignore[union-attr]
+
+
+def known_stem(name: Any, what: str) -> Stem:
+    """A stem by the name that a file has for it.
+
+    Args:
+        name: the file's word.
+        what: the file, for the message.
+
+    Raises:
+        GlocalError: there is no such stem.
+    """
+    if name in get_args(Stem):
+        return name  # type: ignore[no-any-return]
+    raise GlocalError(f"{what}: stem is {name!r}; {', '.join(get_args(Stem))} are known")
 
 
 def _entry_family(name: str) -> type:
@@ -573,16 +605,16 @@ def build_backbone(
         mean, std: per channel; None takes what the pretrained weights expect, or ImageNet's where there are none.
 
     Raises:
-        GlocalError: unknown name, an option that the model does not take, a small stem on another family or on
-            pretrained weights, or weights that cannot be had.
+        GlocalError: unknown name, an option that the model does not take, a small or medium stem on another family or
+            on pretrained weights, or weights that cannot be had.
     """
     settings = settings.for_size(size)
     known = statistics_of_weights(settings)
     mean = mean or (known.mean if known else IMAGENET_MEAN)
     std = std or (known.std if known else IMAGENET_STD)
     if settings.name == _SMALL_ALEXNET:
-        if settings.options or settings.known_to_timm or settings.stem == "small":
-            raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no small stem")
+        if settings.options or settings.known_to_timm or settings.stem != "standard":
+            raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no stem but its own")
         found = Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
         found.architecture = Architecture(_SMALL_ALEXNET, {})
         return found
@@ -593,9 +625,10 @@ def build_backbone(
             f"model.options.in_chans={options['in_chans']}: all images come as RGB, grey ones with three equal "
             "channels; leave it out"
         )
-    if settings.stem == "small" and settings.known_to_timm:
+    stem: Stem = "standard" if settings.stem == "auto" else settings.stem  # never auto, after for_size
+    if stem != "standard" and settings.known_to_timm:
         raise GlocalError(
-            f"model.stem=small does not go with {_naming(settings)}: a new first convolution has no pretrained "
+            f"model.stem={stem} does not go with {_naming(settings)}: a new first convolution has no pretrained "
             "weights; use model.stem=standard"
         )
     if _entry_family(name) is ResNet:
@@ -614,13 +647,13 @@ def build_backbone(
         raise GlocalError(
             f"model.name={settings.name} cannot be built for images of {size} pixels (data.size): {one_line(error)}"
         ) from error
-    if settings.stem == "small":
+    if stem != "standard":
         if not has_plain_stem(network):
             raise GlocalError(
-                "model.stem: the small stem is for ResNets whose stem is one convolution and a pooling, not for "
+                f"model.stem: the {stem} stem is for ResNets whose stem is one convolution and a pooling, not for "
                 f"{settings.name}; use standard"
             )
-        set_small_stem(network)
+        set_stem(network, stem)
     found = Backbone(network, size=size, mean=mean, std=std, label=settings.name)
-    found.architecture = Architecture(name, options, settings.stem == "small")
+    found.architecture = Architecture(name, options, stem)
     return found

@@ -19,10 +19,10 @@ from glocal.models.backbone import (
     known_interpolation,
     network_name,
     one_line,
-    set_small_stem,
+    set_stem,
     statistics_of_weights,
 )
-from glocal.models.weights import OF_IMAGES, Weights, has_small_stem, load_into, read_weights
+from glocal.models.weights import OF_IMAGES, Weights, load_into, read_weights, stem_of
 from glocal.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ def _of_file(name: str, weights: Weights) -> Backbone:
         note(f"{weights.file} says that it is of {stated}: what else it says is not taken for timm:{name}")
         stated = None
     backbone = _from_timm(name, pretrained=False, said=None if stated is None else weights)
-    if has_small_stem(weights) and has_plain_stem(backbone.network):
-        set_small_stem(backbone.network)
+    if has_plain_stem(backbone.network):
         assert backbone.architecture is not None
-        backbone.architecture = backbone.architecture._replace(small_stem=True)
+        backbone.architecture = backbone.architecture._replace(stem=stem_of(weights))
+        set_stem(backbone.network, backbone.architecture.stem)
     return backbone.eval()
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import load_checkpoint, newest_readable
 from glocal.errors import GlocalError
-from glocal.models.backbone import one_line
+from glocal.models.backbone import Stem, one_line
 
 OF_IMAGES = ("input_size", "mean", "std", "interpolation")  # timm's names of what a network expects of them
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
@@ -75,6 +75,7 @@ class Weights:
         tensors: by name, of nested mappings with their names joined by dots.
         architecture: timm's name of the network, where the file or what lies beside it says so.
         options: of its constructor in timm, where they are said.
+        stem: of a ResNet, where the file says it.
         config: what is said beside it of the images (timm's pretrained_cfg); empty where nothing is.
         recipe: of a checkpoint of this package, the recipe as YAML.
     """
@@ -84,6 +85,7 @@ class Weights:
     architecture: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    stem: Stem | None = None
     recipe: str | None = None
 
 
@@ -189,8 +191,10 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any], Mapping[str, Any]]:
-    """The architecture, its options and what is known of its images, out of timm's config.json or of the file."""
+def _beside(
+    path: Path, said: Mapping[str, Any]
+) -> tuple[str | None, Mapping[str, Any], Mapping[str, Any], Stem | None]:
+    """Architecture, its options, what is known of its images, and stem, out of timm's config.json or of the file."""
     beside: Mapping[str, Any] = {}
     if path.name in _IN_FOLDERS and (path.parent / "config.json").is_file():
         try:
@@ -205,16 +209,22 @@ def _beside(path: Path, said: Mapping[str, Any]) -> tuple[str | None, Mapping[st
                 images = {key: words[key] for key in OF_IMAGES if key in words}
                 options = _mapping(words.get("model_args"))
                 options = {key: value for key, value in options.items() if key not in _NOT_OF_A_BACKBONE}
-                return name, options, images | _mapping(words.get("pretrained_cfg"))
-    return None, {}, {}
+                stem = words["stem"] if words.get("stem") in get_args(Stem) else None  # others use the word otherwise
+                return name, options, images | _mapping(words.get("pretrained_cfg")), stem
+    return None, {}, {}, None
 
 
-def has_small_stem(weights: Weights) -> bool:
-    """Whether a ResNet's first convolution, as opposed to those of its layers, is that of networks for small images."""
+def stem_of(weights: Weights) -> Stem:
+    """The stem of a ResNet whose weights these are.
+
+    It is what the file says. Tensors alone tell 3×3 from 7×7, but not the stride: 3×3 is then taken for small.
+    """
+    if weights.stem is not None:
+        return weights.stem
     for name, tensor in weights.tensors.items():
         if name.endswith("conv1.weight") and "layer" not in name and tensor.ndim == 4:
-            return tensor.shape[-1] == 3
-    return False
+            return "small" if tensor.shape[-1] == 3 else "standard"
+    return "standard"
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _build(recipe: AnyRecipe) -> Method:
 def _build_backbone(recipe: AnyRecipe) -> Backbone:
     model = recipe.model
     assert recipe.data.size is not None  # resolved
-    if model.known_to_timm and model.stem == "small":
+    if model.known_to_timm and model.stem not in ("auto", "standard"):
         build_backbone(model, size=recipe.data.size)  # says what is wrong before any weights are looked for
     return build_backbone(model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
 

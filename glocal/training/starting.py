@@ -15,7 +15,7 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, full_name, statistics_in_timm
-from glocal.models.weights import Weights, fit_weights, has_small_stem, likely_networks, read_weights
+from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights, stem_of
 from glocal.settings import read_yaml
 from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings
@@ -186,8 +186,9 @@ def _of_file(init: str, start: Start) -> _Found:
     if str(name).startswith("vit_"):  # built for the images of this training, to which codes of positions are resampled
         options = {key: value for key, value in options.items() if key not in _OF_THEIR_SIZE}
     model: dict[str, Any] = {"name": name, "options": options} if stated else {}
-    if has_small_stem(weights) and settings.for_size(32).stem == "small":
-        model["stem"] = "small"
+    stem = stem_of(weights)
+    if stem != "standard" and settings.for_size(32).stem == "small":
+        model["stem"] = stem
     return _Found(model, {}, statistics_in_timm(settings), weights)
 
 

@@ -26,8 +26,8 @@ from glocal.exports import timm as timm_target
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.pushing import for_repository
 from glocal.exports.staging import staged
-from glocal.exports.subject import Subject
-from glocal.models.backbone import Architecture, Backbone
+from glocal.exports.subject import Subject, architecture_from
+from glocal.models.backbone import Architecture, Backbone, set_stem
 from glocal.models.loading import load_backbone
 from glocal.training.run import pretrain
 from tests.exports.made import NARROW, VIT, backbone, narrow, vit
@@ -55,6 +55,14 @@ def far(a: Tensor, b: Tensor) -> float:
     return float(((a - b).norm(dim=-1) / b.norm(dim=-1)).max())
 
 
+def _small_and_narrow() -> Backbone:
+    return backbone(stem="small", options=NARROW)
+
+
+def _medium_and_narrow() -> Backbone:
+    return backbone(stem="medium", options=NARROW)
+
+
 @pytest.mark.parametrize("make", [narrow, vit, lambda: vit(global_pool="avg", class_token=False)])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @torch.no_grad()
@@ -76,7 +84,7 @@ def test_timm_loads_its_folder_and_prepares_images_alike(
     assert new.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
-@pytest.mark.parametrize("stem", ["standard", "small"])
+@pytest.mark.parametrize("stem", ["standard", "medium", "small"])
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 @torch.no_grad()
 def test_resnets_load_into_torchvision(tmp_path: Path, stem: str, ending: str) -> None:
@@ -84,8 +92,9 @@ def test_resnets_load_into_torchvision(tmp_path: Path, stem: str, ending: str) -
     done = export(made, "torchvision", out_for(tmp_path, "torchvision", ending))
     network = torchvision.models.resnet18()
     network.fc = nn.Identity()
-    if stem == "small":
-        network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    if stem != "standard":
+        stride = {"medium": 2, "small": 1}[stem]
+        network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, stride, padding=1, bias=False), nn.Identity()
     state = load_file(done.path) if ending == ".safetensors" else torch.load(done.path)  # weights_only by default
     network.load_state_dict(state)
     given = network.eval()(by_hand(images(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)))
@@ -104,7 +113,7 @@ def test_vision_transformers_load_into_torchvision(tmp_path: Path) -> None:
     assert far(network.eval()(made.prepare(images())), made.features(images())) < 1e-5
 
 
-@pytest.mark.parametrize("make", [narrow, lambda: backbone(stem="small"), vit, lambda: vit(reg_tokens=2)])
+@pytest.mark.parametrize("make", [narrow, _small_and_narrow, _medium_and_narrow, vit, lambda: vit(reg_tokens=2)])
 @torch.no_grad()
 def test_the_header_of_safetensors_says_what_to_build(tmp_path: Path, make: Callable[[], Backbone]) -> None:
     made = make()
@@ -112,13 +121,30 @@ def test_the_header_of_safetensors_says_what_to_build(tmp_path: Path, make: Call
     with safe_open(done.path, "pt") as file:
         said = file.metadata()
     network = timm.create_model(said["architecture"], num_classes=0, **json.loads(said["model_args"]))
-    if said["stem"] == "small":
-        network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    if said["stem"] != "standard":
+        width, stride = network.conv1.out_channels, {"medium": 2, "small": 1}[said["stem"]]
+        network.conv1, network.maxpool = nn.Conv2d(3, width, 3, stride, padding=1, bias=False), nn.Identity()
     network.load_state_dict(load_file(done.path))
     prepared = by_hand(images(), json.loads(said["mean"]), json.loads(said["std"]))
     assert far(network.eval()(prepared), made.features(images())) < 1e-5
     assert json.loads(said["input_size"]) == [3, 32, 32]
     assert said["fingerprint"] == made.fingerprint()
+
+
+def test_a_header_with_another_stem_is_refused() -> None:
+    said = {"architecture": "resnet18", "model_args": "{}", "stem": "tiny"}
+    with pytest.raises(GlocalError, match="header: stem is 'tiny'; standard, medium, small are known"):
+        architecture_from(said)
+    assert architecture_from({**said, "stem": "small"}).stem == "small"
+
+
+def test_a_network_built_by_hand_keeps_its_medium_stem(tmp_path: Path) -> None:
+    network = timm.create_model("resnet18", num_classes=0, **NARROW)
+    set_stem(network, "medium")
+    made = Backbone(network.eval(), size=32)
+    done = export(made, "safetensors", tmp_path / "w.safetensors")
+    found = load_backbone("timm:resnet18", done.path)
+    assert torch.equal(found.features(images()), made.features(images()))
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +189,16 @@ def test_onnx_holds_float16_where_asked_and_nothing_of_the_machine(
         assert {one.version for one in onnx.load(path).opset_import if not one.domain} == {onnx_target.OPSET}
 
 
-def test_networks_that_timm_cannot_name_go_to_the_hub_as_onnx(tmp_path: Path) -> None:
-    made = backbone(stem="small", options=NARROW)
+@pytest.mark.parametrize("stem", ["medium", "small"])
+def test_networks_that_timm_cannot_name_go_to_the_hub_as_onnx(tmp_path: Path, stem: str) -> None:
+    made = backbone(stem=stem, options=NARROW)
     done = export(made, "hub-folder", tmp_path / "h")
     assert {one.name for one in done.path.iterdir()} == {"README.md", "model.onnx", "model.safetensors"}
     assert {one.name for one in done.checks} == {"onnx", "safetensors"}
     card = (done.path / "README.md").read_text()
     assert "library_name: onnx" in card
     assert 'InferenceSession("h/model.onnx")' in card
-    assert "network.maxpool" in card
+    assert ("3, stride=2, padding=1" in card, "network.maxpool" in card) == (stem == "medium", True)
     pushed = for_repository(card, "anna/net")
     assert 'InferenceSession(hf_hub_download("anna/net", "model.onnx"))' in pushed
     assert 'load_file(hf_hub_download("anna/net", "model.safetensors"))' in pushed
@@ -183,6 +210,8 @@ def test_networks_that_timm_cannot_name_go_to_the_hub_as_onnx(tmp_path: Path) ->
     ("make", "to", "message"),
     [
         (lambda: backbone(stem="small"), "timm", "small stem"),
+        (_medium_and_narrow, "timm", r"the medium stem \(model.stem=medium\); --to safetensors"),
+        (_medium_and_narrow, "torchvision", r"conv1.*torchvision's resnet18 has"),
         (lambda: backbone("small_alexnet", 32), "torchvision", "not small_alexnet; --to onnx and hub-folder"),
         (narrow, "torchvision", r"conv1|layer1.*torchvision's resnet18 has"),
         (lambda: vit(reg_tokens=2), "torchvision", "a class token alone before its patches; --to timm"),
@@ -407,16 +436,12 @@ def test_weights_of_a_file_are_exported_and_read_back(tmp_path: Path) -> None:
     assert config == {}
 
 
-def _small_and_narrow() -> Backbone:
-    return backbone(stem="small", options=NARROW)
-
-
 @pytest.mark.parametrize(
     ("make", "to", "ending"),
     [
-        *((make, "safetensors", None) for make in (narrow, vit, backbone, _small_and_narrow)),
+        *((make, "safetensors", None) for make in (narrow, vit, backbone, _small_and_narrow, _medium_and_narrow)),
         *((make, "timm", None) for make in (narrow, vit)),
-        *((make, "torchvision", ".pth") for make in (vit, backbone)),
+        *((make, "torchvision", ".pth") for make in (vit, backbone, lambda: backbone(stem="medium"))),
     ],
 )
 def test_what_a_file_says_of_network_and_images_is_taken_with_its_weights(

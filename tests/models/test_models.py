@@ -13,7 +13,14 @@ from torch import nn
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone, known_interpolation, statistics_of_weights
+from glocal.models.backbone import (
+    Backbone,
+    ModelSettings,
+    build_backbone,
+    found_stem,
+    known_interpolation,
+    statistics_of_weights,
+)
 from glocal.models.heads import mlp
 from glocal.models.momentum import MomentumTeacher
 from glocal.models.queue import NegativeQueue
@@ -29,6 +36,20 @@ def test_small_images_get_the_small_stem_and_large_ones_the_standard() -> None:
     assert isinstance(small.maxpool, nn.Identity)
     assert small.forward_features(torch.zeros(1, 3, 32, 32)).shape[-1] == 4  # 32 / 2³
     assert build_backbone(ModelSettings(options=TINY), size=224).network.conv1.stride == (2, 2)
+
+
+@pytest.mark.parametrize(("stem", "side"), [("small", 32), ("medium", 16), ("standard", 8)])
+def test_a_stem_leaves_its_share_of_the_side(stem: str, side: int) -> None:
+    network = build_backbone(ModelSettings(options=TINY, stem=stem), size=32).network
+    network.eval()
+    maps = network.maxpool(network.act1(network.bn1(network.conv1(torch.zeros(1, 3, 32, 32)))))
+    assert maps.shape == (1, 64, side, side)
+    assert network.forward_features(torch.zeros(1, 3, 32, 32)).shape[-1] == side // 8
+    assert found_stem(network) == stem
+
+
+def test_no_image_gets_the_medium_stem_unasked() -> None:
+    assert {ModelSettings().for_size(size).stem for size in (16, 32, 64, 96, 224)} == {"small", "standard"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +90,8 @@ def test_features_normalise_run_in_eval_mode_and_restore_the_mode() -> None:
     [
         (ModelSettings(name="resnet19"), "no model 'resnet19'; did you mean resnet18"),
         (ModelSettings(name="vit_tiny", stem="small"), "small stem is for ResNets"),
+        (ModelSettings(name="vit_tiny", stem="medium"), "medium stem is for ResNets"),
+        (ModelSettings(name="small_alexnet", stem="medium"), "no stem but its own"),
         (ModelSettings(options={"chanels": [8]}), "model.options: resnet18 does not take them"),
     ],
 )
@@ -200,8 +223,9 @@ def test_pretrained_networks_keep_their_stem_and_bring_their_statistics(tmp_path
     build_method(recipe, weights=False)  # a run that goes on needs none
     with pytest.raises(GlocalError, match=r"model.pretrained: the weights of resnet18 cannot be had"):
         build_method(recipe)
-    with pytest.raises(GlocalError, match="model.stem=small does not go with model.pretrained"):
-        build_backbone(recipe.model.model_copy(update={"stem": "small"}), size=32)
+    for stem in ("small", "medium"):
+        with pytest.raises(GlocalError, match=f"model.stem={stem} does not go with model.pretrained"):
+            build_backbone(recipe.model.model_copy(update={"stem": stem}), size=32)
 
 
 def test_networks_without_a_plain_stem_fall_back_to_the_standard_one() -> None:

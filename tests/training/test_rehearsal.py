@@ -28,6 +28,11 @@ TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
         ),
         ({"train.batch_size": 4, "train.accumulate": 4}, r"leaves 1 image at a time.*raise train.batch_size to 8"),
         ({"model.name": "resnet18d", "model.stem": "small"}, "the small stem is for ResNets"),
+        ({"model.name": "resnet18d", "model.stem": "medium"}, "the medium stem is for ResNets"),
+        (
+            {"model.name": "resnet18", "model.pretrained": True, "model.stem": "medium"},
+            "model.stem=medium does not go with model.pretrained",
+        ),
         (
             {"method.name": "logo", "views": [{"count": 2, "size": 32}], "train.batch_size": 8},
             "two global and two local views are needed, but there are 2 views of each image",

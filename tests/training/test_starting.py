@@ -21,7 +21,8 @@ from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.exports import export
 from glocal.methods.building import build_method
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone, statistics_in_timm
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone, found_stem, statistics_in_timm
+from glocal.models.loading import load_backbone
 from glocal.models.momentum import MomentumTeacher
 from glocal.schedules import Clock
 from glocal.settings import write_yaml
@@ -237,6 +238,27 @@ def test_a_file_that_does_not_name_its_network_is_told_what_it_may_be(tmp_path: 
     assert start.mapping["model"]["stem"] == "small"
     with pytest.raises(GlocalError, match="conv1.weight, the first convolution of resnet18"):
         start.check(build_recipe(start.mapping, {"model.name": "resnet18", "model.stem": "standard"}, data_size=64))
+
+
+def test_a_run_with_a_medium_stem_gives_its_weights_to_another(tmp_path: Path) -> None:
+    run(tmp_path / "a", train__epochs=1, model__stem="medium")
+    own = load_backbone(tmp_path / "a")
+    assert found_stem(own.network) == "medium"
+    done = export(own, "safetensors", tmp_path / "a.safetensors")
+    for place in (tmp_path / "a", done.path):
+        start = starting.begin({"model": {"stem": "small"}}, {"model.init": str(place)}, tmp_path / "b")
+        assert start.mapping["model"]["stem"] == "medium"
+        again = load_backbone("timm:resnet18", place)
+        assert again.fingerprint() == own.fingerprint()
+        assert found_stem(again.network) == "medium"
+
+
+def test_a_file_that_names_no_stem_leaves_a_medium_one_to_the_recipe(tmp_path: Path) -> None:
+    torch.save(build_backbone(ModelSettings(stem="medium"), size=32).network.state_dict(), tmp_path / "own.pth")
+    chosen = {"model.init": str(tmp_path / "own.pth"), "model.name": "resnet18"}
+    for recipes, expected in (({"stem": "medium"}, "medium"), ({}, "small")):
+        start = starting.begin({"model": recipes}, chosen, tmp_path / "run")
+        assert start.mapping["model"]["stem"] == expected
 
 
 def test_a_number_in_print_is_not_that_of_a_training_from_weights(
