@@ -40,7 +40,9 @@ class Budget(Settings):
     at_most: dict[str, float] = Field(default_factory=dict)  # by path, where a recipe has more
     rates: dict[str, dict[str, Any]] = Field(default_factory=dict)  # settings by method
     metrics: dict[str, Metric] = Field(default_factory=dict)  # measured of every row besides the table's
-    evaluation: dict[str, Any] = Field(default_factory=dict)  # settings of protocols, instead of the table's
+    evaluation: dict[str, Any] = Field(
+        default_factory=dict
+    )  # settings of protocols on augmented images, over the table's
 
     @model_validator(mode="after")
     def _check(self) -> Self:

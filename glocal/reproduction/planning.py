@@ -178,9 +178,14 @@ def _plain(wanted: Metric, found: Metric) -> Metric:
 
 
 def scaled_metric(metric: Metric, budget: Budget) -> Metric:
-    """A metric with the budget's settings of its protocol."""
+    """A metric with the budget's settings of its protocol, where that shows the network new crops in every epoch.
+
+    A probe on features that are computed once takes no time that would have to be saved.
+    """
     own = {path: value for path, value in budget.evaluation.items() if path.startswith(f"{metric.protocol}.")}
-    return metric.model_copy(update={"settings": {**metric.settings, **own}}) if own else metric
+    if not own or protocol_settings(metric).get("augmentation", "none") == "none":
+        return metric
+    return metric.model_copy(update={"settings": {**metric.settings, **own}})
 
 
 def with_epochs(planned: Planned, table: PaperTable, choices: Choices, epochs: int) -> dict[str, Any]:
