@@ -68,7 +68,7 @@ def images_for(given: Given, source: str | None, label: str) -> tuple[str, ...]:
     return next(((given.instead[name],) for name in names if name in given.instead), ())
 
 
-def tests_beside(train: Sequence[str]) -> tuple[str, ...]:
+def belonging_to(train: Sequence[str]) -> tuple[str, ...]:
     """The test images that belong to training images: another part of the data set, or the folder beside `train`."""
     if len(train) != 1:
         return ()

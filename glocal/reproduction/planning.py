@@ -13,7 +13,7 @@ from glocal.evaluation.protocols import protocol
 from glocal.papers import Metric, PaperRow, PaperTable
 from glocal.papers.measured import protocol_settings, row_recipe
 from glocal.reproduction.budgets import Budget, settings_of
-from glocal.reproduction.images import Given, Images, images_for, open_images, tests_beside
+from glocal.reproduction.images import Given, Images, belonging_to, images_for, open_images
 from glocal.settings import validated
 from glocal.views.plan import ViewPlan
 
@@ -115,7 +115,7 @@ def plan_row(
     test: tuple[str, ...] = ()
     if choices.held_out is None:
         named = images_for(choices.test, own[0] if len(own) == 1 else None, row.label)
-        test = named or ((printed.data.test,) if printed.data.test and data == own else tests_beside(data))
+        test = named or ((printed.data.test,) if printed.data.test and data == own else belonging_to(data))
     place = (data, test)
     if place not in opened:
         try:

@@ -68,7 +68,7 @@ def chosen_rows(table: PaperTable, patterns: Sequence[str] | None) -> list[Paper
         if not any(_fits(row, pattern) for row in table.rows):
             raise GlocalError(
                 f"no row of table {table.id} is called {pattern!r} (* stands for anything); "
-                f"{did_you_mean(pattern, [row.label for row in table.rows])}"
+                f"{did_you_mean(pattern.strip('*'), [row.label for row in table.rows])}"
             )
     return [row for row in table.rows if not patterns or any(_fits(row, pattern) for pattern in patterns)]
 
