@@ -3,6 +3,9 @@
 import json
 import signal
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +72,9 @@ def test_other_rows_and_columns_join_those_in_the_folder(study: Write, tmp_path:
         ("SCE, own", ["views"]),
     ]
     assert both["equal"] == ["epochs", "views"]
+    assert "train.epochs 200 → 1" in both["heading"]  # of both
+    with pytest.raises(GlocalError, match=r"MoCo,seed=0 holds this row with other settings"):
+        glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], settings={"optimizer.lr": 0.5}, references=False)
 
 
 def test_equal_time_measures_what_an_epoch_takes(study: Write, tmp_path: Path, done: list[str]) -> None:
@@ -188,6 +194,27 @@ def test_the_command_runs_workers_and_prints_the_table(
     assert found["rows"][0]["results"]["epochs"]["mean"]["knn"] >= 0
     job = read_job(tmp_path / "reproduced/tiny/runs/MoCo,seed=0/job.json")
     assert worker.views_per_image(glocal.Run(Path(tmp_path / job.folder)).recipe) == 2
+
+
+def test_a_worker_stops_when_nobody_waits_for_it(study: Write, tmp_path: Path) -> None:
+    words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes", "--quiet"]
+    words += ["--test", "shapes:test:64", "--set", "train.epochs=2000", "--out", str(tmp_path / "out")]
+    parent = subprocess.Popen([sys.executable, "-m", "glocal", *words])
+    folder = tmp_path / "out" / "runs" / "MoCo,seed=0"
+    assert wait_for(lambda: (folder / "metrics.csv").exists())
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: "stopped after step" in (folder / "log.txt").read_text(encoding="utf-8"))
+    assert any(folder.glob("checkpoints/*"))
+
+
+def wait_for(what: Callable[[], bool]) -> bool:
+    """Whether something comes true within two minutes."""
+    for _ in range(600):
+        if what():
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def test_a_process_that_ends_without_a_word_has_failed(
