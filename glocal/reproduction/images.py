@@ -119,7 +119,10 @@ def open_images(
     labels = labelled_part(whole)
     if held_out is not None:
         if labels is not whole:
-            raise GlocalError(f"--held-out takes images of each class, and {has_no_labels(whole)}")
+            why = (
+                has_no_labels(whole) if labels is None else f"only {len(labels):,} images of {whole.name} have a label"
+            )
+            raise GlocalError(f"--held-out takes images of each class, and {why}")
         first, after, each = _first_and_after(whole, images, held_out)
         chosen = Subset(whole, first)
         words = f"{_of_each(each, chosen)}, measured on the {held_out:,} that follow of each class"

@@ -125,7 +125,8 @@ def plan_row(
     images = opened[place]
     if isinstance(images, GlocalError):
         return f"no images: {images}"
-    settings = settings_of(choices.budget, row, table.rows, more=choices.settings)
+    epochs = choices.settings.get("train.epochs")
+    settings = settings_of(choices.budget, row, table.rows, epochs=epochs, more=choices.settings)
     metrics, notes = metrics_of(table, row, choices.budget, len(images.learn))
     if not metrics:
         return f"nothing of it can be measured: {'; '.join(notes) or 'it has no metrics'}"

@@ -28,9 +28,9 @@ def reproduce(
     table: str | Path,
     out: str | Path,
     *,
-    rows: Sequence[str] | None = None,
-    data: Sequence[str] = (),
-    test: Sequence[str] = (),
+    rows: str | Sequence[str] | None = None,
+    data: str | Sequence[str] = (),
+    test: str | Sequence[str] = (),
     held_out: int | None = None,
     budget: str | Mapping[str, Any] | None = None,
     seeds: int = 1,
@@ -79,8 +79,8 @@ def reproduce(
     >>> found = reproduce("sce/2", "runs/sce2", rows=["tau=0.2*CIFAR10"], budget="small")  # doctest: +SKIP
     """
     study, where = open_study(table), choose_device(device)
+    rows, data, test, columns = (_listed(given) for given in (rows, data, test, equal))
     chosen = chosen_rows(study.table, rows)
-    columns = [equal] if isinstance(equal, str) else list(equal)
     _check(seeds, columns, jobs, held_out, test)
     wanted = budget or study.budget or ("small" if where == "cpu" else "full")
     choices = Choices(
@@ -120,6 +120,10 @@ def reproduce(
         found = work.write()
         draw(found, out)
     return found
+
+
+def _listed(given: str | Sequence[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
 
 
 def _check(seeds: int, columns: Sequence[str], jobs: int | None, held_out: int | None, test: Sequence[str]) -> None:

@@ -129,7 +129,7 @@ class Work:
             ],
             "command": self.command,
             "machine": machine(self.device, self.number),
-            "budget": self.choices.budget.model_dump(mode="json"),
+            "budget": {"name": self.budget, **self.choices.budget.model_dump(mode="json")},
             "equal": columns,
             "date": datetime.now(UTC).date().isoformat(),
             "metrics": metric_titles(self.study.table, self.shown),

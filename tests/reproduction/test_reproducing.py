@@ -35,7 +35,7 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
     assert list(found) == [
         *("table", "title", "heading", "command", "machine", "budget", "equal", "date", "metrics", "rows", "references")
     ]
-    assert found["metrics"] == {"knn": "k-NN (%)", "knn20": "k-NN k = 20 (%)", "probe": "linear top-1 (%)"}
+    assert found["metrics"] == {"knn": "k-NN (%)", "knn20": "k-NN k = 20 (%)", "probe": "linear probe on features (%)"}
     assert set(found["references"]) == {"untrained", "pixels"}
     moco, sce = found["rows"]
     assert (moco["published"], sce["published"]) == ({"knn": 50.5}, {})
