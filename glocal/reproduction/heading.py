@@ -33,6 +33,15 @@ def heading(table: PaperTable, planned: Sequence[Planned]) -> list[str]:
     return lines
 
 
+def networks(planned: Sequence[Planned]) -> str:
+    """The networks that are trained, in words.
+
+    Args:
+        planned: the rows.
+    """
+    return "; ".join(dict.fromkeys(_network(one.recipe.model) for one in planned))
+
+
 def _of_training(one: Planned) -> Iterator[tuple[str, str, str]]:
     """What differs, and both values in words."""
     printed, own = one.printed, one.recipe

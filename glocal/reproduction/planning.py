@@ -168,14 +168,18 @@ def metrics_of(table: PaperTable, row: PaperRow, budget: Budget, images: int) ->
             found[name] = scaled
     for name, metric in budget.metrics.items():
         too_many = max(metric.settings.get("knn.k") or (0,)) > images
-        if name not in table.metrics and metric not in [_plain(metric, one) for one in found.values()] and not too_many:
+        if name not in table.metrics and not too_many and not any(_same(metric, one) for one in found.values()):
             found[name] = metric
     return found, notes
 
 
-def _plain(wanted: Metric, found: Metric) -> Metric:
-    """The metric under the title that is wanted: titles do not make another metric of it."""
-    return found.model_copy(update={"title": wanted.title})
+def _same(one: Metric, other: Metric) -> bool:
+    """Whether two metrics are measured alike, whatever they are called."""
+    if (one.protocol, one.setting, one.result) != (other.protocol, other.setting, other.result):
+        return False
+    first, second = protocol_settings(one), protocol_settings(other)
+    numbers = ("k",)  # of neighbours: which are meant says the metric's `setting`
+    return all(first[key] == second[key] for key in first if key not in numbers)
 
 
 def scaled_metric(metric: Metric, budget: Budget) -> Metric:

@@ -13,7 +13,7 @@ from typing import Any
 from glocal.papers import PaperRow
 from glocal.reproduction.equal import EQUAL, Spending, epochs_for
 from glocal.reproduction.gathering import folder_names, machine, results_of, row_of, slug
-from glocal.reproduction.heading import heading
+from glocal.reproduction.heading import heading, networks
 from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
 from glocal.reproduction.studies import Study
@@ -129,12 +129,13 @@ class Work:
             ],
             "command": self.command,
             "machine": machine(self.device, self.number),
-            "budget": {"name": self.budget, **self.choices.budget.model_dump(mode="json")},
+            "budget": self._budget(),
             "equal": columns,
             "date": datetime.now(UTC).date().isoformat(),
             "metrics": metric_titles(self.study.table, self.shown),
             "rows": rows,
             "references": dict(self._references()),
+            "comparisons": [one.model_dump() for one in self.study.comparisons],
         }
 
     def write(self) -> dict[str, Any]:
@@ -142,6 +143,17 @@ class Work:
         found = self.found()
         write(found, self.out)
         return found
+
+    def _budget(self) -> dict[str, Any]:
+        """The budget with what came of it: the networks, the images and, where time is equal, the minutes."""
+        seconds = self.spending.spend("time")
+        came = {
+            "name": self.budget,
+            **self.choices.budget.model_dump(mode="json"),
+            "network": networks(self.shown),
+            "images": max(one.images for one in self.shown),
+        }
+        return came if seconds is None else {**came, "minutes": round(seconds / 60, 1)}
 
     def _row(self, row: PaperRow) -> dict[str, Any] | None:
         plan = self.plans.get(row.label, self.earlier.get(row.label))

@@ -17,26 +17,46 @@ import glocal
 from glocal.cli import app
 from glocal.errors import GlocalError
 from glocal.reproduction import processes, worker
+from glocal.reproduction.budgets import find_budget
 from glocal.reproduction.clock import TrainingClock
 from glocal.reproduction.jobs import read_job
+from glocal.reproduction.planning import metrics_of
+from glocal.reproduction.studies import open_study
 from glocal.signals import Stopped
-from tests.reproduction.conftest import SHAPES
+from tests.reproduction.conftest import KNN, SHAPES
 
 Write = Callable[..., Path]
 
 
 def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Path, done: list[str]) -> None:
-    table, out = study(), tmp_path / "out"
+    compared = [{"row": "MoCo", "over": "SCE, own", "what": "MoCo instead of SCE"}]
+    table, out = study(comparisons=compared), tmp_path / "out"
     found = glocal.reproduce(table, out, **SHAPES, seeds=2)
     order = ["untrained", "pixels", "MoCo, seed 0", "SCE, own, seed 0", "MoCo, seed 1", "SCE, own, seed 1"]
     assert done == order  # a table that is stopped has all rows
 
     assert json.loads((out / "reproduced.json").read_text(encoding="utf-8")) == found
     assert list(found) == [
-        *("table", "title", "heading", "command", "machine", "budget", "equal", "date", "metrics", "rows", "references")
+        *(
+            "table",
+            "title",
+            "heading",
+            "command",
+            "machine",
+            "budget",
+            "equal",
+            "date",
+            "metrics",
+            "rows",
+            "references",
+            "comparisons",
+        )
     ]
     assert found["metrics"] == {"knn": "k-NN (%)", "knn20": "k-NN k = 20 (%)", "probe": "linear probe on features (%)"}
     assert set(found["references"]) == {"untrained", "pixels"}
+    assert found["comparisons"] == compared
+    assert found["budget"]["network"] == "resnet18 (small stem, channels [8, 8, 8, 8])"
+    assert found["budget"]["images"] == 64
     moco, sce = found["rows"]
     assert (moco["published"], sce["published"]) == ({"knn": 50.5}, {})
     its = moco["results"]["epochs"]
@@ -177,8 +197,26 @@ def test_a_table_that_is_none_is_told(tmp_path: Path) -> None:
         glocal.reproduce("sce", tmp_path / "out")
     with pytest.raises(GlocalError, match="cannot be read"):
         glocal.reproduce(tmp_path / "none.yaml", tmp_path / "out")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(GlocalError, match="must hold one table"):
+        glocal.reproduce(tmp_path / "list.yaml", tmp_path / "out")
     with pytest.raises(GlocalError, match="table 1 has no rows"):
         glocal.reproduce("sce/1", tmp_path / "out")
+
+
+def test_a_comparison_of_a_row_that_is_not_there_is_told(study: Write, tmp_path: Path) -> None:
+    table = study(comparisons=[{"row": "MoCo", "over": "SCE", "what": "it"}])
+    with pytest.raises(GlocalError, match="table tiny has no row 'SCE'; did you mean SCE, own"):
+        glocal.reproduce(table, tmp_path / "out", **SHAPES)
+
+
+def test_what_is_measured_already_is_not_measured_twice(study: Write) -> None:
+    linear = {"title": "linear (%)", "protocol": "linear", "result": "top1"}  # by the usual style, which the budget has
+    many = {**KNN, "settings": {"knn.k": [20, 50]}, "setting": "k=20"}
+    table = open_study(study(metrics={"knn": many, "linear": linear})).table
+    found, notes = metrics_of(table, table.rows[1], find_budget("small"), 10_000)
+    assert list(found) == ["knn", "linear", "knn200"]
+    assert notes == []
 
 
 def test_the_command_runs_workers_and_prints_the_table(
