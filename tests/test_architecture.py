@@ -31,7 +31,7 @@ LAYERS = (
     ("glocal.models.loading",),  # of a run: its recipe says what to build
     ("glocal.report",),
     ("glocal.evaluation",),
-    ("glocal.papers.measured",),  # beside a paper's number, that of a run
+    ("glocal.papers.measured", "glocal.papers.data_sets"),  # beside a paper's number, that of a run
     ("glocal.papers.shown",),
     ("glocal.embeddings", "glocal.exports"),
     ("glocal.curation",),

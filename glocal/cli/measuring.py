@@ -158,7 +158,12 @@ def tables(
         if folder is not None or out is not None:
             raise GlocalError("name a table to show runs beside it or to write it, for example glocal tables sce/2")
         papers = [load_paper(name) for name in ([place] if place else paper_names())]
-        show(overview(papers), "glocal tables PAPER/ID shows a table, with the runs in RUNS that are its rows")
+        show(
+            overview(papers),
+            "images: here, missing (torchvision's, fetched where that is possible), or a folder to name with --data",
+            "glocal tables PAPER/ID shows a table, with the runs in RUNS that are its rows",
+            "glocal reproduce PAPER/ID trains and measures its rows",
+        )
         return
     paper, table = find_table(place)
     from glocal.papers.measured import find_runs, measured

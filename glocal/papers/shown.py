@@ -14,13 +14,14 @@ from rich.text import Text
 from glocal.errors import GlocalError
 from glocal.files import write_csv, write_text
 from glocal.papers import Paper, PaperRow, PaperTable
+from glocal.papers.data_sets import data_sets, in_words
 from glocal.papers.measured import MeasuredRow, MeasuredRun, Run
 
 
 def overview(papers: Sequence[Paper]) -> Table:
-    """A line for each table: its place, what it shows, its rows, and how many of them can be run."""
+    """A line for each table: its place, what it shows, its rows, how many of them can be run, and with which images."""
     shown = Table(title="tables (glocal tables PAPER/ID [RUNS])", title_justify="left")
-    for column in ("table", "shows", "rows", "can run"):
+    for column in ("table", "shows", "rows", "can run", "images"):
         shown.add_column(column, justify="right" if column in ("rows", "can run") else "left")
     for paper in papers:
         shown.add_section()
@@ -28,7 +29,8 @@ def overview(papers: Sequence[Paper]) -> Table:
             runnable = sum(row.recipe is not None for row in table.rows)
             place = f"{paper.paper}/{table.id}"
             counts = (str(len(table.rows)), str(runnable)) if table.rows else ("–", "–")
-            shown.add_row(Text(place), Text(f"{table.title} ({table.place})"), *counts)
+            images = Text(in_words(data_sets(table.rows)))
+            shown.add_row(Text(place), Text(f"{table.title} ({table.place})"), *counts, images)
     return shown
 
 

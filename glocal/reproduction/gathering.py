@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 import glocal
-from glocal.papers import PaperRow
+from glocal.papers import PaperRow, PaperTable
 from glocal.reproduction.equal import EQUAL
-from glocal.reproduction.jobs import read_result
+from glocal.reproduction.jobs import RESULT, read_result
 
 _OF_A_RUN = ("seed", "epochs", "images", "views", "cpu_minutes", "wall_minutes", "values", "curve", "error")
 
@@ -30,18 +30,34 @@ def slug(label: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "=.-_") else "_" for c in label)[:100]
 
 
-def row_of(row: PaperRow, name: str, runs: Path, *, cannot_run: str, notes: Sequence[str]) -> dict[str, Any]:
+def folder_names(table: PaperTable) -> dict[str, str]:
+    """With what the folders of each row's runs begin, by label: no two begin alike."""
+    found: dict[str, str] = {}
+    for row in table.rows:
+        name, number = slug(row.label), 2
+        while name in found.values():
+            name, number = f"{slug(row.label)}.{number}", number + 1
+        found[row.label] = name
+    return found
+
+
+def results_of(out: Path, name: str) -> list[Path]:
+    """The folders of a row's runs that have a result."""
+    return [path.parent for path in sorted((out / "runs").glob(f"{glob.escape(name)},seed=*/{RESULT}"))]
+
+
+def row_of(row: PaperRow, name: str, out: Path, *, cannot_run: str, notes: Sequence[str]) -> dict[str, Any]:
     """A row with what is in print and what its runs measured.
 
     Args:
         row: as printed.
         name: with which its runs' folders begin.
-        runs: the folder that holds the runs.
+        out: the folder of the table.
         cannot_run: why it cannot be run; empty where it can.
         notes: of the row.
     """
     by_column: dict[str, list[dict[str, Any]]] = {}
-    for found in _results(row.label, name, runs):
+    for found in _results(row.label, name, out):
         by_column.setdefault(found.get("equal", "epochs"), []).append(found)
     results = {
         column: _together(sorted(by_column[column], key=lambda one: int(one["seed"])))
@@ -59,8 +75,8 @@ def row_of(row: PaperRow, name: str, runs: Path, *, cannot_run: str, notes: Sequ
     }
 
 
-def _results(label: str, name: str, runs: Path) -> Iterator[dict[str, Any]]:
-    for folder in sorted(runs.glob(f"{glob.escape(name)},seed=*")):
+def _results(label: str, name: str, out: Path) -> Iterator[dict[str, Any]]:
+    for folder in results_of(out, name):
         found = read_result(folder)
         if found is not None and found.get("row") == label:
             yield found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 from glocal.config import AnyRecipe, differences
 from glocal.models.backbone import ModelSettings
 from glocal.papers import PaperTable
+from glocal.papers.data_sets import data_set
 from glocal.papers.measured import protocol_settings
 from glocal.reproduction.planning import Planned
 
 _NAMED = 3  # rows in a line by name; of more, their number
-_SET = re.compile(r"(?:tiny)?imagenet\d*|coco|cifar\d*|stl\d*", re.IGNORECASE)
 
 
 def heading(table: PaperTable, planned: Sequence[Planned]) -> list[str]:
@@ -32,6 +31,15 @@ def heading(table: PaperTable, planned: Sequence[Planned]) -> list[str]:
         told = [f"{before} → {after}{_who(labels, len(planned))}" for (before, after), labels in pairs.items()]
         lines.append(f"{what} {'; '.join(told)}")
     return lines
+
+
+def networks(planned: Sequence[Planned]) -> str:
+    """The networks that are trained, in words.
+
+    Args:
+        planned: the rows.
+    """
+    return "; ".join(dict.fromkeys(_network(one.recipe.model) for one in planned))
 
 
 def _of_training(one: Planned) -> Iterator[tuple[str, str, str]]:
@@ -77,19 +85,9 @@ def _network(model: ModelSettings) -> str:
 
 def _images(one: Planned) -> str:
     source = one.printed.data.source
-    name = source if isinstance(source, str) else " + ".join(source) if source else _of_name(one.printed)
+    name = source if isinstance(source, str) else data_set(one.printed.name, source).name
     same = list(one.data) == ([source] if isinstance(source, str) else list(source or ()))
     return one.about if same else f"{name} → {one.about}"
-
-
-def _of_name(recipe: AnyRecipe) -> str:
-    """The data set in a recipe's name, where its images are a folder of the user's."""
-    found = _SET.search(recipe.name)
-    return (
-        {"imagenet": "ImageNet", "imagenet100": "ImageNet-100", "coco": "COCO"}.get(found[0], found[0])
-        if found
-        else "others"
-    )
 
 
 def _who(labels: Sequence[str], everybody: int) -> str:

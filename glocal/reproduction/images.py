@@ -68,7 +68,7 @@ def images_for(given: Given, source: str | None, label: str) -> tuple[str, ...]:
     return next(((given.instead[name],) for name in names if name in given.instead), ())
 
 
-def tests_beside(train: Sequence[str]) -> tuple[str, ...]:
+def belonging_to(train: Sequence[str]) -> tuple[str, ...]:
     """The test images that belong to training images: another part of the data set, or the folder beside `train`."""
     if len(train) != 1:
         return ()
@@ -119,7 +119,10 @@ def open_images(
     labels = labelled_part(whole)
     if held_out is not None:
         if labels is not whole:
-            raise GlocalError(f"--held-out takes images of each class, and {has_no_labels(whole)}")
+            why = (
+                has_no_labels(whole) if labels is None else f"only {len(labels):,} images of {whole.name} have a label"
+            )
+            raise GlocalError(f"--held-out takes images of each class, and {why}")
         first, after, each = _first_and_after(whole, images, held_out)
         chosen = Subset(whole, first)
         words = f"{_of_each(each, chosen)}, measured on the {held_out:,} that follow of each class"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +100,18 @@ def is_done(job: Job) -> bool:
     found = read_result(Path(job.folder))
     if found is None or found.get("error"):
         return False
-    return bool(found.get("training") == job.training() and found.get("measuring") == job.measuring())
+    before, wanted = _untitled(found.get("measuring") or {}), _untitled(job.measuring())
+    measured = all(before["metrics"].get(name) == its for name, its in wanted["metrics"].items())  # and maybe more
+    return bool(found.get("training") == job.training() and measured and before["test"] == wanted["test"])
+
+
+def _untitled(measuring: Mapping[str, Any]) -> dict[str, Any]:
+    """What is measured without the titles of its columns, which change no number."""
+    metrics = measuring.get("metrics", {})
+    return {
+        "test": measuring.get("test"),
+        "metrics": {name: {**its, "title": ""} for name, its in metrics.items()},
+    }
 
 
 def check_folder(job: Job) -> None:

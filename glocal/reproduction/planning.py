@@ -13,7 +13,7 @@ from glocal.evaluation.protocols import protocol
 from glocal.papers import Metric, PaperRow, PaperTable
 from glocal.papers.measured import protocol_settings, row_recipe
 from glocal.reproduction.budgets import Budget, settings_of
-from glocal.reproduction.images import Given, Images, images_for, open_images, tests_beside
+from glocal.reproduction.images import Given, Images, belonging_to, images_for, open_images
 from glocal.settings import validated
 from glocal.views.plan import ViewPlan
 
@@ -115,7 +115,7 @@ def plan_row(
     test: tuple[str, ...] = ()
     if choices.held_out is None:
         named = images_for(choices.test, own[0] if len(own) == 1 else None, row.label)
-        test = named or ((printed.data.test,) if printed.data.test and data == own else tests_beside(data))
+        test = named or ((printed.data.test,) if printed.data.test and data == own else belonging_to(data))
     place = (data, test)
     if place not in opened:
         try:
@@ -125,7 +125,8 @@ def plan_row(
     images = opened[place]
     if isinstance(images, GlocalError):
         return f"no images: {images}"
-    settings = settings_of(choices.budget, row, table.rows, more=choices.settings)
+    epochs = choices.settings.get("train.epochs")
+    settings = settings_of(choices.budget, row, table.rows, epochs=epochs, more=choices.settings)
     metrics, notes = metrics_of(table, row, choices.budget, len(images.learn))
     if not metrics:
         return f"nothing of it can be measured: {'; '.join(notes) or 'it has no metrics'}"
@@ -167,14 +168,18 @@ def metrics_of(table: PaperTable, row: PaperRow, budget: Budget, images: int) ->
             found[name] = scaled
     for name, metric in budget.metrics.items():
         too_many = max(metric.settings.get("knn.k") or (0,)) > images
-        if name not in table.metrics and metric not in [_plain(metric, one) for one in found.values()] and not too_many:
+        if name not in table.metrics and not too_many and not any(_same(metric, one) for one in found.values()):
             found[name] = metric
     return found, notes
 
 
-def _plain(wanted: Metric, found: Metric) -> Metric:
-    """The metric under the title that is wanted: titles do not make another metric of it."""
-    return found.model_copy(update={"title": wanted.title})
+def _same(one: Metric, other: Metric) -> bool:
+    """Whether two metrics are measured alike, whatever they are called."""
+    if (one.protocol, one.setting, one.result) != (other.protocol, other.setting, other.result):
+        return False
+    first, second = protocol_settings(one), protocol_settings(other)
+    numbers = ("k",)  # of neighbours: which are meant says the metric's `setting`
+    return all(first[key] == second[key] for key in first if key not in numbers)
 
 
 def scaled_metric(metric: Metric, budget: Budget) -> Metric:

@@ -14,6 +14,7 @@ from glocal.files import check_output_folder
 from glocal.models.loading import choose_device
 from glocal.reproduction.budgets import find_budget
 from glocal.reproduction.equal import EQUAL, Spending
+from glocal.reproduction.gathering import folder_names, results_of
 from glocal.reproduction.images import Images, parse_given
 from glocal.reproduction.jobs import Job, check_folder, read_result
 from glocal.reproduction.planning import Choices, Planned, plan_row
@@ -27,9 +28,9 @@ def reproduce(
     table: str | Path,
     out: str | Path,
     *,
-    rows: Sequence[str] | None = None,
-    data: Sequence[str] = (),
-    test: Sequence[str] = (),
+    rows: str | Sequence[str] | None = None,
+    data: str | Sequence[str] = (),
+    test: str | Sequence[str] = (),
     held_out: int | None = None,
     budget: str | Mapping[str, Any] | None = None,
     seeds: int = 1,
@@ -78,8 +79,8 @@ def reproduce(
     >>> found = reproduce("sce/2", "runs/sce2", rows=["tau=0.2*CIFAR10"], budget="small")  # doctest: +SKIP
     """
     study, where = open_study(table), choose_device(device)
+    rows, data, test, columns = (_listed(given) for given in (rows, data, test, equal))
     chosen = chosen_rows(study.table, rows)
-    columns = [equal] if isinstance(equal, str) else list(equal)
     _check(seeds, columns, jobs, held_out, test)
     wanted = budget or study.budget or ("small" if where == "cpu" else "full")
     choices = Choices(
@@ -92,10 +93,16 @@ def reproduce(
         raise GlocalError(f"none of {counted(len(plans), 'row')} can be run here: {reasons}")
     out, number = Path(out), jobs or usual_number(where)
     check_output_folder(out)
+    names = folder_names(study.table)
+    others = [row for row in study.table.rows if row.label not in plans and results_of(out, names[row.label])]
+    earlier = {row.label: plan_row(study.table, row, choices, opened) for row in others}
+    opened.clear()  # the workers open them for themselves
     said = {"rows": rows, "data": data, "test": test, "held-out": held_out, "budget": budget, "seeds": seeds}
     command = _command(table, out, {**said, "equal": columns, "set": settings})
     name = wanted if isinstance(wanted, str) else f"{wanted['like']}, changed" if "like" in wanted else "of its own"
-    work = Work(study, choices, plans, out, where, number, name, command, Spending(out))
+    work = Work(study, choices, plans, earlier, out, where, number, name, command, Spending(out))
+    for job in work.before():
+        check_folder(job)
     try:
         first = work.references() if references else []
         for column in (column for column in EQUAL if column in columns):
@@ -113,6 +120,10 @@ def reproduce(
         found = work.write()
         draw(found, out)
     return found
+
+
+def _listed(given: str | Sequence[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
 
 
 def _check(seeds: int, columns: Sequence[str], jobs: int | None, held_out: int | None, test: Sequence[str]) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError, did_you_mean
 from glocal.papers import PaperRow, PaperTable, find_table, paper_names
-from glocal.settings import read_yaml, validated
+from glocal.settings import Settings, read_yaml, validated
+
+
+class Comparison(Settings):
+    """Two rows whose difference a table is about."""
+
+    row: str
+    over: str
+    what: str  # in words: what the one has that the other has not
 
 
 @dataclass(frozen=True)
@@ -21,16 +29,18 @@ class Study:
         name: its place, `sce/2`, or the id of a file's table.
         table: its rows and metrics.
         budget: the one that the file asks for; None where it says nothing.
+        comparisons: that the file names, by which others read its results.
     """
 
     name: str
     table: PaperTable
-    budget: str | Mapping[str, Any] | None = field(default=None)
+    budget: str | Mapping[str, Any] | None = None
+    comparisons: tuple[Comparison, ...] = ()
 
 
 def open_study(table: str | Path) -> Study:
     """A table by its place in the papers, or out of a .yaml file that holds one: `id`, `title`, `place`, `metrics`,
-    `notes` and `rows` as in `glocal/papers/*.yaml`, and `budget` if it likes.
+    `notes` and `rows` as in `glocal/papers/*.yaml`, and if it likes `budget` and `comparisons` of its rows.
 
     Raises:
         GlocalError: there is no such place or file, or it is not as it should be.
@@ -52,8 +62,14 @@ def open_study(table: str | Path) -> Study:
     budget = raw.pop("budget", None)
     if not isinstance(budget, str | Mapping | None):
         raise GlocalError(f"{name}: budget must be a name, as small, or keys, as {{like: small, images: 1000}}")
+    comparisons = raw.pop("comparisons", None) or []
+    if not isinstance(comparisons, list):
+        raise GlocalError(f"{name}: comparisons must be a list of {{row: …, over: …, what: …}}")
+    compared = tuple(validated(Comparison, one, f"{name}: comparisons") for one in comparisons)
     found = validated(PaperTable, raw, name)
-    return Study(found.id, found, budget)
+    for label in (label for one in compared for label in (one.row, one.over)):
+        found.row(label)  # which says so where there is none
+    return Study(found.id, found, budget, compared)
 
 
 def chosen_rows(table: PaperTable, patterns: Sequence[str] | None) -> list[PaperRow]:
@@ -68,7 +84,7 @@ def chosen_rows(table: PaperTable, patterns: Sequence[str] | None) -> list[Paper
         if not any(_fits(row, pattern) for row in table.rows):
             raise GlocalError(
                 f"no row of table {table.id} is called {pattern!r} (* stands for anything); "
-                f"{did_you_mean(pattern, [row.label for row in table.rows])}"
+                f"{did_you_mean(pattern.strip('*'), [row.label for row in table.rows])}"
             )
     return [row for row in table.rows if not patterns or any(_fits(row, pattern) for pattern in patterns)]
 

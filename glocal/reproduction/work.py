@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from glocal.papers import PaperRow
-from glocal.reproduction.equal import EQUAL, Spending
-from glocal.reproduction.gathering import machine, row_of, slug
-from glocal.reproduction.heading import heading
-from glocal.reproduction.jobs import Job, is_done, read_result
+from glocal.reproduction.equal import EQUAL, Spending, epochs_for
+from glocal.reproduction.gathering import folder_names, machine, results_of, row_of, slug
+from glocal.reproduction.heading import heading, networks
+from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
 from glocal.reproduction.studies import Study
 from glocal.reproduction.writing import write
@@ -31,6 +31,7 @@ class Work:
         study: the table.
         choices: what holds for all rows.
         plans: of the chosen rows by label: the plan, or why there is none.
+        earlier: the same of rows that are not chosen and that earlier calls have run in the folder.
         out: the folder.
         device: cpu, cuda or mps.
         number: jobs side by side.
@@ -41,6 +42,7 @@ class Work:
     study: Study
     choices: Choices
     plans: Mapping[str, Planned | str]
+    earlier: Mapping[str, Planned | str]
     out: Path
     device: str
     number: int
@@ -54,15 +56,14 @@ class Work:
         return [one for one in self.plans.values() if isinstance(one, Planned)]
 
     @cached_property
+    def shown(self) -> list[Planned]:
+        """These and the rows of earlier calls: what the heading is about."""
+        return [*self.planned, *(one for one in self.earlier.values() if isinstance(one, Planned))]
+
+    @cached_property
     def names(self) -> dict[str, str]:
-        """What the rows' folders are called, by label: no two are called alike."""
-        found: dict[str, str] = {}
-        for row in self.study.table.rows:
-            name, number = slug(row.label), 2
-            while name in found.values():
-                name, number = f"{slug(row.label)}.{number}", number + 1
-            found[row.label] = name
-        return found
+        """What the rows' folders are called, by label."""
+        return folder_names(self.study.table)
 
     def runs(self, column: str, seeds: int) -> list[Job]:
         """The runs of a column, the first seed of all rows before the second one of any."""
@@ -78,6 +79,19 @@ class Work:
                 folder = self.out / "runs" / f"{self.names[one.row.label]},seed={seed}{suffix}"
                 jobs.append(self._job("run", folder, one, settings, seed=seed, equal=column))
         return jobs
+
+    def before(self) -> Iterator[Job]:
+        """The runs of earlier calls of rows that are not chosen, as they would be run now."""
+        for one in self.earlier.values():
+            if not isinstance(one, Planned):
+                continue
+            for path in results_of(self.out, self.names[one.row.label]):
+                job = read_job(path / JOB)
+                spend, costs = self.spending.spend(job.equal), self.spending.costs(job.equal)
+                decided = spend is not None and one.row.label in costs
+                epochs = epochs_for(spend, costs[one.row.label]) if spend is not None and decided else one.epochs
+                settings = with_epochs(one, self.study.table, self.choices, epochs)
+                yield self._job("run", path, one, settings, seed=job.seed, equal=job.equal)
 
     def trials(self) -> list[Job]:
         """What has to be measured before it is known how many epochs take equal time."""
@@ -115,12 +129,13 @@ class Work:
             ],
             "command": self.command,
             "machine": machine(self.device, self.number),
-            "budget": self.choices.budget.model_dump(mode="json"),
+            "budget": self._budget(),
             "equal": columns,
             "date": datetime.now(UTC).date().isoformat(),
-            "metrics": metric_titles(self.study.table, self.planned),
+            "metrics": metric_titles(self.study.table, self.shown),
             "rows": rows,
             "references": dict(self._references()),
+            "comparisons": [one.model_dump() for one in self.study.comparisons],
         }
 
     def write(self) -> dict[str, Any]:
@@ -129,12 +144,24 @@ class Work:
         write(found, self.out)
         return found
 
+    def _budget(self) -> dict[str, Any]:
+        """The budget with what came of it: the networks, the images and, where time is equal, the minutes."""
+        seconds = self.spending.spend("time")
+        came = {
+            "name": self.budget,
+            **self.choices.budget.model_dump(mode="json"),
+            "network": networks(self.shown),
+            "images": max(one.images for one in self.shown),
+        }
+        return came if seconds is None else {**came, "minutes": round(seconds / 60, 1)}
+
     def _row(self, row: PaperRow) -> dict[str, Any] | None:
-        plan = self.plans.get(row.label)
+        plan = self.plans.get(row.label, self.earlier.get(row.label))
         why = plan if isinstance(plan, str) else ""
         notes = plan.notes if isinstance(plan, Planned) else ()
-        shown = row_of(row, self.names[row.label], self.out / "runs", cannot_run=why, notes=notes)
-        return shown if plan is not None or shown["results"] else None
+        if plan is None:
+            return None
+        return row_of(row, self.names[row.label], self.out, cannot_run=why, notes=notes)
 
     def _references(self) -> Iterator[tuple[str, dict[str, float]]]:
         for job in self.references():
@@ -159,7 +186,7 @@ class Work:
         return {**found, **self.spending.costs("time")}
 
     def _finished(self, one: Planned) -> list[dict[str, Any]]:
-        shown = row_of(one.row, self.names[one.row.label], self.out / "runs", cannot_run="", notes=())
+        shown = row_of(one.row, self.names[one.row.label], self.out, cannot_run="", notes=())
         return [run for its in shown["results"].values() for run in its["runs"]]
 
     def _of_cost(self, one: Planned) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from glocal.training.trial import Trials
 from glocal.views.plan import ViewPlan
 
 _TRIAL_SECONDS = 30.0
+_LOOK = 2.0  # seconds between two looks whether the parent is there
 
 
 def do(job: Job) -> dict[str, Any]:
@@ -120,10 +123,23 @@ def _epoch_seconds(job: Job, images: Images) -> float:
     return seconds * (share if fabric.device.type == "cpu" else 1.0)
 
 
+def _end_with_the_parent() -> None:
+    """Lets this process stop in order when the one that started it is gone, which may be started anew."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Does the job in the file that is named; the exit code is that of a signal where one stopped it."""
     if os.environ.get("OMP_NUM_THREADS") == "1":
         torch.set_num_threads(1)
+    _end_with_the_parent()
     try:
         found = do(read_job(Path(sys.argv[1])))
     except Stopped as stopped:

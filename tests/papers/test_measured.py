@@ -199,9 +199,13 @@ def test_the_command_lists_shows_and_writes(
 ) -> None:
     run(tmp_path / "runs" / "short", {"train.epochs": 5}, linear(80.123))
     run(tmp_path / "runs" / "other", recipe="ressl-cifar10")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setenv("GLOCAL_DATA", str(tmp_path))
     code, listed, _ = glocal(capsys, monkeypatch, "tables")
     assert code == 0
     assert "sce/2" in listed
+    assert "ImageNet (--data)" in listed
+    assert "CIFAR10 (here), CIFAR100 (missing)" in listed
     monkeypatch.chdir(tmp_path)  # the folder `runs` is taken where it is there
     code, shown, _ = glocal(capsys, monkeypatch, "tables", "sce/2", "--out", "table.csv")
     assert code == 0

@@ -32,6 +32,12 @@ def _names() -> list[str]:
     ]
 
 
+def is_downloaded(name: str) -> bool:
+    """Whether the files of a data set of torchvision are in `data_folder()`, as far as their folder tells."""
+    kind = getattr(datasets, name, None)
+    return (data_folder() / str(getattr(kind, "base_folder", name.lower()))).exists()
+
+
 def open_torchvision(name: str, split: str) -> Source:
     """Opens a data set of torchvision, downloaded to `data_folder()` where that is needed and possible.
 

@@ -1,0 +1,263 @@
+"""`glocal reproduce`: rows are run, measured, and set beside what is in print."""
+
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import glocal
+from glocal.cli import app
+from glocal.errors import GlocalError
+from glocal.reproduction import processes, worker
+from glocal.reproduction.budgets import find_budget
+from glocal.reproduction.clock import TrainingClock
+from glocal.reproduction.jobs import read_job
+from glocal.reproduction.planning import metrics_of
+from glocal.reproduction.studies import open_study
+from glocal.signals import Stopped
+from tests.reproduction.conftest import KNN, SHAPES
+
+Write = Callable[..., Path]
+
+
+def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Path, done: list[str]) -> None:
+    compared = [{"row": "MoCo", "over": "SCE, own", "what": "MoCo instead of SCE"}]
+    table, out = study(comparisons=compared), tmp_path / "out"
+    found = glocal.reproduce(table, out, **SHAPES, seeds=2)
+    order = ["untrained", "pixels", "MoCo, seed 0", "SCE, own, seed 0", "MoCo, seed 1", "SCE, own, seed 1"]
+    assert done == order  # a table that is stopped has all rows
+
+    assert json.loads((out / "reproduced.json").read_text(encoding="utf-8")) == found
+    assert list(found) == [
+        *(
+            "table",
+            "title",
+            "heading",
+            "command",
+            "machine",
+            "budget",
+            "equal",
+            "date",
+            "metrics",
+            "rows",
+            "references",
+            "comparisons",
+        )
+    ]
+    assert found["metrics"] == {"knn": "k-NN (%)", "knn20": "k-NN k = 20 (%)", "probe": "linear probe on features (%)"}
+    assert set(found["references"]) == {"untrained", "pixels"}
+    assert found["comparisons"] == compared
+    assert found["budget"]["network"] == "resnet18 (small stem, channels [8, 8, 8, 8])"
+    assert found["budget"]["images"] == 64
+    moco, sce = found["rows"]
+    assert (moco["published"], sce["published"]) == ({"knn": 50.5}, {})
+    its = moco["results"]["epochs"]
+    values = [run["values"]["knn"] for run in its["runs"]]
+    assert [run["seed"] for run in its["runs"]] == [0, 1]
+    assert its["mean"]["knn"] == statistics.mean(values)
+    assert its["deviation"]["knn"] == statistics.stdev(values)
+    run = its["runs"][0]
+    assert (run["epochs"], run["images"], run["views"]) == (1, 64, 128)
+    assert 0 < run["cpu_minutes"] < 5
+    assert [point[0] for point in run["curve"]] == [1.0]
+
+    written = (out / "reproduced.md").read_text(encoding="utf-8")
+    assert f"| MoCo | 50.5 | {its['mean']['knn']:.2f} ± {its['deviation']['knn']:.2f} |" in written
+    assert "train.epochs 200 → 1" in written
+    assert "torchvision:CIFAR10 → shapes:train: the first 8 images of each class (64)" in written
+    assert (out / "reproduced.png").stat().st_size > 10_000
+
+    done.clear()
+    again = glocal.reproduce(table, out, **SHAPES, seeds=2)
+    assert done == []
+    assert again["rows"] == found["rows"]
+
+
+def test_other_rows_and_columns_join_those_in_the_folder(study: Write, tmp_path: Path, done: list[str]) -> None:
+    table, out = study(), tmp_path / "out"
+    one = glocal.reproduce(table, out, **SHAPES, rows=["MoCo"], references=False)
+    assert [row["label"] for row in one["rows"]] == ["MoCo"]
+    assert one["rows"][0]["results"]["epochs"]["deviation"]["knn"] is None  # of one seed
+    both = glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], equal="views", references=False)
+    assert [(row["label"], list(row["results"])) for row in both["rows"]] == [
+        ("MoCo", ["epochs"]),
+        ("SCE, own", ["views"]),
+    ]
+    assert both["equal"] == ["epochs", "views"]
+    assert "train.epochs 200 → 1" in both["heading"]  # of both
+    with pytest.raises(GlocalError, match=r"MoCo,seed=0 holds this row with other settings"):
+        glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], settings={"optimizer.lr": 0.5}, references=False)
+
+
+def test_equal_time_measures_what_an_epoch_takes(study: Write, tmp_path: Path, done: list[str]) -> None:
+    found = glocal.reproduce(study(), tmp_path / "out", **SHAPES, equal="time", references=False)
+    assert done[:2] == ["MoCo: an epoch's time", "SCE, own: an epoch's time"]
+    assert all(row["results"]["time"]["runs"][0]["epochs"] >= 1 for row in found["rows"])
+    done.clear()
+    glocal.reproduce(study(), tmp_path / "out", **SHAPES, equal="time", references=False)
+    assert done == []  # what is decided is not measured again
+
+
+def test_a_row_that_fails_is_told_and_the_others_run(study: Write, tmp_path: Path, done: list[str]) -> None:
+    rows = [
+        {"label": "bad", "values": {"knn": 1.0}, "recipe": "moco-cifar10", "settings": {"optimizer.lr": 1e30}},
+        {"label": "good", "values": {}, "recipe": "moco-cifar10"},
+        {"label": "no", "values": {"knn": 2.0}, "cannot_run": "a system that is not here"},
+    ]
+    table, out = study(rows), tmp_path / "out"
+    found = glocal.reproduce(table, out, **SHAPES, references=False)
+    bad, good, no = found["rows"]
+    assert "no number" in bad["results"]["epochs"]["runs"][0]["error"] or "nan" in str(bad["results"])
+    assert good["results"]["epochs"]["mean"]["knn"] >= 0
+    assert no["cannot_run"] == "a system that is not here"
+    text = (out / "reproduced.md").read_text(encoding="utf-8")
+    assert "bad, seed 0" in text
+    assert "no cannot be run: a system that is not here" in text
+    done.clear()
+    glocal.reproduce(table, out, **SHAPES, references=False)
+    assert done == ["bad, seed 0"]  # what failed is tried again
+
+
+def test_a_row_without_images_says_which_are_missing(study: Write, tmp_path: Path, done: list[str]) -> None:
+    rows = [
+        {"label": "here", "values": {}, "recipe": "moco-cifar10"},
+        {"label": "far", "values": {}, "recipe": "sce-imagenet"},
+        {"label": "lost STL10", "values": {}, "recipe": "sce-stl10"},
+    ]
+    given = {"data": ["cifar10=shapes", f"stl10={tmp_path}/nowhere"], "test": ["cifar10=shapes:test:64"]}
+    found = glocal.reproduce(study(rows), tmp_path / "out", **given, references=False)
+    reasons = [row["cannot_run"] for row in found["rows"]]
+    assert reasons[0] == ""
+    assert "its recipe, sce-imagenet, names no data set" in reasons[1]
+    assert "nowhere" in reasons[2]
+    with pytest.raises(GlocalError, match=r"none of 1 row can be run here: far: no images"):
+        glocal.reproduce(study(rows), tmp_path / "other", rows=["far"])
+
+
+def test_a_stopped_run_goes_on_and_finds_the_same(
+    study: Write, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = glocal.reproduce(study(), tmp_path / "whole", **SHAPES, rows=["MoCo"], references=False)
+    step = TrainingClock.step
+
+    def stop(self: TrainingClock, count: int) -> None:
+        step(self, count)
+        if count == 1:  # of two
+            monkeypatch.setattr(TrainingClock, "step", step)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingClock, "step", stop)
+    settings = {"train.epochs": 2}  # the first one ends before the wish to stop is heard
+    with pytest.raises(Stopped):
+        glocal.reproduce(study(), tmp_path / "cut", **SHAPES, rows=["MoCo"], references=False, settings=settings)
+    cut = glocal.reproduce(study(), tmp_path / "cut", **SHAPES, rows=["MoCo"], references=False, settings=settings)
+    other = glocal.reproduce(study(), tmp_path / "two", **SHAPES, rows=["MoCo"], references=False, settings=settings)
+    assert cut["rows"][0]["results"]["epochs"]["mean"] == other["rows"][0]["results"]["epochs"]["mean"]
+    assert cut["rows"][0]["results"]["epochs"]["runs"][0]["epochs"] == 2
+    assert whole["rows"][0]["results"]["epochs"]["runs"][0]["epochs"] == 1
+
+
+def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
+    glocal.reproduce(study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False)
+    with pytest.raises(GlocalError, match=r"holds this row with other settings: .*train.epochs was 1, is 3"):
+        glocal.reproduce(
+            study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False, settings={"train.epochs": 3}
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": ["Moco*"]}, r"no row of table tiny is called .Moco\*. .*; did you mean MoCo\?"),
+        ({"budget": "smal"}, "there is no budget 'smal'; did you mean small"),
+        ({"seeds": 0}, "--seeds 0: must be at least 1"),
+        ({"equal": "view"}, r"--equal view: did you mean views\?"),
+        ({"held_out": 2}, "--held-out measures on training images; leave out --test"),
+    ],
+)
+def test_wrong_wishes_are_told_before_anything_runs(
+    study: Write, tmp_path: Path, done: list[str], change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(GlocalError, match=said):
+        glocal.reproduce(study(), tmp_path / "out", **{**SHAPES, **change})
+    assert done == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(GlocalError, match="sce is no table; name one as sce/2"):
+        glocal.reproduce("sce", tmp_path / "out")
+    with pytest.raises(GlocalError, match="cannot be read"):
+        glocal.reproduce(tmp_path / "none.yaml", tmp_path / "out")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(GlocalError, match="must hold one table"):
+        glocal.reproduce(tmp_path / "list.yaml", tmp_path / "out")
+    with pytest.raises(GlocalError, match="table 1 has no rows"):
+        glocal.reproduce("sce/1", tmp_path / "out")
+
+
+def test_a_comparison_of_a_row_that_is_not_there_is_told(study: Write, tmp_path: Path) -> None:
+    table = study(comparisons=[{"row": "MoCo", "over": "SCE", "what": "it"}])
+    with pytest.raises(GlocalError, match="table tiny has no row 'SCE'; did you mean SCE, own"):
+        glocal.reproduce(table, tmp_path / "out", **SHAPES)
+
+
+def test_what_is_measured_already_is_not_measured_twice(study: Write) -> None:
+    linear = {"title": "linear (%)", "protocol": "linear", "result": "top1"}  # by the usual style, which the budget has
+    many = {**KNN, "settings": {"knn.k": [20, 50]}, "setting": "k=20"}
+    table = open_study(study(metrics={"knn": many, "linear": linear})).table
+    found, notes = metrics_of(table, table.rows[1], find_budget("small"), 10_000)
+    assert list(found) == ["knn", "linear", "knn200"]
+    assert notes == []
+
+
+def test_the_command_runs_workers_and_prints_the_table(
+    study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes", "--quiet"]
+    answer = CliRunner().invoke(app, [*words, "--test", "shapes:test:64"])
+    assert answer.exit_code == 0, answer.output
+    assert "written to reproduced/tiny" in answer.output
+    found = json.loads((tmp_path / "reproduced/tiny/reproduced.json").read_text(encoding="utf-8"))
+    assert found["command"].endswith("--rows MoCo --data shapes --test shapes:test:64")
+    assert found["rows"][0]["results"]["epochs"]["mean"]["knn"] >= 0
+    job = read_job(tmp_path / "reproduced/tiny/runs/MoCo,seed=0/job.json")
+    assert worker.views_per_image(glocal.Run(Path(tmp_path / job.folder)).recipe) == 2
+
+
+def test_a_worker_stops_when_nobody_waits_for_it(study: Write, tmp_path: Path) -> None:
+    words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes", "--quiet"]
+    words += ["--test", "shapes:test:64", "--set", "train.epochs=2000", "--out", str(tmp_path / "out")]
+    parent = subprocess.Popen([sys.executable, "-m", "glocal", *words])
+    folder = tmp_path / "out" / "runs" / "MoCo,seed=0"
+    assert wait_for(lambda: (folder / "metrics.csv").exists())
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: "stopped after step" in (folder / "log.txt").read_text(encoding="utf-8"))
+    assert any(folder.glob("checkpoints/*"))
+
+
+def wait_for(what: Callable[[], bool]) -> bool:
+    """Whether something comes true within two minutes."""
+    for _ in range(600):
+        if what():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_a_process_that_ends_without_a_word_has_failed(
+    study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes.sys, "executable", "false")
+    found = glocal.reproduce(study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False, progress=False)
+    assert "the process ended with 1" in found["rows"][0]["results"]["epochs"]["runs"][0]["error"]
