@@ -2,7 +2,8 @@
 
     python benchmarks/results_page.py
 
-Every number of the page is computed from the runs in these files; what they lack is said to be missing.
+The files are what `glocal reproduce` writes (`reproduced.json`, named after the table). Every number of the page is
+computed from the runs in them; what they lack is said to be missing.
 """
 
 from __future__ import annotations
@@ -11,19 +12,31 @@ import argparse
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from results_pictures import draw_curves
+
 ROOT = Path(__file__).parents[1]
 NUMBERS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
-BUDGETS = {"epochs": "equal epochs", "views": "equal views", "time": "equal CPU time"}
+ALIKE = {"epochs": "equal epochs", "views": "equal image views", "time": "equal CPU time"}
+INTRODUCTION = """\
+Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
+`benchmarks/results_page.py`; nothing is typed. The command under each heading measures its table again; what it scales
+down from print is listed below it. ± is the sample standard deviation over seeds, and two rows differ by so many
+standard errors of their difference. CPU minutes are those of the training alone, one thread a run."""
 
 
-def values(row: dict[str, Any], budget: str, metric: str) -> list[float]:
-    """A metric of a row's runs, without those that failed."""
-    runs = row.get("results", {}).get(budget, {}).get("runs", [])
-    return [run["values"][metric] for run in runs if not run.get("error") and metric in run.get("values", {})]
+def runs_of(row: dict[str, Any], alike: str) -> list[dict[str, Any]]:
+    """The runs of a row that got through."""
+    return [run for run in row.get("results", {}).get(alike, {}).get("runs", []) if not run.get("error")]
+
+
+def values(row: dict[str, Any], alike: str, metric: str) -> list[float]:
+    """A metric of a row's runs."""
+    return [run["values"][metric] for run in runs_of(row, alike) if metric in run.get("values", {})]
 
 
 def shown(found: list[float]) -> str:
@@ -38,107 +51,144 @@ def table(heading: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
+def error_of(a: list[float], b: list[float]) -> float | None:
+    """The standard error of the difference of two means; None where one of them is of a single seed."""
+    if min(len(a), len(b)) < 2:
+        return None
+    return math.sqrt(stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b))
+
+
 def compared(a: list[float], b: list[float], title: str) -> str:
     """The difference of two rows in one metric, and how it stands to its standard error."""
     if not a or not b:
-        return f"not measured in {title}"
+        return f"{title} not measured"
     seeds = NUMBERS.get(min(len(a), len(b)), f"{min(len(a), len(b))} seeds")
-    difference = mean(a) - mean(b)
-    if min(len(a), len(b)) < 2:
+    difference, error = mean(a) - mean(b), error_of(a, b)
+    if error is None:
         return f"{difference:+.1f} {title} ({seeds}: no error is known)"
-    error = math.sqrt(stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b))
-    times = f"difference is {abs(difference) / error:.1f} times its standard error" if error else "no spread over seeds"
+    times = f"{abs(difference) / error:.1f} standard errors" if error else "no spread over seeds"
     return f"{difference:+.1f} {title} ({seeds}, {times})"
 
 
+def same(a: list[float], b: list[float]) -> bool:
+    """Whether two rows lie within two standard errors of one another."""
+    error = error_of(a, b)
+    return error is not None and abs(mean(a) - mean(b)) <= 2 * error
+
+
+def tuning(file: dict[str, Any]) -> bool:
+    """Measured on held-out training images, to choose settings: no answer to which method is best."""
+    return "--held-out" in file["command"]
+
+
 def best(files: list[dict[str, Any]]) -> str:
-    """For each budget and metric the best row, and those within two of its standard deviations."""
+    """For each network, number of images and time the best row, and those that cannot be told from it."""
     groups: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(dict)
     for file in files:
         budget = file.get("budget", {})
-        where = [str(budget.get(key, "not said")) for key in ("network", "images", "minutes")]
-        for row in file["rows"]:
-            for kind in row.get("results", {}):
+        for alike in () if tuning(file) else ALIKE:
+            minutes = [run["cpu_minutes"] for row in file["rows"] for run in runs_of(row, alike)]
+            if not minutes:
+                continue
+            where = (str(budget.get("network", "–")), str(budget.get("images", "–")), f"{min(minutes):.0f}")
+            for row in file["rows"]:
                 for metric, title in file["metrics"].items():
-                    if found := values(row, kind, metric):
-                        name = f"{row['label']} ({file['table']})"
-                        groups[(*where, BUDGETS.get(kind, kind), title)][name] = found
+                    if found := values(row, alike, metric):
+                        groups[(*where, ALIKE[alike], title)][f"{row['label']} ({file['table']})"] = found
     rows = []
     for where_, entries in sorted(groups.items()):
         first = max(entries, key=lambda name: mean(entries[name]))
-        top = entries[first]
-        spread = 2 * stdev(top) if len(top) > 1 else 0.0
-        equal = [n for n, found in entries.items() if n != first and mean(top) - mean(found) <= spread]
-        said = ", ".join(equal) or ("none" if len(top) > 1 else "not known from one seed")
-        rows.append([*where_, first, shown(top), said])
-    heading = ["network", "images", "minutes", "compared at", "metric", "best", "value", "equal to it"]
+        equal = [name for name, found in entries.items() if name != first and same(entries[first], found)]
+        said = ", ".join(equal) or ("none" if len(entries[first]) > 1 else "not known from one seed")
+        rows.append([*where_, first, shown(entries[first]), said])
+    heading = ["network", "images", "CPU minutes", "rows have", "measure", "best", "value", "cannot be told from it"]
     return table(heading, rows) if rows else "Nothing has been measured yet."
 
 
 def published(file: dict[str, Any]) -> str:
-    """Published beside measured."""
-    rows = []
-    for row in file["rows"]:
-        for metric, number in (row.get("published") or {}).items():
-            for kind in row.get("results") or {"epochs": {}}:
-                found = shown(values(row, kind, metric))
-                title = file["metrics"].get(metric, metric)
-                rows.append([row["label"], title, str(number), found, BUDGETS.get(kind, kind)])
-    return table(["row", "metric", "published", "measured", "at"], rows) if rows else ""
-
-
-def section(file: dict[str, Any]) -> str:
-    """A table of one file, and what it compares."""
-    kinds = [k for k in BUDGETS if any(k in row.get("results", {}) for row in file["rows"])]
-    columns = [(kind, metric) for kind in kinds for metric in file["metrics"]]
-    titles = [f"{file['metrics'][metric]}, {BUDGETS[kind]}" for kind, metric in columns]
-    rows, faults = [], []
-    for row in file["rows"]:
-        runs = [run for kind in kinds for run in row.get("results", {}).get(kind, {}).get("runs", [])]
-        done = [run for run in runs if not run.get("error")]
-        faults += [f"{row['label']}, seed {run['seed']}: {run['error']}" for run in runs if run.get("error")]
-        if row.get("cannot_run"):
-            faults.append(f"{row['label']} was not run: {row['cannot_run']}")
-        about = [
-            ", ".join(map(str, sorted({run[key] for run in done if key in run}))) or "–" for key in ("seed", "epochs")
+    """Published beside measured; empty where nothing is in print."""
+    rows = [
+        [
+            row["label"],
+            file["metrics"].get(metric, metric),
+            str(number),
+            shown(values(row, alike, metric)),
+            ALIKE[alike],
         ]
-        minutes = [run["cpu_minutes"] for run in done if run.get("cpu_minutes") is not None]
-        about.append(f"{mean(minutes):.0f}" if minutes else "–")
-        rows.append([row["label"], *about, *(shown(values(row, kind, metric)) for kind, metric in columns)])
-    for name, found in file.get("references", {}).items():
-        cells = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for _, m in columns]
-        rows.append([f"reference: {name}", "–", "–", "–", *cells])
+        for row in file["rows"]
+        for metric, number in (row.get("published") or {}).items()
+        for alike in row.get("results") or ("epochs",)
+    ]
+    return table(["row", "measure", "published", "measured", "rows have"], rows) if rows else ""
+
+
+def section(file: dict[str, Any]) -> Iterator[str]:
+    """A file's table and how it was made, what it compares, and what is missing."""
+    yield f"## {file['title'][:1].upper()}{file['title'][1:]}"
     machine = ", ".join(f"{key} {value}" for key, value in file.get("machine", {}).items())
-    parts = [f"## {file['title']}", f"    {file['command']}", f"Measured {file.get('date', '')} on: {machine or '–'}."]
-    parts.append(table(["row", "seeds", "epochs", "CPU minutes", *titles], rows))
-    by_label = {row["label"]: row for row in file["rows"]}
+    yield f"    {file['command']}"
+    yield " · ".join([*([file["date"]] if file.get("date") else []), machine or "no machine is named"])
+    kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
+    heading = ["row"]
+    for alike in kinds:
+        heading += [f"{ALIKE[alike]}: seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values()]
+    rows = [[row["label"], *(cell for alike in kinds for cell in cells(row, alike, file))] for row in file["rows"]]
+    for name, found in file.get("references", {}).items():
+        its = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for m in file["metrics"]]
+        rows.append([f"*{name}*", *(cell for _ in kinds for cell in ("–", "–", "–", "–", *its))])
+    yield table(heading, rows)
+    if scaled := file.get("heading"):
+        yield "Scaled, beside print: " + "; ".join(line.rstrip(".") for line in scaled) + "."
     for one in file.get("comparisons", []):
-        a, b = by_label[one["row"]], by_label[one["over"]]
-        for kind in kinds:
-            said = [compared(values(a, kind, m), values(b, kind, m), title) for m, title in file["metrics"].items()]
-            parts.append(f"{one['what']}, {BUDGETS[kind]}: {'; '.join(said)}.")
-    parts += [f"Missing: {fault}." for fault in faults]
-    return "\n\n".join(parts)
+        a, b = (row_of(file, one[side]) for side in ("row", "over"))
+        for alike in kinds:
+            said = [compared(values(a, alike, m), values(b, alike, m), title) for m, title in file["metrics"].items()]
+            yield f"- {one['what']}, {ALIKE[alike]}: {'; '.join(said)}."
+    for row in file["rows"]:
+        if row.get("cannot_run"):
+            yield f"- {row['label']} was not run: {row['cannot_run']}."
+        for alike in kinds:
+            for run in row.get("results", {}).get(alike, {}).get("runs", []):
+                if run.get("error"):
+                    yield f"- {row['label']}, seed {run['seed']}, failed: {run['error']}."
 
 
-def curves(file: dict[str, Any], images: Path) -> None:
-    """Draws k-NN accuracy over CPU minutes, one line a run that has a curve."""
-    import matplotlib
+def cells(row: dict[str, Any], alike: str, file: dict[str, Any]) -> Iterator[str]:
+    """A row's cells of one kind: seeds, epochs, views, minutes and each measure."""
+    done = runs_of(row, alike)
+    yield ", ".join(str(run["seed"]) for run in done) or "–"
+    yield ", ".join(sorted({str(run["epochs"]) for run in done})) or "–"
+    yield f"{mean(run['views'] for run in done) / 1000:.0f}" if done and all("views" in run for run in done) else "–"
+    yield f"{mean(run['cpu_minutes'] for run in done):.1f}" if done else "–"
+    yield from (shown(values(row, alike, metric)) for metric in file["metrics"])
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(5, 3), layout="constrained")
-    for number, row in enumerate(file["rows"]):
-        runs = [run for kind in row.get("results", {}).values() for run in kind.get("runs", []) if run.get("curve")]
-        for place, run in enumerate(runs):
-            _, minutes, accuracy = zip(*run["curve"], strict=True)
-            axes.plot(minutes, accuracy, color=f"C{number % 10}", label=row["label"] if place == 0 else None)
-    axes.set(xlabel="CPU minutes", ylabel="k-NN accuracy (%)")
-    axes.legend(fontsize=7)
-    images.mkdir(parents=True, exist_ok=True)
-    figure.savefig(images / f"results-{file['table']}.png", dpi=100, metadata={"Software": None})
-    pyplot.close(figure)
+def row_of(file: dict[str, Any], label: str) -> dict[str, Any]:
+    """The row of a file that a comparison names.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    found = next((row for row in file["rows"] if row["label"] == label), None)
+    if found is None:
+        raise SystemExit(f"{file['table']}: a comparison names the row {label!r}, which is not there")
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of results.
+
+    Raises:
+        SystemExit: it is none.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SystemExit(f"{path} is no JSON: {error}") from error
+    missing = {"table", "title", "command", "metrics", "rows"} - found.keys() if isinstance(found, dict) else {"table"}
+    if missing:
+        raise SystemExit(f"{path} is not what `glocal reproduce` writes: it has no {', '.join(sorted(missing))}")
+    return found
 
 
 def page(folder: Path, images: Path | None = None) -> str:
@@ -148,19 +198,18 @@ def page(folder: Path, images: Path | None = None) -> str:
         folder: of the files of results.
         images: gets the pictures; None leaves those that are there.
     """
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    parts = ["# Results", "Made by `benchmarks/results_page.py` out of `benchmarks/results/`; ± is over seeds."]
+    files = [read(path) for path in sorted(folder.glob("*.json"))]
     if not files:
-        return "\n\n".join([*parts, "Nothing has been measured yet."]) + "\n"
-    parts += ["## Which method should I use for N images, M minutes, this network?", best(files)]
+        return f"# Results\n\n{INTRODUCTION}\n\nNothing has been measured yet.\n"
+    parts = ["# Results", INTRODUCTION, "## Which method for how many images, minutes and which network", best(files)]
     if tables := [f"{file['title']}:\n\n{found}" for file in files if (found := published(file))]:
         parts += ["## Published and measured", *tables]
-    for file in files:
-        parts.append(section(file))
-        if any(run.get("curve") for row in file["rows"] for k in row.get("results", {}).values() for run in k["runs"]):
+    for file in sorted(files, key=tuning):
+        parts += section(file)
+        if any(run.get("curve") for row in file["rows"] for alike in ALIKE for run in runs_of(row, alike)):
             if images is not None:
-                curves(file, images)
-            parts.append(f"![k-NN accuracy over CPU minutes](images/results-{file['table']}.png)")
+                draw_curves(file, images)
+            parts.append(f"![k-NN accuracy over CPU minutes](images/results-{file['table'].replace('/', '-')}.png)")
     return "\n\n".join(parts) + "\n"
 
 

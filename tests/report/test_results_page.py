@@ -18,7 +18,10 @@ def results_page(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def row(label: str, numbers: list[float], **more: Any) -> dict[str, Any]:
-    runs = [{"seed": i, "epochs": 5, "cpu_minutes": 20, "values": {"linear": n}} for i, n in enumerate(numbers)]
+    runs = [
+        {"seed": i, "epochs": 5, "views": 10_000, "cpu_minutes": 20, "values": {"linear": n}}
+        for i, n in enumerate(numbers)
+    ]
     return {"label": label, "results": {"time": {"runs": runs}}, **more}
 
 
@@ -28,17 +31,18 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     rows[2]["results"]["time"]["runs"].append(failed)
     file = {
         **{"table": "t", "title": "A study", "command": "glocal reproduce t", "date": "2030-01-01", "rows": rows},
-        **{"machine": {"cores": 2}, "budget": {"network": "resnet18", "images": 5000, "minutes": 20}},
+        **{"machine": {"cores": 2}, "budget": {"network": "resnet18", "images": 5000}, "heading": ["budget small"]},
         **{"metrics": {"linear": "linear"}, "references": {"untrained": {"linear": 30.04}}},
         "comparisons": [{"what": "A over B", "row": "A", "over": "B"}],
     }
     (tmp_path / "t.json").write_text(json.dumps(file))
     found = results_page.page(tmp_path)
-    assert "| resnet18 | 5000 | 20 | equal CPU time | linear | A (t) | 61.0 ± 1.0 | B (t) |" in found
+    assert "| resnet18 | 5000 | 20 | equal CPU time | linear | A (t) | 61.0 ± 1.0 | none |" in found
     assert "| B | linear | 70.5 | 59.0 ± 1.0 | equal CPU time |" in found
-    assert "+2.0 linear (three seeds, difference is 2.4 times its standard error)" in found  # 2 / sqrt(2 / 3)
-    assert "| reference: untrained | – | – | – | 30.0 |" in found
-    assert "Missing: C, seed 3: out of memory." in found
+    assert "+2.0 linear (three seeds, 2.4 standard errors)" in found  # 2 / sqrt(2 / 3)
+    assert "| *untrained* | – | – | – | – | 30.0 |" in found
+    assert "| A | 0, 1, 2 | 5 | 10 | 20.0 | 61.0 ± 1.0 |" in found
+    assert "- C, seed 3, failed: out of memory." in found
 
 
 def test_curves_become_a_picture(tmp_path: Path, results_page: Any) -> None:
@@ -48,6 +52,32 @@ def test_curves_become_a_picture(tmp_path: Path, results_page: Any) -> None:
     (tmp_path / "t.json").write_text(json.dumps(file))
     assert "](images/results-t.png)" in results_page.page(tmp_path, tmp_path / "images")
     assert (tmp_path / "images" / "results-t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_within_two_standard_errors_of_the_best_are_named_and_tuning_is_no_answer(
+    tmp_path: Path, results_page: Any
+) -> None:
+    rows = [row("A", [60, 61, 62]), row("B", [59.5, 60.5, 60.5]), row("C", [50, 50, 51])]
+    file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
+    (tmp_path / "t.json").write_text(json.dumps(file))
+    assert "| A (t) | 61.0 ± 1.0 | B (t) |" in results_page.page(tmp_path)
+    (tmp_path / "t.json").write_text(json.dumps({**file, "command": "c --held-out 5"}))
+    assert "| A (t)" not in results_page.page(tmp_path)
+
+
+def test_files_that_are_not_of_a_table_and_rows_that_are_not_there_are_named(tmp_path: Path, results_page: Any) -> None:
+    place = tmp_path / "t.json"
+    place.write_text("{")
+    with pytest.raises(SystemExit, match=r"t\.json is no JSON"):
+        results_page.page(tmp_path)
+    place.write_text('{"rows": []}')
+    with pytest.raises(SystemExit, match=r"t\.json is not what `glocal reproduce` writes: it has no command, metrics"):
+        results_page.page(tmp_path)
+    comparisons = [{"what": "A over B", "row": "A", "over": "B"}]
+    file = {"table": "t", "title": "T", "command": "c", "rows": [row("A", [1])], "metrics": {"linear": "linear"}}
+    place.write_text(json.dumps({**file, "comparisons": comparisons}))
+    with pytest.raises(SystemExit, match="t: a comparison names the row 'B'"):
+        results_page.page(tmp_path)
 
 
 def test_without_results_it_says_so(tmp_path: Path, results_page: Any) -> None:
