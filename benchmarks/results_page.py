@@ -39,6 +39,12 @@ def values(row: dict[str, Any], alike: str, metric: str) -> list[float]:
     return [run["values"][metric] for run in runs_of(row, alike) if metric in run.get("values", {})]
 
 
+def average(runs: list[dict[str, Any]], key: str) -> float | None:
+    """The mean of what the runs have under a key; None where none has it."""
+    found = [run[key] for run in runs if run.get(key) is not None]
+    return mean(found) if found else None
+
+
 def shown(found: list[float]) -> str:
     """The mean, with the deviation over seeds where there are several."""
     if not found:
@@ -87,10 +93,10 @@ def best(files: list[dict[str, Any]]) -> str:
     for file in files:
         budget = file.get("budget", {})
         for alike in () if tuning(file) else ALIKE:
-            minutes = [run["cpu_minutes"] for row in file["rows"] for run in runs_of(row, alike)]
+            minutes = [its for row in file["rows"] if (its := average(runs_of(row, alike), "cpu_minutes")) is not None]
             if not minutes:
                 continue
-            where = (str(budget.get("network", "–")), str(budget.get("images", "–")), f"{min(minutes):.0f}")
+            where = (str(budget.get("network") or "–"), str(budget.get("images") or "–"), f"{min(minutes):.0f}")
             for row in file["rows"]:
                 for metric, title in file["metrics"].items():
                     if found := values(row, alike, metric):
@@ -98,8 +104,11 @@ def best(files: list[dict[str, Any]]) -> str:
     rows = []
     for where_, entries in sorted(groups.items()):
         first = max(entries, key=lambda name: mean(entries[name]))
-        equal = [name for name, found in entries.items() if name != first and same(entries[first], found)]
-        said = ", ".join(equal) or ("none" if len(entries[first]) > 1 else "not known from one seed")
+        others = {name: found for name, found in entries.items() if name != first}
+        equal = [name for name, found in others.items() if same(entries[first], found)]
+        unknown = [name for name, found in others.items() if error_of(entries[first], found) is None]
+        said = ", ".join(equal) or "none"
+        said += f"; not known from one seed: {', '.join(unknown)}" if unknown else ""
         rows.append([*where_, first, shown(entries[first]), said])
     heading = ["network", "images", "CPU minutes", "rows have", "measure", "best", "value", "cannot be told from it"]
     return table(heading, rows) if rows else "Nothing has been measured yet."
@@ -158,8 +167,9 @@ def cells(row: dict[str, Any], alike: str, file: dict[str, Any]) -> Iterator[str
     done = runs_of(row, alike)
     yield ", ".join(str(run["seed"]) for run in done) or "–"
     yield ", ".join(sorted({str(run["epochs"]) for run in done})) or "–"
-    yield f"{mean(run['views'] for run in done) / 1000:.0f}" if done and all("views" in run for run in done) else "–"
-    yield f"{mean(run['cpu_minutes'] for run in done):.1f}" if done else "–"
+    views, minutes = average(done, "views"), average(done, "cpu_minutes")
+    yield "–" if views is None else f"{views / 1000:.0f}"
+    yield "–" if minutes is None else f"{minutes:.1f}"
     yield from (shown(values(row, alike, metric)) for metric in file["metrics"])
 
 

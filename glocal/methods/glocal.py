@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import Field
@@ -54,6 +54,10 @@ class GlocalSettings(SelectionSettings):
     mixed: bool = False  # positives are selected and mixed in
     patches: float = Field(0.0, ge=0)  # weight of matched patches, of vision transformers; 0: none
     matching: MatchRule = "spread"
+
+    def fit_to(self, images: int) -> Self:
+        fitted = super().fit_to(images)
+        return fitted if self.mixed else fitted.model_copy(update={"clusters": self.clusters})
 
 
 class Glocal(Method):

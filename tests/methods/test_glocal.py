@@ -17,7 +17,13 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
-    run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95, "method.mixed": True},
+    run={
+        **RESNET_RUN,
+        "method.queue_size": 128,
+        "method.momentum": 0.95,
+        "method.temperature": 0.2,
+        "method.target_temperature": 0.1,
+    },
     budget={"method.queue_size": 2048, "method.momentum": 0.98, "method.locals": 0, "train.epochs": 6},
 )
 SETTINGS = {"temperature": 0.1, "target_temperature": 0.05, "coefficient": 0.5}

@@ -1,5 +1,7 @@
 """Budgets: what a row is trained with instead of its recipe's settings."""
 
+from pathlib import Path
+
 import pytest
 
 from glocal.config import build_recipe, load_mapping
@@ -7,6 +9,9 @@ from glocal.errors import GlocalError
 from glocal.papers import PaperRow, find_table, load_paper, paper_names
 from glocal.papers.measured import row_recipe
 from glocal.reproduction.budgets import Budget, budget_names, find_budget, settings_of, shortest_epochs
+from glocal.reproduction.studies import open_study
+
+STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 
 
 def row(label: str = "a", recipe: str = "sce-cifar10", **settings: object) -> PaperRow:
@@ -110,7 +115,17 @@ def test_every_row_of_the_papers_resolves_under_the_small_budget(paper: str) -> 
             if printed.recipe is not None:
                 found = build_recipe(load_mapping(printed.recipe), settings_of(budget, printed, table.rows))
                 assert found.data.size == 32, f"{paper}/{table.id}/{printed.label}"
-                assert found.train.epochs >= 12 or "train.epochs" in printed.settings
+                assert found.train.epochs >= find_budget("small").epochs or "train.epochs" in printed.settings
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_resolves_under_the_small_budget(path: Path) -> None:
+    study, budget = open_study(path), find_budget("small")
+    assert study.name == path.stem
+    for printed in study.table.rows:
+        assert printed.recipe is not None
+        found = build_recipe(load_mapping(printed.recipe), settings_of(budget, printed, study.table.rows))
+        assert (found.data.size, found.train.epochs) == (32, budget.epochs)
 
 
 def test_budgets_are_named_from_small_to_large() -> None:
