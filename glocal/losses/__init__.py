@@ -2,7 +2,7 @@
 
 from glocal.losses.affinity import affinity_objective, local_dissimilarity, mine
 from glocal.losses.clustering import sinkhorn, swapped_prediction
-from glocal.losses.contrastive import batch_info_nce, cutmix_info_nce, info_nce, nt_xent
+from glocal.losses.contrastive import batch_info_nce, cutmix_info_nce, info_nce, nt_xent, view_contrast
 from glocal.losses.cosine import negative_cosine
 from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
@@ -33,4 +33,5 @@ __all__ = [
     "sinkhorn",
     "swapped_prediction",
     "vicreg",
+    "view_contrast",
 ]

@@ -89,6 +89,63 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
 
 
 @full_precision
+def view_contrast(
+    views: Tensor,
+    whole: int,
+    *,
+    temperature: float,
+    coefficient: float = 1.0,
+    target_temperature: float = 1.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Every view of an image finds the whole views of its image among those of the batch: the loss of `glocal`.
+
+    With two views, both whole, and λ = 1 it is NT-Xent (`nt_xent`). Views that are not whole, local crops, are queries
+    only, as in LoGo (Zhang et al., CVPR 2022, section 3.1). Below λ = 1 the target is SCE's, w = λ·one-hot + (1 − λ)·s
+    (Denize et al., WACV 2023, supplement, section B): s is the softmax of the positive's similarities to the whole
+    views of other images, without gradient. In a run of several processes the keys are those of all, and gradients flow
+    to them.
+
+    Args:
+        views: (V, B, D) unit vectors.
+        whole: W, how many views are whole; they come first, and at least two.
+        temperature: τ > 0 of the prediction.
+        coefficient: λ in [0, 1].
+        target_temperature: τₘ > 0 of s.
+        weight: (V, W, B), the share of each whole view as a positive of each view, 0 of itself; sums to 1 over the
+            whole ones. None: all others alike.
+
+    Returns:
+        Scalar in the dtype of the inputs, the mean over the V·B queries.
+
+    >>> one = torch.eye(2)
+    >>> round(float(view_contrast(torch.stack([one, one]), 2, temperature=1.0)), 4)
+    0.5514
+    """
+    count, batch, _ = views.shape
+    keys = all_gather_with_gradient(views[:whole].transpose(0, 1)).transpose(0, 1)  # (W, P·B, D)
+    image = torch.arange(batch, device=views.device)
+    place = process_rank() * batch + image  # among the images of all processes
+    other = 1 - torch.eye(count, whole, dtype=views.dtype, device=views.device)
+    if weight is None:
+        weight = (other / other.sum(dim=1, keepdim=True))[:, :, None].expand(count, whole, batch)
+    logits = torch.einsum("vbd,wnd->vbwn", views, keys) / temperature
+    view = torch.arange(whole, device=views.device)
+    itself = torch.zeros_like(logits, dtype=torch.bool)
+    itself[view[:, None], image, view[:, None], place] = True
+    log_p = logits.masked_fill(itself, -torch.inf).flatten(2).log_softmax(dim=2).masked_fill(itself.flatten(2), 0.0)
+    positive = log_p.unflatten(2, (whole, -1))[:, image, :, place]  # (B, V, W)
+    loss = -torch.einsum("bvw,vwb->", positive, weight)
+    if coefficient < 1:
+        known = keys.detach()
+        similar = torch.einsum("wbd,xnd->wbxn", views[:whole].detach(), known) / target_temperature
+        similar[:, image, :, place] = -torch.inf  # of its own image no view
+        target = torch.einsum("vwb,wbk->vbk", weight, similar.flatten(2).softmax(dim=2))
+        loss = coefficient * loss - (1 - coefficient) * (target * log_p).sum()
+    return loss / (count * batch)
+
+
+@full_precision
 def cutmix_info_nce(
     mixed: Tensor, key: Tensor, partner_key: Tensor, negatives: Tensor, *, ratio: Tensor | float, temperature: float
 ) -> Tensor:

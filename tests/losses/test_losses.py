@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.errors import GlocalError
-from glocal.losses import batch_info_nce, ceil, info_nce, negative_cosine, nt_xent, relational, sce
+from glocal.losses import batch_info_nce, ceil, info_nce, negative_cosine, nt_xent, relational, sce, view_contrast
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "loss_sce.json").read_text())["sce"]
 
@@ -172,3 +172,40 @@ def test_batch_info_nce_is_info_nce_with_the_other_keys() -> None:
     ]
     found = batch_info_nce(query, keys, positive, temperature=0.2)
     assert found.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-12)
+
+
+def test_view_contrast_of_two_whole_views_is_nt_xent() -> None:
+    views = unit(2, 5, 4)
+    expected = nt_xent(views[0], views[1], temperature=0.3).item()
+    assert view_contrast(views, 2, temperature=0.3).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_view_contrast_equals_a_plain_loop() -> None:
+    views, whole, temperature, sharp, coefficient = unit(5, 4, 6), 3, 0.3, 0.2, 0.6
+    weight = torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weight[torch.arange(3), torch.arange(3)] = 0
+    weight /= weight.sum(dim=1, keepdim=True)
+    total = 0.0
+    for view in range(5):
+        for image in range(4):
+            keys = [(w, n) for w in range(whole) for n in range(4) if (w, n) != (view, image)]
+            scores = {key: float(views[view, image] @ views[key] / temperature) for key in keys}
+            normaliser = math.log(sum(math.exp(score) for score in scores.values()))
+            for positive in range(whole):
+                share = float(weight[view, positive, image])
+                if share == 0:
+                    continue
+                total -= coefficient * share * (scores[positive, image] - normaliser)
+                others = [key for key in keys if key[1] != image]
+                alike = [math.exp(float(views[positive, image] @ views[key]) / sharp) for key in others]
+                for key, value in zip(others, alike, strict=True):
+                    total -= (1 - coefficient) * share * value / sum(alike) * (scores[key] - normaliser)
+    found = view_contrast(
+        views, whole, temperature=temperature, coefficient=coefficient, target_temperature=sharp, weight=weight
+    )
+    assert found.item() == pytest.approx(total / 20, rel=1e-12)
+
+
+def test_view_contrast_has_the_gradient_of_its_value_where_targets_are_hard() -> None:
+    views = unit(4, 3, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda its: view_contrast(its, 2, temperature=0.5), views)

@@ -9,7 +9,7 @@ from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather, all_gather_with_gradient, process_rank
-from glocal.losses import barlow_twins, batch_info_nce, mine, nt_xent, vicreg
+from glocal.losses import barlow_twins, batch_info_nce, mine, nt_xent, vicreg, view_contrast
 from glocal.losses.clustering import sinkhorn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +39,13 @@ def of_all_pairs(first: Tensor, second: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {
     "mine": of_all_pairs,
     "nt_xent": lambda first, second: nt_xent(normalize(first, dim=1), normalize(second, dim=1), temperature=0.2),
+    "view_contrast": lambda first, second: view_contrast(
+        normalize(torch.stack([first, second, first - second]), dim=2),
+        2,
+        temperature=0.2,
+        coefficient=0.5,
+        target_temperature=0.1,
+    ),
     "barlow_twins": gathered(lambda first, second: barlow_twins(first, second, coefficient=0.1)),
     "vicreg": gathered(vicreg),
     "batch_info_nce": against_keys,

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from glocal.config import build_recipe
 from glocal.errors import GlocalError
-from glocal.losses import local_dissimilarity, sce
+from glocal.losses import local_dissimilarity, sce, view_contrast
 from glocal.methods import Method, method_class
-from glocal.methods.glocal import GlocalSettings
+from glocal.methods.glocal import GlocalSettings, mixed_positives
 from glocal.models.affinity import affinity_loss
 from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.views.batch import Views
 from glocal.views.geometry import ViewGeometry, match_patches
 from glocal.views.mixing import cutmix, draw_ratio
 from glocal.views.random import uniform
@@ -17,57 +19,47 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
-    run={
-        **RESNET_RUN,
-        "method.queue_size": 128,
-        "method.momentum": 0.95,
-        "method.temperature": 0.2,
-        "method.target_temperature": 0.1,
-    },
-    budget={"method.queue_size": 2048, "method.momentum": 0.98, "method.locals": 0, "train.epochs": 6},
+    run={**RESNET_RUN},
+    budget={"method.locals": 0, "train.epochs": 6},
 )
-SETTINGS = {"temperature": 0.1, "target_temperature": 0.05, "coefficient": 0.5}
 
 
-def key_of(method: Method, images: torch.Tensor) -> torch.Tensor:
-    return normalize(method.teacher.chain(images), dim=1)
+def units(method: Method, *sizes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """(V, B, D) of views, which pass the backbone size by size and the projector together."""
+    features = torch.cat([method.backbone(torch.cat(images)) for images in sizes])
+    return normalize(method.projector(features), dim=1).unflatten(0, (-1, len(sizes[0][0])))
 
 
-def test_without_local_crops_it_is_sce() -> None:
-    method, plain = make("glocal", locals=0), make("sce", temperature=0.1, target_temperature=0.05)
+def test_without_local_crops_it_is_simclr() -> None:
+    method, plain = make("glocal", locals=0), make("simclr", temperature=0.1)
     plain.load_state_dict(method.state_dict(), strict=False)
-    batch = views(method)
-    assert method(batch).item() == pytest.approx(plain(batch).item(), rel=1e-6)
+    batch = views(plain)
+    assert method(batch).item() == pytest.approx(plain(batch).item(), rel=1e-5)
 
 
-def test_global_and_local_queries_follow_the_weak_view_alike() -> None:
-    method, fresh = (make("glocal", globals=2, locals=3, local_size=8) for _ in range(2))
+def test_local_crops_find_both_whole_views() -> None:
+    method, fresh = (make("glocal", locals=3, local_size=8, coefficient=0.7) for _ in range(2))
     batch = views(method)
-    assert [image.shape[-1] for image in batch.images] == [16, 16, 16, 8, 8, 8]
-    key = key_of(fresh, batch.images[0])
-    features = [fresh.backbone(torch.cat(images)) for images in (batch.images[1:3], batch.images[3:])]
-    queries = normalize(fresh.projector(torch.cat(features)), dim=1).split(8)
-    expected = torch.stack([sce(query, key, fresh.queue.keys, **SETTINGS) for query in queries]).mean()
+    assert [image.shape[-1] for image in batch.images] == [16, 16, 8, 8, 8]
+    unit = units(fresh, batch.images[:2], batch.images[2:])
+    expected = view_contrast(unit, 2, temperature=0.1, coefficient=0.7, target_temperature=0.05)
     assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_mixed_query_follows_both_keys_by_their_shares() -> None:
+def test_the_mixed_view_follows_its_image_and_the_partner_by_their_shares() -> None:
     method, fresh = (make("glocal", locals=2, local_size=8, mixed=True) for _ in range(2))
     batch = views(method)
-    weak, strong, one, two, partner_weak, partner_strong = batch.images
+    first, second, one, two, partner, clean = batch.images
     ratio = draw_ratio(2.0, 0, "mix", 0, batch.index).float()
     center = uniform(0, "mix centre", 0, batch.index[:, None], torch.arange(2)).float()
-    mixed, share = cutmix(strong, partner_strong, ratio, center)
-    key, partner_key = key_of(fresh, torch.cat([weak, partner_weak])).split(8)
-    features = [fresh.backbone(images) for images in (mixed, torch.cat([one, two]))]
-    query, *local = normalize(fresh.projector(torch.cat(features)), dim=1).split(8)
-    terms = (query, key, share), (query, partner_key, 1 - share), (local[0], key, share**0), (local[1], key, share**0)
-    total = 0.0
-    for row in range(8):
-        for its, of, part in terms:
-            term = sce(its[row : row + 1], of[row : row + 1], fresh.queue.keys, **SETTINGS)
-            total += (part[row] * term).item() / (3 * 8)
-    assert method(batch).item() == pytest.approx(total, rel=1e-4)
+    mixed, share = cutmix(first, partner, ratio, center)
+    unit = units(fresh, (mixed, second, clean), (one, two))
+    expected = view_contrast(unit, 3, temperature=0.1, weight=mixed_positives(share, 5))
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    weight = mixed_positives(share, 5)
+    assert weight.sum(dim=1).allclose(torch.ones(5, 8))
+    assert (weight[0, 1] == share).all()
+    assert (weight[torch.arange(3), torch.arange(3)] == 0).all()  # nobody follows itself
 
 
 def test_repulsion_adds_the_affinity_of_local_crops_and_trains_the_regressor_on_detached_ones() -> None:
@@ -75,14 +67,13 @@ def test_repulsion_adds_the_affinity_of_local_crops_and_trains_the_regressor_on_
     plain = make("glocal", locals=2)
     plain.load_state_dict(method.state_dict(), strict=False)
     batch = views(method)
-    features = [fresh.backbone(images) for images in (batch.images[1], torch.cat(batch.images[2:]))]
-    _, *local = normalize(fresh.projector(torch.cat(features)), dim=1).split(8)
+    local = units(fresh, batch.images[:2], batch.images[2:])[2:]
     learned = affinity_loss(fresh.regressor, *local, index=batch.index, seed=0, step=0, noise=0.3)
-    affinity = fresh.regressor(torch.cat(local), torch.cat(local[::-1]))
+    affinity = fresh.regressor(local.flatten(0, 1), local.flip(0).flatten(0, 1))
     expected = learned + 0.5 * local_dissimilarity(affinity)
-    attraction = plain(batch)
+    contrast = plain(batch)
     loss = method(batch)
-    assert (loss - attraction).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert (loss - contrast).item() == pytest.approx(expected.item(), rel=1e-4)
     loss.backward()
     found = [parameter.grad for parameter in method.regressor.parameters()]
     expected_gradients = torch.autograd.grad(learned, list(fresh.regressor.parameters()))
@@ -103,10 +94,11 @@ def test_partners_are_themselves_until_positives_are_selected() -> None:
     assert other.partners(1, index).tolist() == partners.tolist()
 
 
-def test_matched_patches_follow_the_teachers_patches_as_images_do() -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_patches_follow_those_of_the_second_whole_view_that_show_the_same(mixed: bool) -> None:
     model = ModelSettings(name="vit_tiny", options={"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2})
     torch.manual_seed(0)
-    settings = {"name": "glocal", "queue_size": 32, "locals": 2, "local_size": 8}
+    settings = {"name": "glocal", "locals": 2, "local_size": 8, "mixed": mixed}
     plain, method = (
         method_class("glocal")(
             build_backbone(model, size=16), GlocalSettings.model_validate({**settings, "patches": patches})
@@ -115,31 +107,59 @@ def test_matched_patches_follow_the_teachers_patches_as_images_do() -> None:
     )
     method.load_state_dict(plain.state_dict())
     batch = views(method)
-    key_tokens = method.teacher.chain[0].forward_tokens(batch.images[0])
+    expected = written_out(method, batch, learning=(2, 3) if mixed else (0, 2, 3))
+    assert (method(batch) - plain(batch)).item() == pytest.approx(0.5 * expected, rel=1e-3)
+
+
+def written_out(method: Method, batch: Views, learning: tuple[int, ...]) -> float:
+    """The term of patches, patch by patch."""
+    tokens = [method.backbone.forward_tokens(images) for images in batch.images[:4]]
     queries, keys, weights = [], [], []
-    for view in (1, 2, 3):
-        tokens = method.backbone.forward_tokens(batch.images[view])
+    for view in learning:
         for image in range(8):
             one, other = (
                 ViewGeometry(its.box[image : image + 1], its.flipped[image : image + 1])
-                for its in (batch.geometry[0], batch.geometry[view])
+                for its in (batch.geometry[1], batch.geometry[view])
             )
             found = match_patches(one, other, 4, batch.images[view].shape[-1] // 4)
             places = zip(found.index_a[0].tolist(), found.index_b[0].tolist(), found.valid[0].tolist(), strict=True)
             pairs = [(a, b) for a, b, valid in places if valid]
-            keys += [key_tokens[image, 1 + a] for a, _ in pairs]
-            queries += [tokens[image, 1 + b] for _, b in pairs]
-            weights += [1 / (3 * 8 * len(pairs)) for _ in pairs]
+            keys += [tokens[1][image, 1 + a] for a, _ in pairs]
+            queries += [tokens[view][image, 1 + b] for _, b in pairs]
+            weights += [1 / (len(learning) * 8 * len(pairs)) for _ in pairs]
     query = normalize(method.projector(torch.stack(queries)), dim=1)
-    key = normalize(method.teacher.chain[1](torch.stack(keys)), dim=1)
-    matched = sum(
-        weight * sce(query[row : row + 1], key[row : row + 1], method.queue.keys, **SETTINGS).item()
+    key = normalize(method.projector(torch.stack(keys)), dim=1)
+    wholes = whole_views(method, batch)
+    return sum(
+        weight
+        * sce(
+            query[row : row + 1],
+            key[row : row + 1],
+            wholes,
+            temperature=0.1,
+            target_temperature=0.05,
+            coefficient=1.0,
+        ).item()
         for row, weight in enumerate(weights)
     )
-    assert matched > 0
-    assert (method(batch) - plain(batch)).item() == pytest.approx(0.5 * matched, rel=1e-3)
 
 
-def test_networks_without_patches_are_told() -> None:
+def whole_views(method: Method, batch: Views) -> torch.Tensor:
+    """The whole views' unit vectors (W·B, D), as the method has them."""
+    seen: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "match", lambda tokens, whole, geometry: seen.append(whole) or whole.new_zeros(()))
+        method(batch)
+    return seen[0].detach().flatten(0, 1)
+
+
+def test_networks_without_patches_and_repulsion_of_one_crop_are_told() -> None:
     with pytest.raises(GlocalError, match="has no patches"):
         make("glocal", patches=1.0)
+    with pytest.raises(GlocalError, match="repulsion pushes local crops apart: it needs locals=2"):
+        build_recipe({}, {"method.name": "glocal", "method.locals": 1, "method.repulsion": 0.1})
+
+
+def test_clusters_are_counted_only_where_positives_are_selected() -> None:
+    assert GlocalSettings().fit_to(1000).clusters is None
+    assert GlocalSettings(mixed=True).fit_to(1000).clusters == 7
