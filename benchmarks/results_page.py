@@ -135,7 +135,7 @@ def section(file: dict[str, Any]) -> Iterator[str]:
     """A file's table and how it was made, what it compares, and what is missing."""
     yield f"## {file['title'][:1].upper()}{file['title'][1:]}"
     machine = ", ".join(f"{key} {value}" for key, value in file.get("machine", {}).items())
-    yield f"    {file['command']}"
+    yield "\n".join(f"    {command}" for command in file["commands"])
     yield " · ".join([*([file["date"]] if file.get("date") else []), machine or "no machine is named"])
     kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
     heading = ["row"]
@@ -201,6 +201,31 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def joined(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a table: files of the same table, measured in several calls, have their rows and runs together.
+
+    Raises:
+        SystemExit: two files have the same run.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in files:
+        first = found.setdefault(file["table"], {**file, "rows": [], "commands": []})
+        if file["command"] not in first["commands"]:
+            first["commands"].append(file["command"])
+        for row in file["rows"]:
+            there = next((one for one in first["rows"] if one["label"] == row["label"]), None)
+            if there is None:
+                first["rows"].append(json.loads(json.dumps(row)))
+                continue
+            for alike, its in row.get("results", {}).items():
+                runs = there.setdefault("results", {}).setdefault(alike, {"runs": []})["runs"]
+                twice = {run["seed"] for run in runs} & {run["seed"] for run in its["runs"]}
+                if twice:
+                    raise SystemExit(f"{file['table']}: seed {min(twice)} of {row['label']!r} is in two files")
+                runs += its["runs"]
+    return list(found.values())
+
+
 def page(folder: Path, images: Path | None = None) -> str:
     """The whole page; with `images`, the pictures of curves are drawn into that folder.
 
@@ -208,7 +233,7 @@ def page(folder: Path, images: Path | None = None) -> str:
         folder: of the files of results.
         images: gets the pictures; None leaves those that are there.
     """
-    files = [read(path) for path in sorted(folder.glob("*.json"))]
+    files = joined([read(path) for path in sorted(folder.glob("*.json"))])
     if not files:
         return f"# Results\n\n{INTRODUCTION}\n\nNothing has been measured yet.\n"
     parts = ["# Results", INTRODUCTION, "## Which method for how many images, minutes and which network", best(files)]

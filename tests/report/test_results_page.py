@@ -65,6 +65,24 @@ def test_rows_within_two_standard_errors_of_the_best_are_named_and_tuning_is_no_
     assert "| A (t)" not in results_page.page(tmp_path)
 
 
+def test_a_table_that_was_measured_in_several_calls_is_one(tmp_path: Path, results_page: Any) -> None:
+    def part(name: str, command: str, rows: list[dict[str, Any]]) -> None:
+        file = {"table": "t", "title": "T", "command": command, "rows": rows, "metrics": {"linear": "linear"}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(file))
+
+    later = row("A", [0, 62])
+    later["results"]["time"]["runs"].pop(0)
+    part("t-1", "c --seeds 1", [row("A", [60]), row("B", [50])])
+    part("t-2", "c --seeds 2", [later, row("C", [40])])
+    found = results_page.page(tmp_path)
+    assert "    c --seeds 1\n    c --seeds 2\n" in found
+    assert "| A | 0, 1 | 5 | 10 | 20.0 | 61.0 ± 1.4 |" in found
+    assert "| C | 0 | 5 |" in found
+    part("t-3", "c", [row("A", [1])])
+    with pytest.raises(SystemExit, match="t: seed 0 of 'A' is in two files"):
+        results_page.page(tmp_path)
+
+
 def test_files_that_are_not_of_a_table_and_rows_that_are_not_there_are_named(tmp_path: Path, results_page: Any) -> None:
     place = tmp_path / "t.json"
     place.write_text("{")
