@@ -17,7 +17,7 @@ from glocal.reproduction.equal import EQUAL, Spending
 from glocal.reproduction.gathering import folder_names, results_of
 from glocal.reproduction.images import Images, parse_given
 from glocal.reproduction.jobs import Job, check_folder, read_result
-from glocal.reproduction.planning import Choices, Planned, plan_row
+from glocal.reproduction.planning import Choices, Planned, check_images, plan_row
 from glocal.reproduction.processes import run_jobs, usual_number
 from glocal.reproduction.studies import chosen_rows, open_study
 from glocal.reproduction.work import Work, undone
@@ -86,6 +86,7 @@ def reproduce(
     choices = Choices(
         find_budget(wanted), parse_given(data, "--data"), parse_given(test, "--test"), held_out, dict(settings or {})
     )
+    check_images(study.table, choices)
     opened: dict[Any, Images | GlocalError] = {}
     plans = {row.label: plan_row(study.table, row, choices, opened) for row in chosen}
     if not any(isinstance(plan, Planned) for plan in plans.values()):
@@ -93,6 +94,7 @@ def reproduce(
         raise GlocalError(f"none of {counted(len(plans), 'row')} can be run here: {reasons}")
     out, number = Path(out), jobs or usual_number(where)
     check_output_folder(out)
+    _check_table(out, study.name)
     names = folder_names(study.table)
     others = [row for row in study.table.rows if row.label not in plans and results_of(out, names[row.label])]
     earlier = {row.label: plan_row(study.table, row, choices, opened) for row in others}
@@ -135,6 +137,17 @@ def _check(seeds: int, columns: Sequence[str], jobs: int | None, held_out: int |
             raise GlocalError(f"--equal {column}: {did_you_mean(column, EQUAL)}")
     if held_out is not None and test:
         raise GlocalError("--held-out measures on training images; leave out --test")
+
+
+def _check_table(out: Path, name: str) -> None:
+    """Refuses the folder of another table: its rows would be left out of what is written."""
+    try:
+        found = json.loads((out / "reproduced.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    held = found.get("table") if isinstance(found, dict) else None
+    if held is not None and held != name:
+        raise GlocalError(f"{out} holds table {held}, not {name}; give another folder (--out)")
 
 
 def _check_trials(left: Sequence[Job]) -> None:

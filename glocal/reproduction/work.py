@@ -57,8 +57,9 @@ class Work:
 
     @cached_property
     def shown(self) -> list[Planned]:
-        """These and the rows of earlier calls: what the heading is about."""
-        return [*self.planned, *(one for one in self.earlier.values() if isinstance(one, Planned))]
+        """These and the rows of earlier calls, in the table's order: what its heading is about."""
+        plans = (self.plans.get(row.label, self.earlier.get(row.label)) for row in self.study.table.rows)
+        return [one for one in plans if isinstance(one, Planned)]
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -100,19 +101,21 @@ class Work:
         return [self._job("cost", self._of_cost(one), one, one.settings) for one in left]
 
     def references(self) -> list[Job]:
-        """Each untrained network, and raw pixels, once for each choice of images."""
+        """Each untrained network, and raw pixels, once for each choice of images.
+
+        They are those of all rows that the table shows, in its order: which of them a call runs makes no difference.
+        """
         found: dict[str, Job] = {}
-        networks: set[str] = set()
-        for one in self.planned:
-            network = one.recipe.model.model_dump_json() + str(one.recipe.data.size)
-            for kind, key in (("untrained", f"{network} {one.data} {one.test}"), ("pixels", f"{one.data} {one.test}")):
-                if key in networks:
-                    continue
-                networks.add(key)
-                name = kind if kind not in found else f"{kind} ({one.row.label})"
-                metrics = {name: its for name, its in one.metrics.items() if its.protocol in _OF_REFERENCES}
-                job = self._job(kind, self.out / "runs" / slug(name), one, one.settings)
-                found[name] = job.model_copy(update={"row": name, "metrics": metrics})
+        names: dict[tuple[str, ...], str] = {}
+        for one in self.shown:
+            network = f"{one.recipe.model.model_dump_json()} {one.recipe.data.size}"
+            metrics = {name: its for name, its in one.metrics.items() if its.protocol in _OF_REFERENCES}
+            for kind, its in (("untrained", network), ("pixels", "")):
+                key = (kind, its, *one.data, "", *one.test)
+                name = names.setdefault(key, kind if kind not in found else f"{kind} ({one.row.label})")
+                job = found.get(name) or self._job(kind, self.out / "runs" / slug(name), one, one.settings)
+                together = {**metrics, **(job.metrics if name in found else {})}
+                found[name] = job.model_copy(update={"row": name, "metrics": together, "network": its})
         return list(found.values())
 
     def found(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class Work:
             "title": self.study.table.title,
             "heading": [
                 f"budget {self.budget}",
-                *heading(self.study.table, self.planned),
+                *heading(self.study.table, self.shown),
                 *self.spending.in_words(columns),
             ],
             "command": self.command,

@@ -97,6 +97,43 @@ def test_other_rows_and_columns_join_those_in_the_folder(study: Write, tmp_path:
         glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], settings={"optimizer.lr": 0.5}, references=False)
 
 
+def test_a_table_that_is_filled_row_by_row_is_that_of_one_call(study: Write, tmp_path: Path, done: list[str]) -> None:
+    whole = glocal.reproduce(study(), tmp_path / "whole", **SHAPES)
+    done.clear()
+    glocal.reproduce(study(), tmp_path / "parts", **SHAPES, rows=["SCE, own"])
+    both = glocal.reproduce(study(), tmp_path / "parts", **SHAPES, rows=["MoCo"])
+    assert done == ["untrained", "pixels", "SCE, own, seed 0", "MoCo, seed 0"]  # references are no row's
+    assert both["heading"] == whole["heading"]
+    assert both["references"] == whole["references"]
+    assert [row["label"] for row in both["rows"]] == ["MoCo", "SCE, own"]
+
+
+def test_heading_and_references_are_those_of_all_rows_in_the_folder(
+    study: Write, tmp_path: Path, done: list[str]
+) -> None:
+    narrow = {"model.options.channels": [4, 4, 4, 4]}
+    rows = [
+        {"label": "MoCo", "values": {}, "recipe": "moco-cifar10"},
+        {"label": "narrow", "values": {}, "recipe": "moco-cifar10", "settings": narrow},
+    ]
+    first = glocal.reproduce(study(rows), tmp_path / "out", **SHAPES, rows=["narrow"])
+    assert list(first["references"]) == ["untrained", "pixels"]
+    assert not any(line.startswith("network") for line in first["heading"])  # its own is kept
+    both = glocal.reproduce(study(rows), tmp_path / "out", **SHAPES, rows=["MoCo"])
+    assert "network resnet18 (small stem) → resnet18 (small stem, channels [8, 8, 8, 8]) (MoCo)" in both["heading"]
+    assert list(both["references"]) == ["untrained", "pixels", "untrained (narrow)"]
+    assert both["references"]["untrained (narrow)"] == first["references"]["untrained"]
+
+
+def test_a_folder_of_another_table_is_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
+    glocal.reproduce(study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False)
+    before = (tmp_path / "out" / "reproduced.json").read_text(encoding="utf-8")
+    other = study(id="other")
+    with pytest.raises(GlocalError, match=r"out holds table tiny, not other; give another folder \(--out\)"):
+        glocal.reproduce(other, tmp_path / "out", **SHAPES, references=False)
+    assert (tmp_path / "out" / "reproduced.json").read_text(encoding="utf-8") == before
+
+
 def test_equal_time_measures_what_an_epoch_takes(study: Write, tmp_path: Path, done: list[str]) -> None:
     found = glocal.reproduce(study(), tmp_path / "out", **SHAPES, equal="time", references=False)
     assert done[:2] == ["MoCo: an epoch's time", "SCE, own: an epoch's time"]
@@ -180,6 +217,12 @@ def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: P
         ({"budget": "smal"}, "there is no budget 'smal'; did you mean small"),
         ({"seeds": 0}, "--seeds 0: must be at least 1"),
         ({"equal": "view"}, r"--equal view: did you mean views\?"),
+        ({"settings": {"train.epochs": "x"}}, "train.epochs must be a whole number, not 'x'"),
+        ({"settings": {"train.epochs": 0}}, "train.epochs must be greater than or equal to 1, not 0"),
+        (
+            {"data": ["cifra10=shapes"]},
+            r"--data cifra10=…: no row of table tiny has these images; did you mean cifar10",
+        ),
         ({"held_out": 2}, "--held-out measures on training images; leave out --test"),
     ],
 )
