@@ -84,13 +84,17 @@ def reproduce(
     _check(seeds, columns, jobs, held_out, test)
     wanted = budget or study.budget or ("small" if where == "cpu" else "full")
     choices = Choices(
-        find_budget(wanted), parse_given(data, "--data"), parse_given(test, "--test"), held_out, dict(settings or {})
+        find_budget(wanted, "" if budget else study.file),
+        parse_given(data, "--data"),
+        parse_given(test, "--test"),
+        held_out,
+        dict(settings or {}),
     )
     check_images(study.table, choices)
     opened: dict[Any, Images | GlocalError] = {}
     plans = {row.label: plan_row(study.table, row, choices, opened) for row in chosen}
     if not any(isinstance(plan, Planned) for plan in plans.values()):
-        reasons = "; ".join(f"{label}: {why}" for label, why in list(plans.items())[:3])
+        reasons = "; ".join(_reasons({label: why for label, why in plans.items() if isinstance(why, str)})[:3])
         raise GlocalError(f"none of {counted(len(plans), 'row')} can be run here: {reasons}")
     out, number = Path(out), jobs or usual_number(where)
     check_output_folder(out)
@@ -137,6 +141,14 @@ def _check(seeds: int, columns: Sequence[str], jobs: int | None, held_out: int |
             raise GlocalError(f"--equal {column}: {did_you_mean(column, EQUAL)}")
     if held_out is not None and test:
         raise GlocalError("--held-out measures on training images; leave out --test")
+
+
+def _reasons(rows: Mapping[str, str]) -> list[str]:
+    """Why rows cannot be run: each reason once, and with a row's label where not all have the same."""
+    first: dict[str, str] = {}
+    for label, why in rows.items():
+        first.setdefault(why, label)
+    return list(first) if len(first) == 1 else [f"{label}: {why}" for why, label in first.items()]
 
 
 def _check_table(out: Path, name: str) -> None:

@@ -33,6 +33,8 @@ def markdown(found: Found) -> str:
     parts += [f"- made by `{found['command']}` ({found['date']}; {made})", ""]
     columns, lines = _lines(found)
     parts += [_row(columns), _row(["---"] * len(columns)), *map(_row, lines), ""]
+    if any(" ± " in cell for line in lines for cell in line[1:]):
+        parts += ["± is the sample standard deviation over the seeds of a row.", ""]
     costs = list(_costs(found))
     if costs:
         parts += ["What it cost, the mean of a row's seeds:", "", _row(_COSTS), _row(["---"] * len(_COSTS))]

@@ -21,7 +21,7 @@ from glocal.reproduction.budgets import find_budget
 from glocal.reproduction.clock import TrainingClock
 from glocal.reproduction.jobs import read_job
 from glocal.reproduction.planning import metrics_of
-from glocal.reproduction.studies import open_study
+from glocal.reproduction.studies import chosen_rows, open_study
 from glocal.signals import Stopped
 from tests.reproduction.conftest import KNN, SHAPES
 
@@ -72,6 +72,7 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
     written = (out / "reproduced.md").read_text(encoding="utf-8")
     assert f"| MoCo | 50.5 | {its['mean']['knn']:.2f} ± {its['deviation']['knn']:.2f} |" in written
     assert "train.epochs 200 → 1" in written
+    assert "\n± is the sample standard deviation over the seeds of a row.\n" in written
     assert "torchvision:CIFAR10 → shapes:train: the first 8 images of each class (64)" in written
     assert (out / "reproduced.png").stat().st_size > 10_000
 
@@ -175,7 +176,7 @@ def test_a_row_without_images_says_which_are_missing(study: Write, tmp_path: Pat
     assert reasons[0] == ""
     assert "its recipe, sce-imagenet, names no data set" in reasons[1]
     assert "nowhere" in reasons[2]
-    with pytest.raises(GlocalError, match=r"none of 1 row can be run here: far: no images"):
+    with pytest.raises(GlocalError, match=r"none of 1 row can be run here: no images"):
         glocal.reproduce(study(rows), tmp_path / "other", rows=["far"])
 
 
@@ -245,6 +246,31 @@ def test_a_table_that_is_none_is_told(tmp_path: Path) -> None:
         glocal.reproduce(tmp_path / "list.yaml", tmp_path / "out")
     with pytest.raises(GlocalError, match="table 1 has no rows"):
         glocal.reproduce("sce/1", tmp_path / "out")
+
+
+def test_what_is_wrong_in_a_file_is_told_with_its_name(study: Write, tmp_path: Path) -> None:
+    twice = [{"label": "MoCo", "values": {}, "recipe": "moco-cifar10"}] * 2
+    for table, said in (
+        (lambda: study(budget={"like": "small", "imagez": 64}), r"tiny.yaml: budget: imagez is not a setting; did you"),
+        (lambda: study(budget="smal"), r"tiny.yaml: there is no budget 'smal'; did you mean small\?"),
+        (lambda: study(rows=twice), r"tiny.yaml: table tiny has two rows 'MoCo'"),
+    ):
+        with pytest.raises(GlocalError, match=said):
+            glocal.reproduce(table(), tmp_path / "out", **SHAPES)
+
+
+def test_a_pattern_that_fits_none_of_many_rows_names_a_few() -> None:
+    with pytest.raises(
+        GlocalError, match=r"tau=0.3\*.*; it has 64, tau=0.1 target=0.03 CIFAR10, .* and \d+ more"
+    ) as told:
+        chosen_rows(open_study("sce/2").table, ["tau=0.3*CIFAR10"])
+    assert len(str(told.value)) < 300
+
+
+def test_rows_that_cannot_be_run_for_one_reason_have_it_once(tmp_path: Path) -> None:
+    with pytest.raises(GlocalError, match=r"none of 64 rows can be run here: no images: there is no folder") as told:
+        glocal.reproduce("sce/2", tmp_path / "out", data=str(tmp_path / "none"))
+    assert str(told.value).count("there is no folder") == 1
 
 
 def test_a_comparison_of_a_row_that_is_not_there_is_told(study: Write, tmp_path: Path) -> None:
