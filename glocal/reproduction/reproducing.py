@@ -107,7 +107,7 @@ def reproduce(
     command = _command(table, out, {**said, "equal": columns, "set": settings})
     name = wanted if isinstance(wanted, str) else f"{wanted['like']}, changed" if "like" in wanted else "of its own"
     work = Work(study, choices, plans, earlier, out, where, number, name, command, Spending(out))
-    for job in work.before():
+    for job in work.before():  # before anything is written: what is there was made with what its heading says
         check_folder(job)
     try:
         first = work.references() if references else []
@@ -116,8 +116,6 @@ def reproduce(
                 run_jobs(work.trials(), number, where, after=lambda job: None, progress=progress)
                 _check_trials(work.trials())
             todo = [*first, *work.runs(column, seeds)]
-            for job in todo:
-                check_folder(job)
             if progress and (done := len(todo) - undone(todo)):
                 note(f"{done} of {len(todo)} jobs are done already")
             run_jobs(todo, number, where, after=lambda job: work.write(), progress=progress)

@@ -12,7 +12,7 @@ from typing import Any
 
 from glocal.papers import PaperRow
 from glocal.reproduction.equal import EQUAL, Spending, epochs_for
-from glocal.reproduction.gathering import folder_names, machine, results_of, row_of, slug
+from glocal.reproduction.gathering import folder_names, machine, row_of, runs_of, slug
 from glocal.reproduction.heading import heading, networks
 from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
@@ -82,11 +82,9 @@ class Work:
         return jobs
 
     def before(self) -> Iterator[Job]:
-        """The runs of earlier calls of rows that are not chosen, as they would be run now."""
-        for one in self.earlier.values():
-            if not isinstance(one, Planned):
-                continue
-            for path in results_of(self.out, self.names[one.row.label]):
+        """The runs of earlier calls that lie in the folder, of any column and seed, as they would be run now."""
+        for one in self.shown:
+            for path in runs_of(self.out, self.names[one.row.label]):
                 job = read_job(path / JOB)
                 spend, costs = self.spending.spend(job.equal), self.spending.costs(job.equal)
                 decided = spend is not None and one.row.label in costs

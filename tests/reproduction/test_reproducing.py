@@ -204,11 +204,24 @@ def test_a_stopped_run_goes_on_and_finds_the_same(
 
 
 def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
-    glocal.reproduce(study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False)
-    with pytest.raises(GlocalError, match=r"holds this row with other settings: .*train.epochs was 1, is 3"):
-        glocal.reproduce(
-            study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False, settings={"train.epochs": 3}
-        )
+    out, wanted = tmp_path / "out", {**SHAPES, "rows": ["MoCo"], "references": False}
+    glocal.reproduce(study(), out, **wanted)
+    before = {file.name: file.read_bytes() for file in out.glob("reproduced.*")}
+    for change in ({"train.epochs": 3}, {"optimizer.lr": 0.5}):
+        (path, value), column = *change.items(), ("epochs" if "train.epochs" in change else "views")
+        with pytest.raises(GlocalError, match=rf"holds this row with other settings: .*{path} was .*, is {value}"):
+            glocal.reproduce(study(), out, **wanted, settings=change, equal=column)  # another column's, the second
+    assert {file.name: file.read_bytes() for file in out.glob("reproduced.*")} == before  # and says what was run
+
+
+def test_an_unfinished_run_of_other_settings_is_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
+    out, wanted = tmp_path / "out", {**SHAPES, "rows": ["MoCo"], "references": False}
+    glocal.reproduce(study(), out, **wanted)
+    (out / "runs" / "MoCo,seed=0" / "result.json").unlink()
+    before = (out / "reproduced.md").read_bytes()
+    with pytest.raises(GlocalError, match="holds this row with other settings"):
+        glocal.reproduce(study(), out, **wanted, settings={"train.epochs": 3})
+    assert (out / "reproduced.md").read_bytes() == before
 
 
 @pytest.mark.parametrize(
