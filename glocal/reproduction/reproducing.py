@@ -21,7 +21,7 @@ from glocal.reproduction.planning import Choices, Planned, check_images, plan_ro
 from glocal.reproduction.processes import run_jobs, usual_number
 from glocal.reproduction.studies import chosen_rows, open_study
 from glocal.reproduction.work import Work, undone
-from glocal.reproduction.writing import draw
+from glocal.reproduction.writing import draw, read_written
 
 
 def reproduce(
@@ -151,12 +151,8 @@ def _reasons(rows: Mapping[str, str]) -> list[str]:
 
 def _check_table(out: Path, name: str) -> None:
     """Refuses the folder of another table: its rows would be left out of what is written."""
-    try:
-        found = json.loads((out / "reproduced.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    held = found.get("table") if isinstance(found, dict) else None
-    if held is not None and held != name:
+    held = read_written(out).get("table", name)
+    if held != name:
         raise GlocalError(f"{out} holds table {held}, not {name}; give another folder (--out)")
 
 

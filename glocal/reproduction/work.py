@@ -17,7 +17,7 @@ from glocal.reproduction.heading import heading, networks
 from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
 from glocal.reproduction.studies import Study
-from glocal.reproduction.writing import write
+from glocal.reproduction.writing import read_written, write
 
 _OF_REFERENCES = ("knn", "linear")  # what says something of pixels too
 _CHECKPOINT_MINUTES = 2.0
@@ -129,6 +129,7 @@ class Work:
                 *self.spending.in_words(columns),
             ],
             "command": self.command,
+            "commands": self._commands(),
             "machine": machine(self.device, self.number),
             "budget": self._budget(),
             "equal": columns,
@@ -144,6 +145,12 @@ class Work:
         found = self.found()
         write(found, self.out)
         return found
+
+    def _commands(self) -> list[str]:
+        """The commands that have filled the folder, each once, this one among them."""
+        before = read_written(self.out)
+        earlier = before.get("commands") or ([before["command"]] if "command" in before else [])
+        return list(dict.fromkeys([*earlier, self.command]))
 
     def _budget(self) -> dict[str, Any]:
         """The budget with what came of it: the networks, the images and, where time is equal, the minutes."""

@@ -42,6 +42,7 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
             "title",
             "heading",
             "command",
+            "commands",
             "machine",
             "budget",
             "equal",
@@ -93,6 +94,9 @@ def test_other_rows_and_columns_join_those_in_the_folder(study: Write, tmp_path:
         ("SCE, own", ["views"]),
     ]
     assert both["equal"] == ["epochs", "views"]
+    assert both["commands"] == [one["command"], both["command"]]  # it takes both to make it again
+    written = (out / "reproduced.md").read_text(encoding="utf-8")
+    assert f"- made by `{one['command']}`, then `{both['command']}` (" in written
     assert "train.epochs 200 → 1" in both["heading"]  # of both
     with pytest.raises(GlocalError, match=r"MoCo,seed=0 holds this row with other settings"):
         glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], settings={"optimizer.lr": 0.5}, references=False)
