@@ -219,7 +219,11 @@ def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message.replace("Input should be", "must be", 1).replace("a valid tuple", "a list, as [0.1, 0.2]")
     message = re.sub(r"^must be a valid (integer|number|boolean)\b.*", lambda found: _KINDS[found[1]], message)
-    return f"{path} {message}, not {error['input']!r}" if message.startswith("must be") else f"{path}: {message}"
+    return (
+        f"{path} {message}, not {error['input']!r}"
+        if message.startswith("must be")
+        else ": ".join(filter(None, (path, message)))
+    )
 
 
 def _paths(schema: type[BaseModel]) -> list[str]:

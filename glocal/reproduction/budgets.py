@@ -66,17 +66,22 @@ def budget_names() -> list[str]:
     return list(_written())
 
 
-def find_budget(wanted: str | Mapping[str, Any]) -> Budget:
+def find_budget(wanted: str | Mapping[str, Any], file: str = "") -> Budget:
     """A budget by its name, or one that is like another but for some keys: `{like: small, images: 1000}`.
+
+    Args:
+        wanted: the name, or the mapping.
+        file: that it stands in, which begins the message of an error.
 
     Raises:
         GlocalError: there is none of that name, or a key is wrong.
     """
+    where = f"{file}: " if file else ""
     changes = {} if isinstance(wanted, str) else dict(wanted)
     name = wanted if isinstance(wanted, str) else changes.pop("like", None)
     if name is not None and name not in _written():
-        raise GlocalError(f"there is no budget {name!r}; {did_you_mean(str(name), budget_names())}")
-    return validated(Budget, {**_written().get(str(name), {}), **changes}, "budget")
+        raise GlocalError(f"{where}there is no budget {name!r}; {did_you_mean(str(name), budget_names())}")
+    return validated(Budget, {**_written().get(str(name), {}), **changes}, f"{where}budget")
 
 
 def shortest_epochs(rows: Sequence[PaperRow], recipe: str | None) -> int:

@@ -16,7 +16,7 @@ import torch
 import glocal
 from glocal.papers import PaperRow, PaperTable
 from glocal.reproduction.equal import EQUAL
-from glocal.reproduction.jobs import RESULT, read_result
+from glocal.reproduction.jobs import JOB, RESULT, read_result
 
 _OF_A_RUN = ("seed", "epochs", "images", "views", "cpu_minutes", "wall_minutes", "values", "curve", "error")
 
@@ -39,6 +39,11 @@ def folder_names(table: PaperTable) -> dict[str, str]:
             name, number = f"{slug(row.label)}.{number}", number + 1
         found[row.label] = name
     return found
+
+
+def runs_of(out: Path, name: str) -> list[Path]:
+    """The folders of a row's runs, with a result or without."""
+    return [path.parent for path in sorted((out / "runs").glob(f"{glob.escape(name)},seed=*/{JOB}"))]
 
 
 def results_of(out: Path, name: str) -> list[Path]:

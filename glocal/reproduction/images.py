@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.labelled import has_no_labels, labelled_part
 from glocal.data.sources.opening import open_source
-from glocal.errors import GlocalError, counted
+from glocal.errors import GlocalError, counted, did_you_mean
 
 _TORCHVISION = "torchvision:"
 _TESTS = ("test", "val", "validation")
@@ -61,11 +61,32 @@ def images_for(given: Given, source: str | None, label: str) -> tuple[str, ...]:
     """
     if given.everywhere:
         return given.everywhere
+    return next(((given.instead[name],) for name in _names(source, label) if name in given.instead), ())
+
+
+def _names(source: str | None, label: str) -> list[str]:
+    """What a row's data set may be called."""
     names = [name for name in re.split(r"[^\w.:-]+", label.lower()) if name]
-    if source:
-        whole = source.lower().removeprefix(_TORCHVISION)
-        names = [whole, whole.split(":")[0], *names]
-    return next(((given.instead[name],) for name in names if name in given.instead), ())
+    whole = (source or "").lower().removeprefix(_TORCHVISION)
+    return [whole, whole.split(":")[0], *names] if whole else names
+
+
+def check_names(given: Given, option: str, rows: Mapping[str, str | None], table: str) -> None:
+    """Refuses images in place of a data set that no row has: its name is mistyped, and the row would have others.
+
+    Args:
+        given: by the user.
+        option: by which.
+        rows: the data sets of the table's rows, by label.
+        table: that the rows are of.
+    """
+    known = {name for label, source in rows.items() for name in _names(source, label)}
+    for name in given.instead:
+        if name not in known:
+            sets = {_names(source, "")[-1] for source in rows.values() if source}
+            raise GlocalError(
+                f"{option} {name}=…: no row of table {table} has these images; {did_you_mean(name, sets or known)}"
+            )
 
 
 def belonging_to(train: Sequence[str]) -> tuple[str, ...]:

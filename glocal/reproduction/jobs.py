@@ -28,6 +28,7 @@ class Job(Settings):
         recipe, overrides: as for `pretrain`.
         data, test, images, held_out: as for `open_images`.
         metrics: what is measured, by name.
+        network: of an untrained one, in full; what else the row's recipe says does not count there.
         device: auto, cpu, cuda or mps.
     """
 
@@ -43,12 +44,18 @@ class Job(Settings):
     images: int | None = None
     held_out: int | None = None
     metrics: dict[str, Metric] = Field(default_factory=dict)
+    network: str = ""
     device: str = "auto"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what runs are compared with, and no training."""
+        return self.kind in ("untrained", "pixels")
 
     @property
     def title(self) -> str:
         """The job for a line of progress."""
-        if self.kind in ("untrained", "pixels"):
+        if self.is_reference:
             return self.row
         column = "" if self.equal == "epochs" else f", equal {self.equal}"
         return f"{self.row}: an epoch's time" if self.kind == "cost" else f"{self.row}, seed {self.seed}{column}"
@@ -61,7 +68,12 @@ class Job(Settings):
         return folder / JOB
 
     def training(self) -> dict[str, Any]:
-        """What decides the training: with something else here, its folder is another run's."""
+        """What decides the training: with something else here, its folder is another run's.
+
+        A reference is trained with nothing: it is the same beside whichever rows of a table are run.
+        """
+        if self.is_reference:
+            return self.model_dump(mode="json", include={"kind", "data", "images", "held_out", "network"})
         whole = self.model_dump(mode="json", include={"kind", "recipe", "overrides", "data", "images", "held_out"})
         return {**whole, "overrides": {k: v for k, v in whole["overrides"].items() if k not in _OF_THE_MACHINE}}
 
@@ -115,13 +127,13 @@ def _untitled(measuring: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_folder(job: Job) -> None:
-    """Refuses a folder in which another training lies.
+    """Refuses a folder in which another training lies; a reference is measured anew, which takes seconds.
 
     Raises:
         GlocalError: it does; the message names a setting.
     """
     path = Path(job.folder) / JOB
-    if not path.exists():
+    if job.is_reference or not path.exists():
         return
     before, now = read_job(path).training(), job.training()
     if before == now:

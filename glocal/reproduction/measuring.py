@@ -57,8 +57,7 @@ def measure(
             for name in names:
                 value = _look_up(metrics[name], entries)
                 if value is None:
-                    settings_found = ", ".join(entry["setting"] for entry in entries)
-                    errors[name] = f"{protocol} gives no {metrics[name].setting!r} among {settings_found}"
+                    errors[name] = f"{protocol} gives no {_asked(metrics[name])} among {'; '.join(_given(entries))}"
                 else:
                     values[name] = value
     return {name: values[name] for name in metrics if name in values}, errors
@@ -80,6 +79,15 @@ def in_words(error: BaseException) -> str:
     """An error in a line; of one that is no user's mistake, with its kind."""
     kind = "" if isinstance(error, GlocalError) else f"{type(error).__name__}: "
     return kind + " ".join(str(error).split())[:300]
+
+
+def _asked(metric: Metric) -> str:
+    return f"{metric.result!r} of {metric.setting!r}"
+
+
+def _given(entries: list[dict[str, Any]]) -> list[str]:
+    """What a protocol gives: the results of each of its settings."""
+    return [f"{', '.join(entry['metrics'])} of {entry['setting']!r}" for entry in entries]
 
 
 def _look_up(metric: Metric, entries: list[dict[str, Any]]) -> float | None:

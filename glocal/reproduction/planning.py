@@ -13,7 +13,7 @@ from glocal.evaluation.protocols import protocol
 from glocal.papers import Metric, PaperRow, PaperTable
 from glocal.papers.measured import protocol_settings, row_recipe
 from glocal.reproduction.budgets import Budget, settings_of
-from glocal.reproduction.images import Given, Images, belonging_to, images_for, open_images
+from glocal.reproduction.images import Given, Images, belonging_to, check_names, images_for, open_images
 from glocal.settings import validated
 from glocal.views.plan import ViewPlan
 
@@ -125,7 +125,10 @@ def plan_row(
     images = opened[place]
     if isinstance(images, GlocalError):
         return f"no images: {images}"
-    epochs = choices.settings.get("train.epochs")
+    epochs = None
+    if "train.epochs" in choices.settings:  # what is counted in epochs follows them: they are checked first
+        wished = {"train.epochs": choices.settings["train.epochs"]}
+        epochs = build_recipe(load_mapping(row.recipe), wished).train.epochs
     settings = settings_of(choices.budget, row, table.rows, epochs=epochs, more=choices.settings)
     metrics, notes = metrics_of(table, row, choices.budget, len(images.learn))
     if not metrics:
@@ -141,6 +144,18 @@ def plan_row(
         metrics,
         tuple(notes),
     )
+
+
+def check_images(table: PaperTable, choices: Choices) -> None:
+    """Refuses names of data sets that no row of the table has.
+
+    Raises:
+        GlocalError: there is one.
+    """
+    sources = {row.label: row_recipe(row).data.source for row in table.rows if row.recipe is not None}
+    rows = {label: source if isinstance(source, str) else None for label, source in sources.items()}
+    for given, option in ((choices.data, "--data"), (choices.test, "--test")):
+        check_names(given, option, rows, table.id)
 
 
 def metrics_of(table: PaperTable, row: PaperRow, budget: Budget, images: int) -> tuple[dict[str, Metric], list[str]]:

@@ -17,11 +17,11 @@ from glocal.reproduction.equal import EQUAL, Spending
 from glocal.reproduction.gathering import folder_names, results_of
 from glocal.reproduction.images import Images, parse_given
 from glocal.reproduction.jobs import Job, check_folder, read_result
-from glocal.reproduction.planning import Choices, Planned, plan_row
+from glocal.reproduction.planning import Choices, Planned, check_images, plan_row
 from glocal.reproduction.processes import run_jobs, usual_number
 from glocal.reproduction.studies import chosen_rows, open_study
 from glocal.reproduction.work import Work, undone
-from glocal.reproduction.writing import draw
+from glocal.reproduction.writing import draw, read_written
 
 
 def reproduce(
@@ -84,15 +84,21 @@ def reproduce(
     _check(seeds, columns, jobs, held_out, test)
     wanted = budget or study.budget or ("small" if where == "cpu" else "full")
     choices = Choices(
-        find_budget(wanted), parse_given(data, "--data"), parse_given(test, "--test"), held_out, dict(settings or {})
+        find_budget(wanted, "" if budget else study.file),
+        parse_given(data, "--data"),
+        parse_given(test, "--test"),
+        held_out,
+        dict(settings or {}),
     )
+    check_images(study.table, choices)
     opened: dict[Any, Images | GlocalError] = {}
     plans = {row.label: plan_row(study.table, row, choices, opened) for row in chosen}
     if not any(isinstance(plan, Planned) for plan in plans.values()):
-        reasons = "; ".join(f"{label}: {why}" for label, why in list(plans.items())[:3])
+        reasons = "; ".join(_reasons({label: why for label, why in plans.items() if isinstance(why, str)})[:3])
         raise GlocalError(f"none of {counted(len(plans), 'row')} can be run here: {reasons}")
     out, number = Path(out), jobs or usual_number(where)
     check_output_folder(out)
+    _check_table(out, study.name)
     names = folder_names(study.table)
     others = [row for row in study.table.rows if row.label not in plans and results_of(out, names[row.label])]
     earlier = {row.label: plan_row(study.table, row, choices, opened) for row in others}
@@ -101,7 +107,7 @@ def reproduce(
     command = _command(table, out, {**said, "equal": columns, "set": settings})
     name = wanted if isinstance(wanted, str) else f"{wanted['like']}, changed" if "like" in wanted else "of its own"
     work = Work(study, choices, plans, earlier, out, where, number, name, command, Spending(out))
-    for job in work.before():
+    for job in work.before():  # before anything is written: what is there was made with what its heading says
         check_folder(job)
     try:
         first = work.references() if references else []
@@ -110,8 +116,6 @@ def reproduce(
                 run_jobs(work.trials(), number, where, after=lambda job: None, progress=progress)
                 _check_trials(work.trials())
             todo = [*first, *work.runs(column, seeds)]
-            for job in todo:
-                check_folder(job)
             if progress and (done := len(todo) - undone(todo)):
                 note(f"{done} of {len(todo)} jobs are done already")
             run_jobs(todo, number, where, after=lambda job: work.write(), progress=progress)
@@ -135,6 +139,21 @@ def _check(seeds: int, columns: Sequence[str], jobs: int | None, held_out: int |
             raise GlocalError(f"--equal {column}: {did_you_mean(column, EQUAL)}")
     if held_out is not None and test:
         raise GlocalError("--held-out measures on training images; leave out --test")
+
+
+def _reasons(rows: Mapping[str, str]) -> list[str]:
+    """Why rows cannot be run: each reason once, and with a row's label where not all have the same."""
+    first: dict[str, str] = {}
+    for label, why in rows.items():
+        first.setdefault(why, label)
+    return list(first) if len(first) == 1 else [f"{label}: {why}" for why, label in first.items()]
+
+
+def _check_table(out: Path, name: str) -> None:
+    """Refuses the folder of another table: its rows would be left out of what is written."""
+    held = read_written(out).get("table", name)
+    if held != name:
+        raise GlocalError(f"{out} holds table {held}, not {name}; give another folder (--out)")
 
 
 def _check_trials(left: Sequence[Job]) -> None:

@@ -12,6 +12,8 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.papers import PaperRow, PaperTable, find_table, paper_names
 from glocal.settings import Settings, read_yaml, validated
 
+_MANY, _NAMED = 12, 3  # rows of a table that are named in a message: up to so many all, else the first ones
+
 
 class Comparison(Settings):
     """Two rows whose difference a table is about."""
@@ -30,12 +32,14 @@ class Study:
         table: its rows and metrics.
         budget: the one that the file asks for; None where it says nothing.
         comparisons: that the file names, by which others read its results.
+        file: that it was read from; empty for a table of the papers.
     """
 
     name: str
     table: PaperTable
     budget: str | Mapping[str, Any] | None = None
     comparisons: tuple[Comparison, ...] = ()
+    file: str = ""
 
 
 def open_study(table: str | Path) -> Study:
@@ -69,7 +73,7 @@ def open_study(table: str | Path) -> Study:
     found = validated(PaperTable, raw, name)
     for label in (label for one in compared for label in (one.row, one.over)):
         found.row(label)  # which says so where there is none
-    return Study(found.id, found, budget, compared)
+    return Study(found.id, found, budget, compared, name)
 
 
 def chosen_rows(table: PaperTable, patterns: Sequence[str] | None) -> list[PaperRow]:
@@ -84,9 +88,18 @@ def chosen_rows(table: PaperTable, patterns: Sequence[str] | None) -> list[Paper
         if not any(_fits(row, pattern) for row in table.rows):
             raise GlocalError(
                 f"no row of table {table.id} is called {pattern!r} (* stands for anything); "
-                f"{did_you_mean(pattern.strip('*'), [row.label for row in table.rows])}"
+                f"{_labels(table, pattern.strip('*'))}"
             )
     return [row for row in table.rows if not patterns or any(_fits(row, pattern) for pattern in patterns)]
+
+
+def _labels(table: PaperTable, pattern: str) -> str:
+    """The end of an error message: the nearest row, or all of them, or, where these are many, the first ones."""
+    labels = [row.label for row in table.rows]
+    said = did_you_mean(pattern, labels)
+    if len(labels) <= _MANY or not said.startswith("choose from"):
+        return said
+    return f"it has {len(labels)}, {', '.join(labels[:_NAMED])} and {len(labels) - _NAMED} more: see `glocal tables`"
 
 
 def _fits(row: PaperRow, pattern: str) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 
 from glocal.papers import PaperRow
 from glocal.reproduction.equal import EQUAL, Spending, epochs_for
-from glocal.reproduction.gathering import folder_names, machine, results_of, row_of, slug
+from glocal.reproduction.gathering import folder_names, machine, row_of, runs_of, slug
 from glocal.reproduction.heading import heading, networks
 from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
 from glocal.reproduction.studies import Study
-from glocal.reproduction.writing import write
+from glocal.reproduction.writing import read_written, write
 
 _OF_REFERENCES = ("knn", "linear")  # what says something of pixels too
 _CHECKPOINT_MINUTES = 2.0
@@ -57,8 +57,9 @@ class Work:
 
     @cached_property
     def shown(self) -> list[Planned]:
-        """These and the rows of earlier calls: what the heading is about."""
-        return [*self.planned, *(one for one in self.earlier.values() if isinstance(one, Planned))]
+        """These and the rows of earlier calls, in the table's order: what its heading is about."""
+        plans = (self.plans.get(row.label, self.earlier.get(row.label)) for row in self.study.table.rows)
+        return [one for one in plans if isinstance(one, Planned)]
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -81,11 +82,9 @@ class Work:
         return jobs
 
     def before(self) -> Iterator[Job]:
-        """The runs of earlier calls of rows that are not chosen, as they would be run now."""
-        for one in self.earlier.values():
-            if not isinstance(one, Planned):
-                continue
-            for path in results_of(self.out, self.names[one.row.label]):
+        """The runs of earlier calls that lie in the folder, of any column and seed, as they would be run now."""
+        for one in self.shown:
+            for path in runs_of(self.out, self.names[one.row.label]):
                 job = read_job(path / JOB)
                 spend, costs = self.spending.spend(job.equal), self.spending.costs(job.equal)
                 decided = spend is not None and one.row.label in costs
@@ -100,19 +99,21 @@ class Work:
         return [self._job("cost", self._of_cost(one), one, one.settings) for one in left]
 
     def references(self) -> list[Job]:
-        """Each untrained network, and raw pixels, once for each choice of images."""
+        """Each untrained network, and raw pixels, once for each choice of images.
+
+        They are those of all rows that the table shows, in its order: which of them a call runs makes no difference.
+        """
         found: dict[str, Job] = {}
-        networks: set[str] = set()
-        for one in self.planned:
-            network = one.recipe.model.model_dump_json() + str(one.recipe.data.size)
-            for kind, key in (("untrained", f"{network} {one.data} {one.test}"), ("pixels", f"{one.data} {one.test}")):
-                if key in networks:
-                    continue
-                networks.add(key)
-                name = kind if kind not in found else f"{kind} ({one.row.label})"
-                metrics = {name: its for name, its in one.metrics.items() if its.protocol in _OF_REFERENCES}
-                job = self._job(kind, self.out / "runs" / slug(name), one, one.settings)
-                found[name] = job.model_copy(update={"row": name, "metrics": metrics})
+        names: dict[tuple[str, ...], str] = {}
+        for one in self.shown:
+            network = f"{one.recipe.model.model_dump_json()} {one.recipe.data.size}"
+            metrics = {name: its for name, its in one.metrics.items() if its.protocol in _OF_REFERENCES}
+            for kind, its in (("untrained", network), ("pixels", "")):
+                key = (kind, its, *one.data, "", *one.test)
+                name = names.setdefault(key, kind if kind not in found else f"{kind} ({one.row.label})")
+                job = found.get(name) or self._job(kind, self.out / "runs" / slug(name), one, one.settings)
+                together = {**metrics, **(job.metrics if name in found else {})}
+                found[name] = job.model_copy(update={"row": name, "metrics": together, "network": its})
         return list(found.values())
 
     def found(self) -> dict[str, Any]:
@@ -124,10 +125,11 @@ class Work:
             "title": self.study.table.title,
             "heading": [
                 f"budget {self.budget}",
-                *heading(self.study.table, self.planned),
+                *heading(self.study.table, self.shown),
                 *self.spending.in_words(columns),
             ],
             "command": self.command,
+            "commands": self._commands(),
             "machine": machine(self.device, self.number),
             "budget": self._budget(),
             "equal": columns,
@@ -143,6 +145,12 @@ class Work:
         found = self.found()
         write(found, self.out)
         return found
+
+    def _commands(self) -> list[str]:
+        """The commands that have filled the folder, each once, this one among them."""
+        before = read_written(self.out)
+        earlier = before.get("commands") or ([before["command"]] if "command" in before else [])
+        return list(dict.fromkeys([*earlier, self.command]))
 
     def _budget(self) -> dict[str, Any]:
         """The budget with what came of it: the networks, the images and, where time is equal, the minutes."""

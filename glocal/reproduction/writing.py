@@ -24,15 +24,27 @@ def write(found: Found, out: Path) -> None:
     write_text(out / "reproduced.md", markdown(found))
 
 
+def read_written(out: Path) -> dict[str, Any]:
+    """What an earlier call wrote to reproduced.json; empty where there is nothing that can be read."""
+    try:
+        found = json.loads((out / "reproduced.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def markdown(found: Found) -> str:
     """The table with its heading, what it cost, and its notes."""
     parts = [f"# {found['table']}: {found['title']}", ""]
     parts += [f"- {line}" for line in found["heading"]]
     machine = found["machine"]
     made = f"{machine.get('gpu', machine['cpu'])}, {machine['jobs']} at a time with {_threads(machine['threads'])} each"
-    parts += [f"- made by `{found['command']}` ({found['date']}; {made})", ""]
+    commands = ", then ".join(f"`{command}`" for command in found["commands"])
+    parts += [f"- made by {commands} ({found['date']}; {made})", ""]
     columns, lines = _lines(found)
     parts += [_row(columns), _row(["---"] * len(columns)), *map(_row, lines), ""]
+    if any(" ± " in cell for line in lines for cell in line[1:]):
+        parts += ["± is the sample standard deviation over the seeds of a row.", ""]
     costs = list(_costs(found))
     if costs:
         parts += ["What it cost, the mean of a row's seeds:", "", _row(_COSTS), _row(["---"] * len(_COSTS))]

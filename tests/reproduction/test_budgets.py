@@ -29,6 +29,16 @@ def test_a_wrong_key_of_a_budget_is_told() -> None:
         find_budget({"like": "small", "imagse": 3})
 
 
+def test_the_documentation_says_what_the_small_budget_is() -> None:
+    text = " ".join((STUDIES.parents[1] / "docs" / "tables.md").read_text(encoding="utf-8").split())
+    small = find_budget("small")
+    options = small.networks["resnet*"]["model.options"]
+    assert f"up to {small.images:,}, {small.epochs} epochs" in text
+    assert f"train.epochs 200 → {small.epochs} network" in text
+    assert ", ".join(f"{key} {value}" for key, value in options.items()) in text
+    assert f"it takes {small.evaluation['linear.epochs']} epochs instead of 100" in text
+
+
 def test_a_budget_like_another_has_its_other_keys() -> None:
     changed = find_budget({"like": "small", "images": 500})
     assert changed.images == 500

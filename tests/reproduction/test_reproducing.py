@@ -21,7 +21,7 @@ from glocal.reproduction.budgets import find_budget
 from glocal.reproduction.clock import TrainingClock
 from glocal.reproduction.jobs import read_job
 from glocal.reproduction.planning import metrics_of
-from glocal.reproduction.studies import open_study
+from glocal.reproduction.studies import chosen_rows, open_study
 from glocal.signals import Stopped
 from tests.reproduction.conftest import KNN, SHAPES
 
@@ -42,6 +42,7 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
             "title",
             "heading",
             "command",
+            "commands",
             "machine",
             "budget",
             "equal",
@@ -72,6 +73,7 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
     written = (out / "reproduced.md").read_text(encoding="utf-8")
     assert f"| MoCo | 50.5 | {its['mean']['knn']:.2f} ± {its['deviation']['knn']:.2f} |" in written
     assert "train.epochs 200 → 1" in written
+    assert "\n± is the sample standard deviation over the seeds of a row.\n" in written
     assert "torchvision:CIFAR10 → shapes:train: the first 8 images of each class (64)" in written
     assert (out / "reproduced.png").stat().st_size > 10_000
 
@@ -92,9 +94,49 @@ def test_other_rows_and_columns_join_those_in_the_folder(study: Write, tmp_path:
         ("SCE, own", ["views"]),
     ]
     assert both["equal"] == ["epochs", "views"]
+    assert both["commands"] == [one["command"], both["command"]]  # it takes both to make it again
+    written = (out / "reproduced.md").read_text(encoding="utf-8")
+    assert f"- made by `{one['command']}`, then `{both['command']}` (" in written
     assert "train.epochs 200 → 1" in both["heading"]  # of both
     with pytest.raises(GlocalError, match=r"MoCo,seed=0 holds this row with other settings"):
         glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], settings={"optimizer.lr": 0.5}, references=False)
+
+
+def test_a_table_that_is_filled_row_by_row_is_that_of_one_call(study: Write, tmp_path: Path, done: list[str]) -> None:
+    whole = glocal.reproduce(study(), tmp_path / "whole", **SHAPES)
+    done.clear()
+    glocal.reproduce(study(), tmp_path / "parts", **SHAPES, rows=["SCE, own"])
+    both = glocal.reproduce(study(), tmp_path / "parts", **SHAPES, rows=["MoCo"])
+    assert done == ["untrained", "pixels", "SCE, own, seed 0", "MoCo, seed 0"]  # references are no row's
+    assert both["heading"] == whole["heading"]
+    assert both["references"] == whole["references"]
+    assert [row["label"] for row in both["rows"]] == ["MoCo", "SCE, own"]
+
+
+def test_heading_and_references_are_those_of_all_rows_in_the_folder(
+    study: Write, tmp_path: Path, done: list[str]
+) -> None:
+    narrow = {"model.options.channels": [4, 4, 4, 4]}
+    rows = [
+        {"label": "MoCo", "values": {}, "recipe": "moco-cifar10"},
+        {"label": "narrow", "values": {}, "recipe": "moco-cifar10", "settings": narrow},
+    ]
+    first = glocal.reproduce(study(rows), tmp_path / "out", **SHAPES, rows=["narrow"])
+    assert list(first["references"]) == ["untrained", "pixels"]
+    assert not any(line.startswith("network") for line in first["heading"])  # its own is kept
+    both = glocal.reproduce(study(rows), tmp_path / "out", **SHAPES, rows=["MoCo"])
+    assert "network resnet18 (small stem) → resnet18 (small stem, channels [8, 8, 8, 8]) (MoCo)" in both["heading"]
+    assert list(both["references"]) == ["untrained", "pixels", "untrained (narrow)"]
+    assert both["references"]["untrained (narrow)"] == first["references"]["untrained"]
+
+
+def test_a_folder_of_another_table_is_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
+    glocal.reproduce(study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False)
+    before = (tmp_path / "out" / "reproduced.json").read_text(encoding="utf-8")
+    other = study(id="other")
+    with pytest.raises(GlocalError, match=r"out holds table tiny, not other; give another folder \(--out\)"):
+        glocal.reproduce(other, tmp_path / "out", **SHAPES, references=False)
+    assert (tmp_path / "out" / "reproduced.json").read_text(encoding="utf-8") == before
 
 
 def test_equal_time_measures_what_an_epoch_takes(study: Write, tmp_path: Path, done: list[str]) -> None:
@@ -138,7 +180,7 @@ def test_a_row_without_images_says_which_are_missing(study: Write, tmp_path: Pat
     assert reasons[0] == ""
     assert "its recipe, sce-imagenet, names no data set" in reasons[1]
     assert "nowhere" in reasons[2]
-    with pytest.raises(GlocalError, match=r"none of 1 row can be run here: far: no images"):
+    with pytest.raises(GlocalError, match=r"none of 1 row can be run here: no images"):
         glocal.reproduce(study(rows), tmp_path / "other", rows=["far"])
 
 
@@ -166,11 +208,24 @@ def test_a_stopped_run_goes_on_and_finds_the_same(
 
 
 def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
-    glocal.reproduce(study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False)
-    with pytest.raises(GlocalError, match=r"holds this row with other settings: .*train.epochs was 1, is 3"):
-        glocal.reproduce(
-            study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False, settings={"train.epochs": 3}
-        )
+    out, wanted = tmp_path / "out", {**SHAPES, "rows": ["MoCo"], "references": False}
+    glocal.reproduce(study(), out, **wanted)
+    before = {file.name: file.read_bytes() for file in out.glob("reproduced.*")}
+    for change in ({"train.epochs": 3}, {"optimizer.lr": 0.5}):
+        (path, value), column = *change.items(), ("epochs" if "train.epochs" in change else "views")
+        with pytest.raises(GlocalError, match=rf"holds this row with other settings: .*{path} was .*, is {value}"):
+            glocal.reproduce(study(), out, **wanted, settings=change, equal=column)  # another column's, the second
+    assert {file.name: file.read_bytes() for file in out.glob("reproduced.*")} == before  # and says what was run
+
+
+def test_an_unfinished_run_of_other_settings_is_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
+    out, wanted = tmp_path / "out", {**SHAPES, "rows": ["MoCo"], "references": False}
+    glocal.reproduce(study(), out, **wanted)
+    (out / "runs" / "MoCo,seed=0" / "result.json").unlink()
+    before = (out / "reproduced.md").read_bytes()
+    with pytest.raises(GlocalError, match="holds this row with other settings"):
+        glocal.reproduce(study(), out, **wanted, settings={"train.epochs": 3})
+    assert (out / "reproduced.md").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -180,6 +235,12 @@ def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: P
         ({"budget": "smal"}, "there is no budget 'smal'; did you mean small"),
         ({"seeds": 0}, "--seeds 0: must be at least 1"),
         ({"equal": "view"}, r"--equal view: did you mean views\?"),
+        ({"settings": {"train.epochs": "x"}}, "train.epochs must be a whole number, not 'x'"),
+        ({"settings": {"train.epochs": 0}}, "train.epochs must be greater than or equal to 1, not 0"),
+        (
+            {"data": ["cifra10=shapes"]},
+            r"--data cifra10=…: no row of table tiny has these images; did you mean cifar10",
+        ),
         ({"held_out": 2}, "--held-out measures on training images; leave out --test"),
     ],
 )
@@ -202,6 +263,31 @@ def test_a_table_that_is_none_is_told(tmp_path: Path) -> None:
         glocal.reproduce(tmp_path / "list.yaml", tmp_path / "out")
     with pytest.raises(GlocalError, match="table 1 has no rows"):
         glocal.reproduce("sce/1", tmp_path / "out")
+
+
+def test_what_is_wrong_in_a_file_is_told_with_its_name(study: Write, tmp_path: Path) -> None:
+    twice = [{"label": "MoCo", "values": {}, "recipe": "moco-cifar10"}] * 2
+    for table, said in (
+        (lambda: study(budget={"like": "small", "imagez": 64}), r"tiny.yaml: budget: imagez is not a setting; did you"),
+        (lambda: study(budget="smal"), r"tiny.yaml: there is no budget 'smal'; did you mean small\?"),
+        (lambda: study(rows=twice), r"tiny.yaml: table tiny has two rows 'MoCo'"),
+    ):
+        with pytest.raises(GlocalError, match=said):
+            glocal.reproduce(table(), tmp_path / "out", **SHAPES)
+
+
+def test_a_pattern_that_fits_none_of_many_rows_names_a_few() -> None:
+    with pytest.raises(
+        GlocalError, match=r"tau=0.3\*.*; it has 64, tau=0.1 target=0.03 CIFAR10, .* and \d+ more"
+    ) as told:
+        chosen_rows(open_study("sce/2").table, ["tau=0.3*CIFAR10"])
+    assert len(str(told.value)) < 300
+
+
+def test_rows_that_cannot_be_run_for_one_reason_have_it_once(tmp_path: Path) -> None:
+    with pytest.raises(GlocalError, match=r"none of 64 rows can be run here: no images: there is no folder") as told:
+        glocal.reproduce("sce/2", tmp_path / "out", data=str(tmp_path / "none"))
+    assert str(told.value).count("there is no folder") == 1
 
 
 def test_a_comparison_of_a_row_that_is_not_there_is_told(study: Write, tmp_path: Path) -> None:
