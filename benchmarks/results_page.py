@@ -24,7 +24,7 @@ NUMBERS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
 ALIKE = {"epochs": "equal epochs", "views": "equal image views", "time": "equal CPU time"}
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
-`benchmarks/results_page.py`; nothing is typed. The command under each heading measures its table again; what it scales
+`benchmarks/results_page.py`; nothing is typed. The commands under each heading measure its table again; what they scale
 down from print is listed below it. ± is the sample standard deviation over seeds, and two rows differ by so many
 standard errors of their difference. CPU minutes are those of the training alone, one thread a run."""
 
@@ -96,7 +96,7 @@ def best(files: list[dict[str, Any]]) -> str:
             minutes = [its for row in file["rows"] if (its := average(runs_of(row, alike), "cpu_minutes")) is not None]
             if not minutes:
                 continue
-            where = (str(budget.get("network") or "–"), str(budget.get("images") or "–"), f"{min(minutes):.0f}")
+            where = (str(budget.get("network") or "–"), str(budget.get("images") or "–"), f"{min(minutes):.2g}")
             for row in file["rows"]:
                 for metric, title in file["metrics"].items():
                     if found := values(row, alike, metric):
@@ -111,7 +111,7 @@ def best(files: list[dict[str, Any]]) -> str:
         said += f"; not known from one seed: {', '.join(unknown)}" if unknown else ""
         rows.append([*where_, first, shown(entries[first]), said])
     heading = ["network", "images", "CPU minutes", "rows have", "measure", "best", "value", "cannot be told from it"]
-    return table(heading, rows) if rows else "Nothing has been measured yet."
+    return table(heading, rows) if rows else "Nothing has been measured on test images yet."
 
 
 def published(file: dict[str, Any]) -> str:
@@ -202,16 +202,20 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def joined(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a table: files of the same table, measured in several calls, have their rows and runs together.
+    """One entry a table and budget: what was measured of it in several calls has its rows and runs together.
 
     Raises:
         SystemExit: two files have the same run.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for file in files:
-        first = found.setdefault(file["table"], {**file, "rows": [], "commands": []})
-        if file["command"] not in first["commands"]:
-            first["commands"].append(file["command"])
+        budget = file.get("budget", {})
+        kind = file["table"], *(str(budget.get(key)) for key in ("name", "network", "images", "epochs"))
+        others = sum(place[0] == file["table"] for place in found)  # the same table in other budgets
+        picture = f"results-{file['table'].replace('/', '-')}{f'-{others + 1}' if others else ''}.png"
+        first = found.setdefault(kind, {**file, "rows": [], "commands": [], "picture": picture})
+        calls = file.get("commands") or [file["command"]]
+        first["commands"] += [call for call in calls if call not in first["commands"]]
         for row in file["rows"]:
             there = next((one for one in first["rows"] if one["label"] == row["label"]), None)
             if there is None:
@@ -244,7 +248,7 @@ def page(folder: Path, images: Path | None = None) -> str:
         if any(run.get("curve") for row in file["rows"] for alike in ALIKE for run in runs_of(row, alike)):
             if images is not None:
                 draw_curves(file, images)
-            parts.append(f"![k-NN accuracy over CPU minutes](images/results-{file['table'].replace('/', '-')}.png)")
+            parts.append(f"![k-NN accuracy over CPU minutes](images/{file['picture']})")
     return "\n\n".join(parts) + "\n"
 
 

@@ -19,7 +19,7 @@ def draw_curves(file: dict[str, Any], folder: Path) -> None:
 
     Args:
         file: of results.
-        folder: gets `results-TABLE.png`.
+        folder: gets it under `picture` of the file.
     """
     alike = next(kind for kind in _ALIKE if any(kind in row.get("results", {}) for row in file["rows"]))
     found = {row["label"]: curve for row in file["rows"] if (curve := _mean_curve(row, alike)) is not None}
@@ -45,8 +45,7 @@ def draw_curves(file: dict[str, Any], folder: Path) -> None:
     figure.supxlabel("CPU minutes", fontsize=8)
     figure.supylabel("k-NN accuracy (%)", fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
-    name = file["table"].replace("/", "-")
-    figure.savefig(folder / f"results-{name}.png", dpi=110, metadata={"Software": None})
+    figure.savefig(folder / file["picture"], dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
 
