@@ -52,8 +52,8 @@ def reproduce(
     from glocal.reproduction.reproducing import reproduce
     from glocal.settings import parse_overrides
 
-    place = out or Path("reproduced") / Path(table).with_suffix("").name if table.endswith((".yaml", ".yml")) else out
-    place = place or Path("reproduced") / table.replace("/", "-")
+    name = Path(table).stem if table.endswith((".yaml", ".yml")) else table.replace("/", "-")
+    place = out or Path("reproduced") / name
     found = reproduce(
         table,
         place,

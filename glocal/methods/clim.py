@@ -181,12 +181,8 @@ class CLIM(Method):
         self, anchors: Sequence[Tensor], positives: Sequence[Tensor], index: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Representations of mixed images and the anchors' shares in them; all resolutions of a crop mix alike."""
-        queries, ratios = [], []
-        for anchor, positive in zip(anchors, positives, strict=True):
-            mixed, ratio = mix(anchor, positive, self.settings, index=index, seed=self.seed, step=self.now.step)
-            queries.append(self.moco.represent(mixed))
-            ratios.append(ratio)
-        return queries, ratios
+        mixed, ratios = mix(anchors, positives, self.settings, index=index, seed=self.seed, step=self.now.step)
+        return [self.moco.represent(images) for images in mixed], ratios
 
     def _keys(self, images: Tensor, *, queue: bool) -> Tensor:
         """The momentum encoder's keys; those that are queued are the anchors' at the first resolution."""
@@ -232,20 +228,30 @@ def draw_partners(positives: Tensor, seed: int, epoch: int, index: Tensor) -> Te
 
 
 def mix(
-    anchor: Tensor, positive: Tensor, settings: SelectionSettings, *, index: Tensor, seed: int, step: int
-) -> tuple[Tensor, Tensor]:
-    """Mixes a view of each image with its positive's, (B, C, H, W) each.
+    anchors: Sequence[Tensor],
+    positives: Sequence[Tensor],
+    settings: SelectionSettings,
+    *,
+    index: Tensor,
+    seed: int,
+    step: int,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Mixes views of each image with its positive's, resolution by resolution, (B, C, H, W) each.
 
-    The same images mix alike at every resolution: draws depend on `index` (B,), `seed` and `step` alone.
+    All resolutions mix alike: what is drawn depends on `index` (B,), `seed` and `step` alone.
 
     Returns:
-        The mixed images and the anchors' shares in them (B,). `none` leaves the anchor as it is, with a share of a
-        half: it is drawn to its own key and to its positive's alike.
+        The mixed images and the anchors' shares in them (B,). `none` leaves the anchors as they are, with a share of a
+        half: they are drawn to their own keys and to their positives' alike.
     """
     if settings.mixing == "none":
-        return anchor, torch.full((len(anchor),), 0.5, device=anchor.device)
-    ratio = to_device(draw_ratio(settings.beta, seed, "mix", step, index), anchor.device, torch.float32)
+        return list(anchors), [torch.full((len(index),), 0.5, device=anchor.device) for anchor in anchors]
+    device = anchors[0].device
+    ratio = to_device(draw_ratio(settings.beta, seed, "mix", step, index), device, torch.float32)
+    pairs = list(zip(anchors, positives, strict=True))
     if settings.mixing == "mixup":
-        return mixup(anchor, positive, ratio), ratio
-    center = uniform(seed, "mix centre", step, index[:, None], torch.arange(2))
-    return cutmix(anchor, positive, ratio, to_device(center, anchor.device, torch.float32))
+        return [mixup(anchor, positive, ratio) for anchor, positive in pairs], [ratio] * len(pairs)
+    drawn = uniform(seed, "mix centre", step, index[:, None], torch.arange(2))
+    center = to_device(drawn, device, torch.float32)
+    found = [cutmix(anchor, positive, ratio, center) for anchor, positive in pairs]
+    return [mixed for mixed, _ in found], [share for _, share in found]

@@ -115,8 +115,8 @@ class Glocal(Method):
         images = list(views.several(expected, "two whole views, the local ones and the partner's"))
         share = None
         if settings.mixed:
-            images[0], share = mix(
-                images[0], images[-2], settings, index=views.index, seed=self.seed, step=self.now.step
+            [images[0]], [share] = mix(
+                images[:1], images[-2:-1], settings, index=views.index, seed=self.seed, step=self.now.step
             )
             images = [*images[:_WHOLE], images[-1], *images[_WHOLE:-2]]
         tokens = self.tokens(images)
