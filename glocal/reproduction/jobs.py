@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +115,24 @@ def is_done(job: Job) -> bool:
     before, wanted = _untitled(found.get("measuring") or {}), _untitled(job.measuring())
     measured = all(before["metrics"].get(name) == its for name, its in wanted["metrics"].items())  # and maybe more
     return bool(found.get("training") == job.training() and measured and before["test"] == wanted["test"])
+
+
+def take_over(job: Job, folders: Iterable[Path]) -> None:
+    """Takes the result of a run of another column that trains and measures just the same: it is not done twice.
+
+    Args:
+        job: of a row, a seed and a column.
+        folders: of the same row and seed in other columns.
+    """
+    if (Path(job.folder) / JOB).exists():
+        return
+    for folder in folders:
+        found = read_result(folder)
+        if found is not None and is_done(job.model_copy(update={"folder": str(folder)})):
+            job.write()
+            its = {**found, "equal": job.equal, "same_as": folder.name}
+            write_text(Path(job.folder) / RESULT, json.dumps(its, indent=2, ensure_ascii=False) + "\n")
+            return
 
 
 def _untitled(measuring: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from glocal.papers import PaperRow
 from glocal.reproduction.equal import EQUAL, Spending, epochs_for
 from glocal.reproduction.gathering import folder_names, machine, row_of, runs_of, slug
 from glocal.reproduction.heading import heading, networks
-from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result
+from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result, take_over
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
 from glocal.reproduction.studies import Study
 from glocal.reproduction.writing import read_written, write
@@ -67,18 +67,22 @@ class Work:
         return folder_names(self.study.table)
 
     def runs(self, column: str, seeds: int) -> list[Job]:
-        """The runs of a column, the first seed of all rows before the second one of any."""
+        """The runs of a column, the first seed of all rows before the second one of any.
+
+        A run that another column has had in the same epochs is done already.
+        """
         epochs = {one.row.label: one.epochs for one in self.planned}
         if column != "epochs":
             costs = self._views() if column == "views" else self._seconds()
             epochs = self.spending.decide(column, costs, epochs)
-        suffix = "" if column == "epochs" else f",equal={column}"
         jobs = []
         for seed in range(seeds):
             for one in self.planned:
                 settings = with_epochs(one, self.study.table, self.choices, epochs[one.row.label])
-                folder = self.out / "runs" / f"{self.names[one.row.label]},seed={seed}{suffix}"
-                jobs.append(self._job("run", folder, one, settings, seed=seed, equal=column))
+                folders = {its: self._of_run(one, seed, its) for its in EQUAL}
+                job = self._job("run", folders.pop(column), one, settings, seed=seed, equal=column)
+                take_over(job, folders.values())
+                jobs.append(job)
         return jobs
 
     def before(self) -> Iterator[Job]:
@@ -196,6 +200,10 @@ class Work:
     def _finished(self, one: Planned) -> list[dict[str, Any]]:
         shown = row_of(one.row, self.names[one.row.label], self.out, cannot_run="", notes=())
         return [run for its in shown["results"].values() for run in its["runs"]]
+
+    def _of_run(self, one: Planned, seed: int, column: str) -> Path:
+        suffix = "" if column == "epochs" else f",equal={column}"
+        return self.out / "runs" / f"{self.names[one.row.label]},seed={seed}{suffix}"
 
     def _of_cost(self, one: Planned) -> Path:
         return self.out / "runs" / f"{self.names[one.row.label]},cost"

@@ -148,6 +148,22 @@ def test_equal_time_measures_what_an_epoch_takes(study: Write, tmp_path: Path, d
     assert done == []  # what is decided is not measured again
 
 
+def test_what_two_columns_have_in_common_is_run_once(study: Write, tmp_path: Path, done: list[str]) -> None:
+    found = glocal.reproduce(study(), tmp_path / "out", **SHAPES, equal=["epochs", "views"], seeds=2, references=False)
+    assert done == ["MoCo, seed 0", "SCE, own, seed 0", "MoCo, seed 1", "SCE, own, seed 1"]  # both see two views
+    for row in found["rows"]:
+        assert row["results"]["epochs"] == row["results"]["views"]
+    done.clear()
+    glocal.reproduce(study(), tmp_path / "out", **SHAPES, equal=["epochs", "views"], seeds=2, references=False)
+    assert done == []
+
+
+def test_what_failed_in_one_column_is_no_result_of_another(study: Write, tmp_path: Path, done: list[str]) -> None:
+    rows = [{"label": "bad", "values": {}, "recipe": "moco-cifar10", "settings": {"optimizer.lr": 1e30}}]
+    glocal.reproduce(study(rows), tmp_path / "out", **SHAPES, equal=["epochs", "views"], references=False)
+    assert done == ["bad, seed 0", "bad, seed 0, equal views"]
+
+
 def test_a_row_that_fails_is_told_and_the_others_run(study: Write, tmp_path: Path, done: list[str]) -> None:
     rows = [
         {"label": "bad", "values": {"knn": 1.0}, "recipe": "moco-cifar10", "settings": {"optimizer.lr": 1e30}},
