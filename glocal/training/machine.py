@@ -14,6 +14,7 @@ from glocal.data.sources.base import Source
 from glocal.errors import GlocalError
 from glocal.memory import keep_freed_memory
 from glocal.methods.base import Method
+from glocal.models.attention import use_plain_attention
 from glocal.models.backbone import Backbone
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device
@@ -72,6 +73,8 @@ def suit_to_machine(method: Method, settings: TrainSettings, device: torch.devic
         method = method.to(memory_format=torch.channels_last)
     if device.type == "cpu" and not settings.compile and blas_is_slow():
         use_onednn(method)
+    if device.type == "cpu" and not settings.compile and settings.precision == "bf16":
+        use_plain_attention(method)
     for module in method.modules():
         if isinstance(module, Backbone):
             module.recompute = settings.recompute
