@@ -216,6 +216,8 @@ def joined(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
         first = found.setdefault(kind, {**file, "rows": [], "commands": [], "picture": picture})
         calls = file.get("commands") or [file["command"]]
         first["commands"] += [call for call in calls if call not in first["commands"]]
+        heading = first.get("heading", [])
+        first["heading"] = [*heading, *(line for line in file.get("heading", []) if line not in heading)]
         for row in file["rows"]:
             there = next((one for one in first["rows"] if one["label"] == row["label"]), None)
             if there is None:

@@ -167,7 +167,7 @@ def check_folder(job: Job) -> None:
 
 def _apart(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            (path, before.get(path), now.get(path)) for path in {**before, **now} if before.get(path) != now.get(path)
-        ]
+        # What is not set is something else than null.
+        sides = {path: (before.get(path, "not set"), now.get(path, "not set")) for path in {**before, **now}}
+        return [(path, *both) for path, both in sides.items() if both[0] != both[1]]
     return [] if before == now else [(key, before, now)]

@@ -68,6 +68,7 @@ def test_rows_within_two_standard_errors_of_the_best_are_named_and_tuning_is_no_
 def test_a_table_that_was_measured_in_several_calls_is_one(tmp_path: Path, results_page: Any) -> None:
     def part(name: str, command: str, rows: list[dict[str, Any]]) -> None:
         file = {"table": "t", "title": "T", "command": command, "rows": rows, "metrics": {"linear": "linear"}}
+        file["heading"] = ["budget small", f"scaled in {command}"]
         (tmp_path / f"{name}.json").write_text(json.dumps(file))
 
     later = row("A", [0, 62])
@@ -76,6 +77,7 @@ def test_a_table_that_was_measured_in_several_calls_is_one(tmp_path: Path, resul
     part("t-2", "c --seeds 2", [later, row("C", [40])])
     found = results_page.page(tmp_path)
     assert "    c --seeds 1\n    c --seeds 2\n" in found
+    assert "budget small; scaled in c --seeds 1; scaled in c --seeds 2." in found
     assert "| A | 0, 1 | 5 | 10 | 20.0 | 61.0 ± 1.4 |" in found
     assert "| C | 0 | 5 |" in found
     whole = json.loads((tmp_path / "t-1.json").read_text())

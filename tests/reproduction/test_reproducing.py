@@ -227,7 +227,7 @@ def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: P
     out, wanted = tmp_path / "out", {**SHAPES, "rows": ["MoCo"], "references": False}
     glocal.reproduce(study(), out, **wanted)
     before = {file.name: file.read_bytes() for file in out.glob("reproduced.*")}
-    for change in ({"train.epochs": 3}, {"optimizer.lr": 0.5}):
+    for change in ({"train.epochs": 3}, {"optimizer.lr": 0.5}, {"optimizer.norm_and_bias_lr": None}):
         (path, value), column = *change.items(), ("epochs" if "train.epochs" in change else "views")
         with pytest.raises(GlocalError, match=rf"holds this row with other settings: .*{path} was .*, is {value}"):
             glocal.reproduce(study(), out, **wanted, settings=change, equal=column)  # another column's, the second
