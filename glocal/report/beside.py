@@ -77,7 +77,14 @@ def draw_beside(path: Path, title: str, labels: Sequence[str], panels: Sequence[
         axis.set_axis_off()
     axes[0].set_ylim(len(labels) - 0.5, -0.5)
     figure.suptitle(plain(title), wrap=True, fontsize="medium")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)))
+    several = any(point.deviation for panel in panels for row in panel.rows for point in row.values())
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(5, len(handles)),
+        title="bars: standard deviation over seeds" if several else None,
+    )
     figure.savefig(path, dpi=110)
 
 
