@@ -87,20 +87,31 @@ def tuning(file: dict[str, Any]) -> bool:
     return "--held-out" in file["command"]
 
 
+def spent(file: dict[str, Any], alike: str) -> str:
+    """What all rows of a file have alike, in round numbers: tables that have the same share an answer."""
+    runs = [run for row in file["rows"] for run in runs_of(row, alike)]
+    key = {"epochs": "epochs", "views": "views", "time": "cpu_minutes"}[alike]
+    least = min((run[key] for run in runs if run.get(key) is not None), default=None)
+    if alike == "time":
+        least = file.get("budget", {}).get("minutes", least)
+    if least is None:
+        return ALIKE[alike]
+    if alike == "views":
+        return f"{round(least, -3):,} image views"
+    return f"{least} epochs" if alike == "epochs" else f"about {float(f'{least:.1g}'):g} CPU minutes"
+
+
 def best(files: list[dict[str, Any]]) -> str:
     """For each network, number of images and time the best row, and those that cannot be told from it."""
     groups: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(dict)
     for file in files:
         budget = file.get("budget", {})
+        where = (str(budget.get("network") or "–"), str(budget.get("images") or "–"))
         for alike in () if tuning(file) else ALIKE:
-            minutes = [its for row in file["rows"] if (its := average(runs_of(row, alike), "cpu_minutes")) is not None]
-            if not minutes:
-                continue
-            where = (str(budget.get("network") or "–"), str(budget.get("images") or "–"), f"{min(minutes):.2g}")
             for row in file["rows"]:
                 for metric, title in file["metrics"].items():
                     if found := values(row, alike, metric):
-                        groups[(*where, ALIKE[alike], title)][f"{row['label']} ({file['table']})"] = found
+                        groups[(*where, spent(file, alike), title)][f"{row['label']} ({file['table']})"] = found
     rows = []
     for where_, entries in sorted(groups.items()):
         first = max(entries, key=lambda name: mean(entries[name]))
@@ -110,7 +121,7 @@ def best(files: list[dict[str, Any]]) -> str:
         said = ", ".join(equal) or "none"
         said += f"; not known from one seed: {', '.join(unknown)}" if unknown else ""
         rows.append([*where_, first, shown(entries[first]), said])
-    heading = ["network", "images", "CPU minutes", "rows have", "measure", "best", "value", "cannot be told from it"]
+    heading = ["network", "images", "each row has", "measure", "best", "value", "cannot be told from it"]
     return table(heading, rows) if rows else "Nothing has been measured on test images yet."
 
 

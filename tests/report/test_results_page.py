@@ -37,7 +37,12 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     }
     (tmp_path / "t.json").write_text(json.dumps(file))
     found = results_page.page(tmp_path)
-    assert "| resnet18 | 5000 | 20 | equal CPU time | linear | A (t) | 61.0 ± 1.0 | none |" in found
+    assert "| resnet18 | 5000 | about 20 CPU minutes | linear | A (t) | 61.0 ± 1.0 | none |" in found
+    same = {**file, "table": "u", "title": "Another study", "comparisons": [], "rows": [row("D", [70, 71, 72])]}
+    (tmp_path / "u.json").write_text(json.dumps(same))
+    found = results_page.page(tmp_path)
+    assert "| resnet18 | 5000 | about 20 CPU minutes | linear | D (u) | 71.0 ± 1.0 | none |" in found
+    assert "A (t)" not in found  # of two tables the best row
     assert "| B | linear | 70.5 | 59.0 ± 1.0 | equal CPU time |" in found
     assert "+2.0 linear (three seeds, 2.4 standard errors)" in found  # 2 / sqrt(2 / 3)
     assert "| *untrained* | – | – | – | – | 30.0 |" in found
