@@ -1,12 +1,13 @@
-"""glocal: every view of an image, whole or local, finds the whole views of its image among those of the batch.
+"""glocal: views of an image, and regions of them, find the whole views of their image among those of the batch.
 
 What composes of the four lines of work that this package brings together, on SimCLR's symmetric contrast within the
-batch (Chen et al., ICML 2020), which learns faster than a momentum teacher and its queue where time is short. Local
-crops: small, cheap queries that are drawn to the whole views, and pushed apart by a learned affinity (LoGo: Zhang et
-al., CVPR 2022). Soft targets: the positive says how similar the image is to others (SCE: Denize et al., WACV 2023).
-Mixed positives: the first whole view is mixed with that of a neighbour that lies nearer to the centre of its cluster
-(CLIM: Li et al., BMVC 2021). Matched patches of vision transformers: each follows the patch of another view that shows
-the same part of the image (Javidani, Sadeghi and Araabi, 2023).
+batch (Chen et al., ICML 2020), which learns faster than a momentum teacher and its queue where time is short. Regions:
+each place of the last feature map is a local view that costs nothing. Local crops: small, cheap queries that are drawn
+to the whole views, and pushed apart by a learned affinity (LoGo: Zhang et al., CVPR 2022). Soft targets: the positive
+says how similar the image is to others (SCE: Denize et al., WACV 2023). Mixed positives: the first whole view is mixed
+with that of a neighbour that lies nearer to the centre of its cluster (CLIM: Li et al., BMVC 2021). Matched patches of
+vision transformers: each follows the patch of another view that shows the same part of the image (Javidani, Sadeghi and
+Araabi, 2023).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.nn.functional import normalize
 from glocal.losses import local_dissimilarity, sce, view_contrast
 from glocal.methods.base import Method, ParameterGroup
 from glocal.methods.clim import SelectionSettings, draw_partners, mix, select
+from glocal.methods.esvit import view_and_regions
 from glocal.models.affinity import affinity_loss, fixed_affinity
 from glocal.models.backbone import Backbone
 from glocal.models.heads import AffinityRegressor, mlp
@@ -39,11 +41,12 @@ class GlocalSettings(SelectionSettings):
     """Local crops, repulsion, soft targets, mixing and patches, each with what turns it off."""
 
     name: Literal["glocal"] = "glocal"
-    hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
+    hidden_dim: int = Field(512, ge=1)
     output_dim: int = Field(128, ge=1)
     temperature: Temperature = 0.1
     scale: Range = (0.08, 1.0)  # shares of the area of whole views
-    locals: int = Field(2, ge=0)  # local crops; 0: none
+    regions: float = Field(0.5, ge=0)  # weight of the regions of whole views; 0: none
+    locals: int = Field(0, ge=0)  # local crops; 0: none
     local_size: int | None = Field(None, ge=8)  # null: half of the whole views' side up to 64 pixels, 96 beside 224
     local_scale: Range = (0.08, 0.4)
     repulsion: float = Field(0.0, ge=0)  # weight of LoGo's dissimilarity of local crops; 0: none
@@ -79,7 +82,7 @@ class Glocal(Method):
             backbone.grid(backbone.size)  # says it where the network has no patches
         if settings.mixed:
             self.refresh_epochs, self.refresh_first = settings.refresh_epochs, settings.first_epoch
-        widths = [backbone.dim, settings.hidden_dim or backbone.dim, settings.output_dim]
+        widths = [backbone.dim, settings.hidden_dim, settings.output_dim]
         self.projector = mlp(widths, norm=True, last_norm=True)
         if settings.repulsion:
             self.regressor = AffinityRegressor(settings.output_dim, hidden=settings.regressor_dim)
@@ -110,7 +113,7 @@ class Glocal(Method):
 
     def loss(self, views: Views) -> Tensor:
         """The contrast of all views with the whole ones; with mixing, a partner's whole view is one more of them."""
-        settings, batch = self.settings, len(views.index)
+        settings = self.settings
         expected = _WHOLE + settings.locals + _WHOLE * settings.mixed
         images = list(views.several(expected, "two whole views, the local ones and the partner's"))
         share = None
@@ -120,17 +123,12 @@ class Glocal(Method):
             )
             images = [*images[:_WHOLE], images[-1], *images[_WHOLE:-2]]
         tokens = self.tokens(images)
-        unit = self.project(torch.cat([its[:, 0] for its in tokens]))  # (V·B, D)
-        self.embedding = unit[:batch].detach()
-        unit, count = unit.unflatten(0, (-1, batch)), _WHOLE + settings.mixed
-        loss = view_contrast(
-            unit,
-            count,
-            temperature=self.now.temperature,
-            coefficient=self.now.coefficient,
-            target_temperature=self.now.target_temperature,
-            weight=None if share is None else mixed_positives(share, len(unit)),
-        )
+        count = _WHOLE + settings.mixed
+        unit, regions = self.project_all(tokens)
+        self.embedding = unit[0].detach()
+        loss = self.contrast(unit, count, share)
+        if settings.regions:
+            loss = loss + settings.regions * self.contrast(torch.cat([unit[:count], regions]), count, share)
         if settings.repulsion:
             loss = loss + self.apart(unit[count:], views.index)
         if settings.patches:
@@ -138,11 +136,32 @@ class Glocal(Method):
         return loss
 
     def tokens(self, images: list[Tensor]) -> list[Tensor]:
-        """The tokens (B, T, D) of each view; without patches the pooled features alone (B, 1, D)."""
+        """The features of each view and of its regions (B, 1 + N, D); where none are needed, of the view alone."""
         batch = len(images[0])
-        if not self.settings.patches:
+        if not self.settings.patches and not self.settings.regions:
             return [its[:, None] for its in by_resolution(self.backbone, images).split(batch)]
-        return [its for run in by_size(images) for its in self.backbone.forward_tokens(run).split(batch)]
+        return [its for run in by_size(images) for its in view_and_regions(self.backbone, run).split(batch)]
+
+    def project_all(self, tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Unit vectors of the views (V, B, D), and of the regions of whole views that are not mixed (R, B, D)."""
+        batch, mixed = len(tokens[0]), self.settings.mixed
+        own = tokens[1:_WHOLE] if mixed else tokens[:_WHOLE]  # the mixed view and the partner's show other images
+        rows = [its[:, 0] for its in tokens]
+        if self.settings.regions:
+            rows += [its[:, 1:].transpose(0, 1).flatten(0, 1) for its in own]
+        unit = self.project(torch.cat(rows)).unflatten(0, (-1, batch))
+        return unit[: len(tokens)], unit[len(tokens) :]
+
+    def contrast(self, unit: Tensor, whole: int, share: Tensor | None) -> Tensor:
+        """The contrast of views or regions (V, B, D) with the whole views, which are the first of them."""
+        return view_contrast(
+            unit,
+            whole,
+            temperature=self.now.temperature,
+            coefficient=self.now.coefficient,
+            target_temperature=self.now.target_temperature,
+            weight=None if share is None else mixed_positives(share, len(unit)),
+        )
 
     def project(self, features: Tensor) -> Tensor:
         """Unit vectors (M, D) of features."""

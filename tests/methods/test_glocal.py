@@ -20,7 +20,7 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
     run={**RESNET_RUN},
-    budget={"method.locals": 0, "train.epochs": 6},
+    budget={"train.epochs": 6},
 )
 
 
@@ -31,14 +31,14 @@ def units(method: Method, *sizes: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def test_without_local_crops_it_is_simclr() -> None:
-    method, plain = make("glocal", locals=0), make("simclr", temperature=0.1)
+    method, plain = make("glocal", regions=0.0, hidden_dim=64), make("simclr", temperature=0.1, hidden_dim=64)
     plain.load_state_dict(method.state_dict(), strict=False)
     batch = views(plain)
     assert method(batch).item() == pytest.approx(plain(batch).item(), rel=1e-5)
 
 
 def test_local_crops_find_both_whole_views() -> None:
-    method, fresh = (make("glocal", locals=3, local_size=8, coefficient=0.7) for _ in range(2))
+    method, fresh = (make("glocal", regions=0.0, locals=3, local_size=8, coefficient=0.7) for _ in range(2))
     batch = views(method)
     assert [image.shape[-1] for image in batch.images] == [16, 16, 8, 8, 8]
     unit = units(fresh, batch.images[:2], batch.images[2:])
@@ -46,8 +46,44 @@ def test_local_crops_find_both_whole_views() -> None:
     assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_regions_find_the_whole_views_of_their_image(mixed: bool) -> None:
+    whole, expected = 3 if mixed else 2, 0.0
+    method, fresh = (make("glocal", regions=0.7, mixed=mixed) for _ in range(2))
+    batch = views(method)
+    images = list(batch.images)
+    share = torch.full((8,), 0.5)
+    if mixed:
+        first, second, partner, clean = images
+        ratio = draw_ratio(2.0, 0, "mix", 0, batch.index).float()
+        center = uniform(0, "mix centre", 0, batch.index[:, None], torch.arange(2)).float()
+        mix, share = cutmix(first, partner, ratio, center)
+        images = [mix, second, clean]
+    maps = fresh.backbone.forward_map(torch.cat(images))  # (W·B, C, 2, 2)
+    assert maps.shape[2:] == (2, 2)
+    of_views = maps.mean(dim=(2, 3))
+    teaching = (1,) if mixed else (0, 1)
+    regions = [maps[view * 8 : view * 8 + 8, :, i, j] for view in teaching for i in range(2) for j in range(2)]
+    unit = normalize(fresh.projector(torch.cat([of_views, *regions])), dim=1).detach().double().unflatten(0, (-1, 8))
+    keys = unit[:whole]
+    for queries, scale in ((keys, 1.0), (unit, 0.7)):
+        for number, view in enumerate(queries):
+            for image, query in enumerate(view):
+                logits = {(w, b): float(query @ keys[w, b]) / 0.1 for w in range(whole) for b in range(8)}
+                if number < whole:
+                    del logits[number, image]  # itself
+                total = torch.tensor(list(logits.values())).logsumexp(dim=0)
+                positive = {w: 1 / (whole - (number < whole)) for w in range(whole) if (w, image) in logits}
+                if mixed:
+                    own = float(share[image])
+                    positive = {0: {1: own, 2: 1 - own}, 1: {0: 1.0}, 2: {0: 1.0}}.get(number, {1: 1.0})
+                for w, weight in positive.items():
+                    expected += scale * weight * float(total - logits[w, image]) / (len(queries) * 8)
+    assert method(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_mixed_view_follows_its_image_and_the_partner_by_their_shares() -> None:
-    method, fresh = (make("glocal", locals=2, local_size=8, mixed=True) for _ in range(2))
+    method, fresh = (make("glocal", regions=0.0, locals=2, local_size=8, mixed=True) for _ in range(2))
     batch = views(method)
     first, second, one, two, partner, clean = batch.images
     ratio = draw_ratio(2.0, 0, "mix", 0, batch.index).float()
@@ -63,8 +99,8 @@ def test_the_mixed_view_follows_its_image_and_the_partner_by_their_shares() -> N
 
 
 def test_repulsion_adds_the_affinity_of_local_crops_and_trains_the_regressor_on_detached_ones() -> None:
-    method, fresh = (make("glocal", locals=2, repulsion=0.5) for _ in range(2))
-    plain = make("glocal", locals=2)
+    method, fresh = (make("glocal", regions=0.0, locals=2, repulsion=0.5) for _ in range(2))
+    plain = make("glocal", regions=0.0, locals=2)
     plain.load_state_dict(method.state_dict(), strict=False)
     batch = views(method)
     local = units(fresh, batch.images[:2], batch.images[2:])[2:]
@@ -98,7 +134,7 @@ def test_partners_are_themselves_until_positives_are_selected() -> None:
 def test_patches_follow_those_of_the_second_whole_view_that_show_the_same(mixed: bool) -> None:
     model = ModelSettings(name="vit_tiny", options={"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2})
     torch.manual_seed(0)
-    settings = {"name": "glocal", "locals": 2, "local_size": 8, "mixed": mixed}
+    settings = {"name": "glocal", "regions": 0.0, "locals": 2, "local_size": 8, "mixed": mixed}
     plain, method = (
         method_class("glocal")(
             build_backbone(model, size=16), GlocalSettings.model_validate({**settings, "patches": patches})
