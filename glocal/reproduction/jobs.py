@@ -124,7 +124,7 @@ def take_over(job: Job, folders: Iterable[Path]) -> None:
         job: of a row, a seed and a column.
         folders: of the same row and seed in other columns.
     """
-    if (Path(job.folder) / JOB).exists():
+    if is_done(job):
         return
     for folder in folders:
         found = read_result(folder)
@@ -163,6 +163,22 @@ def check_folder(job: Job) -> None:
         f"{job.folder} holds this row with other settings: {'; '.join(changed[:3])}; give the same options as before, "
         "or another folder (--out)"
     )
+
+
+def check_measured(job: Job) -> None:
+    """Refuses other test images than those on which a run in the folder was measured.
+
+    Raises:
+        GlocalError: they differ.
+    """
+    found = read_result(Path(job.folder)) or {}
+    before = tuple((found.get("measuring") or {}).get("test") or ())
+    if found and before != job.test:
+        was, now = (", ".join(test) or "training images" for test in (before, job.test))
+        raise GlocalError(
+            f"{job.folder} was measured on {was}, and this call measures on {now}; give the same --test as before, or "
+            "another folder (--out)"
+        )
 
 
 def _apart(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:

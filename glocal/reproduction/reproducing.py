@@ -16,7 +16,7 @@ from glocal.reproduction.budgets import find_budget
 from glocal.reproduction.equal import EQUAL, Spending
 from glocal.reproduction.gathering import folder_names, results_of
 from glocal.reproduction.images import Images, parse_given
-from glocal.reproduction.jobs import Job, check_folder, read_result
+from glocal.reproduction.jobs import Job, check_folder, check_measured, read_result
 from glocal.reproduction.planning import Choices, Planned, check_images, plan_row
 from glocal.reproduction.processes import run_jobs, usual_number
 from glocal.reproduction.studies import chosen_rows, open_study
@@ -109,6 +109,7 @@ def reproduce(
     work = Work(study, choices, plans, earlier, out, where, number, name, command, Spending(out))
     for job in work.before():  # before anything is written: what is there was made with what its heading says
         check_folder(job)
+        check_measured(job)
     try:
         first = work.references() if references else []
         for column in (column for column in EQUAL if column in columns):

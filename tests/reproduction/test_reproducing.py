@@ -234,6 +234,17 @@ def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: P
     assert {file.name: file.read_bytes() for file in out.glob("reproduced.*")} == before  # and says what was run
 
 
+@pytest.mark.parametrize("rows", [["MoCo"], ["SCE*"]])
+def test_a_table_is_measured_on_the_same_images(study: Write, tmp_path: Path, done: list[str], rows: list[str]) -> None:
+    out, other = tmp_path / "out", {**SHAPES, "test": ["shapes:test:32"], "references": False}
+    glocal.reproduce(study(), out, **SHAPES, rows=["MoCo"], references=False)
+    before = (out / "reproduced.json").read_bytes()
+    said = r"MoCo,seed=0 was measured on shapes:test:64, and .* on shapes:test:32; give the same --test"
+    with pytest.raises(GlocalError, match=said):
+        glocal.reproduce(study(), out, **other, rows=rows)
+    assert (out / "reproduced.json").read_bytes() == before
+
+
 def test_an_unfinished_run_of_other_settings_is_refused(study: Write, tmp_path: Path, done: list[str]) -> None:
     out, wanted = tmp_path / "out", {**SHAPES, "rows": ["MoCo"], "references": False}
     glocal.reproduce(study(), out, **wanted)
