@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from glocal.losses.regions import match_regions, pair_regions
@@ -25,6 +24,7 @@ from glocal.methods.dino import (
 )
 from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
+from glocal.models.regions import view_and_regions
 from glocal.schedules import Share
 from glocal.views.batch import Views, by_size, check_globals
 from glocal.views.plan import View
@@ -40,9 +40,10 @@ class EsViTSettings(DINOSettings):
 class EsViT(Method):
     """Self-distillation of views and of regions that are matched by their features.
 
-    A view is its CLS token in a vision transformer that has one, else the mean of its regions, which are then the
-    positions of the last feature map (Swin, as in the paper, or a ResNet). Only regions that teach pass the teacher's
-    head, and the regions' centre is the mean over them; the authors' code sends all through it and averages over all.
+    A view is what the network gives for it: a vision transformer's CLS token, or the mean of its regions, which are
+    then the places of the last feature map (Swin, as in the paper, or a ResNet). Only regions that teach pass the
+    teacher's head, and the regions' centre is the mean over them; the authors' code sends all through it and averages
+    over all.
     """
 
     Settings = EsViTSettings
@@ -105,11 +106,3 @@ class EsViT(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup(module) for module in (self.backbone, self.distiller.head, self.of_regions.head)]
-
-
-def view_and_regions(backbone: Backbone, images: Tensor) -> Tensor:
-    """The features of each view and of its regions, (B, 1 + N, D)."""
-    if isinstance(backbone.network, VisionTransformer) and backbone.network.num_prefix_tokens:
-        return backbone.forward_tokens(images)
-    regions = backbone.forward_map(images).flatten(2).mT
-    return torch.cat([regions.mean(dim=1, keepdim=True), regions], dim=1)

@@ -24,10 +24,10 @@ from torch.nn.functional import normalize
 from glocal.losses import local_dissimilarity, sce, view_contrast
 from glocal.methods.base import Method, ParameterGroup
 from glocal.methods.clim import SelectionSettings, draw_partners, mix, select
-from glocal.methods.esvit import view_and_regions
 from glocal.models.affinity import affinity_loss, fixed_affinity
 from glocal.models.backbone import Backbone
 from glocal.models.heads import AffinityRegressor, mlp
+from glocal.models.regions import pooled_regions, view_and_regions
 from glocal.schedules import Share, Temperature
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution, by_size
@@ -35,6 +35,7 @@ from glocal.views.geometry import MatchRule, ViewGeometry, match_patches
 from glocal.views.plan import Blur, Jitter, Range, View
 
 _WHOLE = 2
+_SIDE = 8  # regions a side at most: a patch of a large image shows too little, and many are dear to compare
 
 
 class GlocalSettings(SelectionSettings):
@@ -148,7 +149,7 @@ class Glocal(Method):
         own = tokens[1:_WHOLE] if mixed else tokens[:_WHOLE]  # the mixed view and the partner's show other images
         rows = [its[:, 0] for its in tokens]
         if self.settings.regions:
-            rows += [its[:, 1:].transpose(0, 1).flatten(0, 1) for its in own]
+            rows += [pooled_regions(its[:, 1:], _SIDE).transpose(0, 1).flatten(0, 1) for its in own]
         unit = self.project(torch.cat(rows)).unflatten(0, (-1, batch))
         return unit[: len(tokens)], unit[len(tokens) :]
 

@@ -294,14 +294,25 @@ class Backbone(nn.Module):
                 f"model.options: one CLS token before the patches is expected, not {self.network.num_prefix_tokens} "
                 "tokens (class_token, reg_tokens)"
             )
-        self._check_patches(images)
+        return self.forward_unpooled(images)
+
+    def forward_unpooled(self, images: Tensor) -> Tensor:
+        """What the network makes of normalised images before it pools: a map or tokens, in timm's own layout.
+
+        Raises:
+            GlocalError: it has no such stage, or its patches do not divide the images.
+        """
+        if isinstance(self.network, VisionTransformer):
+            self._check_patches(images)
+        if not hasattr(self.network, "forward_features"):
+            raise GlocalError(f"{type(self.network).__name__} has no feature map; choose a ResNet (model.name)")
         with self._memory():
-            return self.network.forward_features(images)
+            return self.network.forward_features(images)  # type: ignore[operator, no-any-return]
 
     def forward_map(self, images: Tensor) -> Tensor:
-        """The last feature map (B, C, h, w) of normalised images: the regions that region-level methods train.
+        """The last feature map (B, C, h, w) of normalised images.
 
-        Its mean is what `forward` gives, unless the network pools in another way.
+        Its mean is what `forward` gives, unless the network pools in another way or has layers between.
 
         Raises:
             GlocalError: timm's network has no such map, or its patches do not divide the images.

@@ -9,9 +9,7 @@ from glocal.errors import GlocalError
 from glocal.losses import dino
 from glocal.losses.distillation import distill
 from glocal.losses.regions import match_regions, pair_regions
-from glocal.methods.esvit import view_and_regions
-from glocal.models.backbone import ModelSettings, build_backbone
-from tests.methods.cases import RESNET, VIT, VIT_RUN, MethodCase, make, views
+from tests.methods.cases import VIT, VIT_RUN, MethodCase, make, views
 
 HEAD = {"prototypes": 256, "hidden_dim": 64, "bottleneck_dim": 32, "momentum": 0.98, "frozen_prototype_epochs": 0}
 CASE = MethodCase(
@@ -160,16 +158,3 @@ def test_the_two_heads_have_centres_and_teachers_of_their_own_and_one_backbone()
     assert not torch.equal(method.distiller.center, method.of_regions.center)
     copies = [name for name in method.state_dict() if name.endswith("patch_embed.proj.weight")]
     assert copies == ["backbone.network.patch_embed.proj.weight", f"{method.evaluated}.network.patch_embed.proj.weight"]
-
-
-def test_networks_without_a_class_token_give_the_mean_of_their_regions() -> None:
-    images = random(2, 3, 64, 64).float()
-    resnet = build_backbone(RESNET, size=64)
-    found = view_and_regions(resnet, images)
-    assert found.shape == (2, 1 + 64, 16)
-    assert torch.allclose(found[:, 0], resnet(images), atol=1e-5)
-    options = {"class_token": False, "global_pool": "avg", "fc_norm": False}
-    patches = build_backbone(ModelSettings(name="vit_tiny", options={**VIT.options, **options}), size=16)
-    assert view_and_regions(patches, images[..., :16, :16]).shape == (2, 1 + 16, 32)
-    with pytest.raises(GlocalError, match="SmallAlexNet has no feature map"):
-        view_and_regions(build_backbone(ModelSettings(name="small_alexnet"), size=64), images)
