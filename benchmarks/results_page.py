@@ -17,26 +17,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from results_pictures import draw_curves
+from results_pictures import ALIKE, draw, runs_of, values
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
-ALIKE = {"epochs": "equal epochs", "views": "equal image views", "time": "equal CPU time"}
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
 `benchmarks/results_page.py`; nothing is typed. The commands under each heading measure its table again; what they scale
 down from print is listed below it. ± is the sample standard deviation over seeds, and two rows differ by so many
 standard errors of their difference. CPU minutes are those of the training alone, one thread a run."""
-
-
-def runs_of(row: dict[str, Any], alike: str) -> list[dict[str, Any]]:
-    """The runs of a row that got through."""
-    return [run for run in row.get("results", {}).get(alike, {}).get("runs", []) if not run.get("error")]
-
-
-def values(row: dict[str, Any], alike: str, metric: str) -> list[float]:
-    """A metric of a row's runs."""
-    return [run["values"][metric] for run in runs_of(row, alike) if metric in run.get("values", {})]
 
 
 def average(runs: list[dict[str, Any]], key: str) -> float | None:
@@ -49,7 +38,8 @@ def shown(found: list[float]) -> str:
     """The mean, with the deviation over seeds where there are several."""
     if not found:
         return "not measured"
-    return f"{mean(found):.1f}" + (f" ± {stdev(found):.1f}" if len(found) > 1 else " (one seed)")
+    spread = f" ± {stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{mean(found):.1f}{spread}" + (f" ({NUMBERS[len(found)]})" if len(found) < 3 else "")
 
 
 def table(heading: list[str], rows: list[list[str]]) -> str:
@@ -240,11 +230,14 @@ def joined(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 if twice:
                     raise SystemExit(f"{file['table']}: seed {min(twice)} of {row['label']!r} is in two files")
                 runs += its["runs"]
+    for one in found.values():
+        if len(one["commands"]) > 1:  # in the order of the files, rows that belong together would stand apart
+            one["rows"].sort(key=lambda row: str(row["label"]))
     return list(found.values())
 
 
 def page(folder: Path, images: Path | None = None) -> str:
-    """The whole page; with `images`, the pictures of curves are drawn into that folder.
+    """The whole page; with `images`, the pictures are drawn into that folder.
 
     Args:
         folder: of the files of results.
@@ -258,10 +251,8 @@ def page(folder: Path, images: Path | None = None) -> str:
         parts += ["## Published and measured", *tables]
     for file in sorted(files, key=tuning):
         parts += section(file)
-        if any(run.get("curve") for row in file["rows"] for alike in ALIKE for run in runs_of(row, alike)):
-            if images is not None:
-                draw_curves(file, images)
-            parts.append(f"![k-NN accuracy over CPU minutes](images/{file['picture']})")
+        if words := draw(file, images):
+            parts.append(f"![{words}](images/{file['picture']})")
     return "\n\n".join(parts) + "\n"
 
 

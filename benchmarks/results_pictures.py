@@ -1,8 +1,9 @@
-"""The pictures of docs/results.md: k-NN accuracy over CPU minutes."""
+"""The pictures of docs/results.md: k-NN accuracy over CPU minutes; of tables with many rows, every row's measures."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
@@ -11,18 +12,48 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-_ALIKE = ("time", "views", "epochs")  # the first that a file has is drawn
+ALIKE = {"epochs": "equal epochs", "views": "equal image views", "time": "equal CPU time"}
+_FIRST = ("views", "time", "epochs")  # the first that a file has is drawn
+_MOST = 12  # rows with a curve of their own
 
 
-def draw_curves(file: dict[str, Any], folder: Path) -> None:
-    """One small picture a row, its mean over seeds in front of all others'.
+def runs_of(row: dict[str, Any], alike: str) -> list[dict[str, Any]]:
+    """The runs of a row that got through."""
+    return [run for run in row.get("results", {}).get(alike, {}).get("runs", []) if not run.get("error")]
+
+
+def values(row: dict[str, Any], alike: str, metric: str) -> list[float]:
+    """A metric of a row's runs."""
+    return [run["values"][metric] for run in runs_of(row, alike) if metric in run.get("values", {})]
+
+
+def draw(file: dict[str, Any], folder: Path | None) -> str | None:
+    """Draws a file of results and says in words what there is to be seen.
 
     Args:
         file: of results.
-        folder: gets it under `picture` of the file.
+        folder: gets the picture under `picture` of the file; None leaves the one that is there.
+
+    Returns:
+        What the picture shows; None where there is nothing to draw.
     """
-    alike = next(kind for kind in _ALIKE if any(kind in row.get("results", {}) for row in file["rows"]))
-    found = {row["label"]: curve for row in file["rows"] if (curve := _mean_curve(row, alike)) is not None}
+    alike = next((kind for kind in _FIRST if any(runs_of(row, kind) for row in file["rows"])), None)
+    if alike is None:
+        return None
+    curves = {row["label"]: curve for row in file["rows"] if (curve := _mean_curve(row, alike)) is not None}
+    many = len(file["rows"]) > _MOST or not curves
+    if folder is not None:
+        figure = _dots(file, alike) if many else _curves(curves)
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / file["picture"], dpi=110, metadata={"Software": None})
+        pyplot.close(figure)
+    if many:
+        return f"Each row's mean and deviation over seeds, {ALIKE[alike]}"
+    return f"k-NN accuracy over CPU minutes, {ALIKE[alike]}: each row's mean over seeds in front of the others'"
+
+
+def _curves(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> Any:
+    """One small picture a row, its mean over seeds in front of all others'."""
     columns = min(4, len(found))
     rows = -(-len(found) // columns)
     figure, grid = pyplot.subplots(
@@ -44,15 +75,38 @@ def draw_curves(file: dict[str, Any], folder: Path) -> None:
         axes.axis("off")
     figure.supxlabel("CPU minutes", fontsize=8)
     figure.supylabel("k-NN accuracy (%)", fontsize=8)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / file["picture"], dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
+    return figure
+
+
+def _dots(file: dict[str, Any], alike: str) -> Any:
+    """A line a row and a column a measure, with a dot at the mean and a bar of the deviation."""
+    rows = [row for row in file["rows"] if runs_of(row, alike)]
+    metrics = file["metrics"]
+    figure, grid = pyplot.subplots(
+        1,
+        len(metrics),
+        figsize=(3 + 2.6 * len(metrics), 0.8 + 0.22 * len(rows)),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
+    )
+    for axes, (metric, title) in zip(grid.flat, metrics.items(), strict=True):
+        for place, row in enumerate(rows):
+            if found := values(row, alike, metric):
+                spread = stdev(found) if len(found) > 1 else None
+                axes.errorbar(mean(found), place, xerr=spread, fmt="o", markersize=4, color="C0", ecolor="0.5")
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+    grid[0, 0].set_yticks(range(len(rows)), [row["label"] for row in rows])
+    grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure
 
 
 def _mean_curve(row: dict[str, Any], alike: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Minutes and accuracy, the mean of the runs that have all points."""
-    runs = row.get("results", {}).get(alike, {}).get("runs", [])
-    curves = [np.array(run["curve"], dtype=float) for run in runs if run.get("curve") and not run.get("error")]
+    curves = [np.array(run["curve"], dtype=float) for run in runs_of(row, alike) if run.get("curve")]
     if not curves:
         return None
     whole = [curve for curve in curves if len(curve) == max(map(len, curves))]

@@ -83,7 +83,7 @@ def test_a_table_that_was_measured_in_several_calls_is_one(tmp_path: Path, resul
     found = results_page.page(tmp_path)
     assert "    c --seeds 1\n    c --seeds 2\n" in found
     assert "budget small; scaled in c --seeds 1; scaled in c --seeds 2." in found
-    assert "| A | 0, 1 | 5 | 10 | 20.0 | 61.0 ± 1.4 |" in found
+    assert "| A | 0, 1 | 5 | 10 | 20.0 | 61.0 ± 1.4 (two seeds) |" in found
     assert "| C | 0 | 5 |" in found
     whole = json.loads((tmp_path / "t-1.json").read_text())
     (tmp_path / "t-4.json").write_text(json.dumps({**whole, "title": "Larger", "budget": {"name": "medium"}}))
