@@ -17,9 +17,10 @@ from glocal.reproduction.equal import EQUAL, Spending
 from glocal.reproduction.gathering import folder_names, results_of
 from glocal.reproduction.images import Images, parse_given
 from glocal.reproduction.jobs import Job, check_folder, check_measured, read_result
+from glocal.reproduction.measuring import mistaken
 from glocal.reproduction.planning import Choices, Planned, check_images, plan_row
 from glocal.reproduction.processes import run_jobs, usual_number
-from glocal.reproduction.studies import chosen_rows, open_study
+from glocal.reproduction.studies import Study, chosen_rows, open_study
 from glocal.reproduction.work import Work, undone
 from glocal.reproduction.writing import draw, read_written
 
@@ -111,16 +112,17 @@ def reproduce(
         check_folder(job)
         check_measured(job)
     try:
-        first = work.references() if references else []
+        if references:
+            run_jobs(work.references(), number, where, after=lambda job: work.write(), progress=progress)
+            _check_metrics(study, work.references())
         for column in (column for column in EQUAL if column in columns):
             if column == "time":
                 run_jobs(work.trials(), number, where, after=lambda job: None, progress=progress)
                 _check_trials(work.trials())
-            todo = [*first, *work.runs(column, seeds)]
+            todo = work.runs(column, seeds)
             if progress and (done := len(todo) - undone(todo)):
                 note(f"{done} of {len(todo)} jobs are done already")
             run_jobs(todo, number, where, after=lambda job: work.write(), progress=progress)
-            first = []
     finally:
         found = work.write()
         draw(found, out)
@@ -162,6 +164,13 @@ def _check_trials(left: Sequence[Job]) -> None:
     for job in left:
         error = (read_result(Path(job.folder)) or {}).get("error", "it was not measured")
         raise GlocalError(f"--equal time: what an epoch of {job.row!r} takes is not known: {error}")
+
+
+def _check_metrics(study: Study, references: Sequence[Job]) -> None:
+    """What the protocols did not give for an untrained network they would not give after hours of training either."""
+    for job in references:
+        for name, error in mistaken((read_result(Path(job.folder)) or {}).get("missing", {})).items():
+            raise GlocalError(f"{study.file or study.name}: metrics.{name}: {error}; nothing was trained")
 
 
 def _command(table: str | Path, out: Path, options: Mapping[str, Any]) -> str:

@@ -374,3 +374,14 @@ def test_a_process_that_ends_without_a_word_has_failed(
     monkeypatch.setattr(processes.sys, "executable", "false")
     found = glocal.reproduce(study(), tmp_path / "out", **SHAPES, rows=["MoCo"], references=False, progress=False)
     assert "the process ended with 1" in found["rows"][0]["results"]["epochs"]["runs"][0]["error"]
+
+
+def test_a_metric_that_no_protocol_gives_is_told_before_anything_is_trained(
+    study: Write, tmp_path: Path, done: list[str]
+) -> None:
+    wrong = study(metrics={"knn": {**KNN, "result": "top2"}})
+    with pytest.raises(GlocalError, match=r"tiny.yaml: metrics.knn: knn gives no 'top2' of 'k=5' among top1.* trained"):
+        glocal.reproduce(wrong, tmp_path / "out", **SHAPES)
+    assert done == ["untrained", "pixels"]
+    table = study()
+    assert len(glocal.reproduce(table, tmp_path / "out", **SHAPES)["rows"]) == 2  # mended, the same folder goes on
