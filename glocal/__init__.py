@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from glocal.exports.pushing import push_to_hub
     from glocal.models.backbone import Backbone
     from glocal.models.loading import load_backbone
+    from glocal.pages.making import write_report
     from glocal.reproduction.reproducing import reproduce
     from glocal.training.run import Run, pretrain
 
@@ -55,6 +56,7 @@ _HOME = {
     "reproduce": "glocal.reproduction.reproducing",
     "search": "glocal.embeddings.searching",
     "select": "glocal.curation.selection",
+    "write_report": "glocal.pages.making",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "reproduce",
     "search",
     "select",
+    "write_report",
 ]
 
 

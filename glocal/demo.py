@@ -7,13 +7,15 @@ from pathlib import Path
 from rich.table import Table
 
 from glocal.evaluation import evaluate
+from glocal.pages.making import write_report
 from glocal.training.run import pretrain
 
 TRAIN, TEST, K = "shapes", "shapes:test", 20
+_IMAGES = 2_000  # of the map in the report
 
 
 def run_demo(out: Path, *, progress: bool = True) -> Table:
-    """Pretrains by the recipe `demo-shapes` and compares k-NN accuracies on the shapes' test split.
+    """Pretrains by the recipe `demo-shapes` and compares k-NN accuracies on the shapes' test split; writes its report.
 
     Args:
         out: the run's folder; a finished run in it is measured again.
@@ -22,7 +24,7 @@ def run_demo(out: Path, *, progress: bool = True) -> Table:
     Returns:
         A table with the accuracy of raw pixels, of the untrained and of the pretrained backbone.
     """
-    run = pretrain(None, out, recipe="demo-shapes", progress=progress)
+    run = pretrain(None, out, recipe="demo-shapes", progress=progress, report=False)
     table = Table(title=f"k-NN accuracy (k={K}) on {TEST}, 8 classes", title_justify="left")
     table.add_column("features")
     table.add_column("top-1 %", justify="right")
@@ -34,4 +36,5 @@ def run_demo(out: Path, *, progress: bool = True) -> Table:
         place = run.folder / "evaluation" / name.split()[0]
         found = evaluate(backbone, train=TRAIN, test=TEST, protocols=["knn"], k=[K], out=place, progress=False)
         table.add_row(name, f"{found['protocols']['knn']['results'][0]['metrics']['top1']:.1f}")
+    write_report(run.folder, run.folder / "report.html", images=_IMAGES, progress=False)
     return table

@@ -153,7 +153,8 @@ def sweep(
         folder = _folder(out, settings)
         row: dict[str, Any] = {**settings, "loss": None, **dict.fromkeys(_PROBES), "run": str(folder), "error": ""}
         try:
-            run = pretrain(data, folder, recipe=recipe, overrides={**(overrides or {}), **settings}, progress=progress)
+            chosen = {**(overrides or {}), **settings}
+            run = pretrain(data, folder, recipe=recipe, overrides=chosen, progress=progress, report=False)
             row["loss"] = read_metrics(folder)["loss"][-1]
             if process_rank() == 0:
                 row.update(_measure(run, data, train, test, probe, progress))

@@ -8,6 +8,7 @@ from pathlib import Path
 # Networks of tests are too small for two threads to gain anything, and two that wait for one another crawl where
 # another program needs a core. What is about several threads asks for them itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GLOCAL_REPORT", "0")  # a page of every small run would take longer than its training
 
 import glocal  # noqa: F401  # isort: skip  # how threads wait, which also has to be settled before torch is loaded
 

@@ -35,6 +35,7 @@ LAYERS = (
     ("glocal.papers.shown",),
     ("glocal.embeddings", "glocal.exports"),
     ("glocal.curation",),
+    ("glocal.pages",),
     ("glocal.training",),
     ("glocal.sweep", "glocal.demo", "glocal.doctor", "glocal.reproduction"),
     ("glocal.cli",),

@@ -56,6 +56,49 @@ def views(
 
 
 @app.command(rich_help_panel=PANEL)
+def report(
+    runs: Annotated[list[str], typer.Argument(help="The folder of a run; several are shown side by side.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page, an .html file; default: report.html, of one run in its folder.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="The images of the map; repeatable; default: those of the first run.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=0, help="Images of the map, at most; 0: no map.")] = 20_000,
+    kind: Annotated[str, typer.Option("--map", help="tsne or umap.")] = "tsne",
+    seed: Annotated[int, typer.Option(help="Of the images and the map.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Write a page about a run: verdict, curves, numbers, map, neighbours, views, odd images. It needs no network."""
+    from glocal.errors import did_you_mean
+    from glocal.pages.making import write_report
+    from glocal.report.maps import MAPS
+
+    if kind not in MAPS:
+        raise GlocalError(f"--map {kind}: {did_you_mean(kind, list(MAPS))}")
+    out = out or (Path(runs[0]) / "report.html" if len(runs) == 1 else Path("report.html"))
+    options = {"data": data or None, "images": images, "kind": kind, "seed": seed, "progress": not quiet}
+    page = write_report(runs, out, **options)  # type: ignore[arg-type]
+    show(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command(rich_help_panel=PANEL)
+def watch(
+    folder: Annotated[Path, typer.Argument(help="A folder that holds runs.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: a free one.")] = 8765,
+) -> None:
+    """Show the runs of a folder with live curves in this machine's browser, until Ctrl-C."""
+    from glocal.pages.serving import Server
+
+    with Server(folder, port) as server:
+        show(f"{server.address} shows the runs in {folder}; Ctrl-C ends it")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            show("ended")
+
+
+@app.command(rich_help_panel=PANEL)
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe: show the options of its method.")] = None,
 ) -> None:

@@ -39,6 +39,9 @@ def pretrain(
             "network."
         ),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html: curves now and then, all in the end.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Pretrain a backbone on unlabelled images, or continue a stopped run."""
@@ -63,11 +66,13 @@ def pretrain(
         progress=not quiet,
         extend=extend,
         time=budget,
+        report=report,
     )
     if process_rank() > 0:
         return
     show(
         f"run:       {run.folder} (loss.png, views.png, metrics.csv, checkpoints/)",
+        *([f"look:      {run.folder}/report.html"] if (run.folder / "report.html").exists() else []),
         f"measure:   glocal evaluate {run.folder} --train LABELLED --test LABELLED",
         f'use:       glocal.load_backbone("{run.folder}").features(images)',
     )
@@ -130,4 +135,4 @@ def demo(
     from glocal.demo import run_demo
 
     table = run_demo(out, progress=not quiet)
-    show(table, f"loss curve: {out}/loss.png   views: {out}/views.png")
+    show(table, f"look: {out}/report.html   loss curve: {out}/loss.png   views: {out}/views.png")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from glocal.files import write_text
 
 FILE = "times.json"
-_NO_TRAINING = ("knn", "look", "checkpoint")  # what watches and keeps a training
+_NO_TRAINING = ("knn", "look", "page", "checkpoint")  # what watches and keeps a training
 
 
 class Seconds(NamedTuple):

@@ -73,7 +73,8 @@ def _pretrain(job: Job, images: Images, folder: Path) -> dict[str, Any]:
     state = newest_checkpoint(folder / "checkpoints")
     clock = TrainingClock(folder, 0 if state is None else int(state["step"]))
     del state
-    run = pretrain(images.train, folder, recipe=job.recipe, overrides=job.overrides, progress=False, watch=clock)
+    quiet: dict[str, Any] = {"progress": False, "report": False}
+    run = pretrain(images.train, folder, recipe=job.recipe, overrides=job.overrides, watch=clock, **quiet)
     epochs, count = run.recipe.train.epochs, len(images.train)
     times = read_times(folder)
     steps = max(times, default=0)

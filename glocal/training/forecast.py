@@ -84,7 +84,8 @@ class Forecast:
     def _costs(self, watch: Stopwatch) -> Costs:
         """As far as they have been seen; a k-NN measurement is estimated from a few images otherwise."""
         step, _ = watch.step()
-        seen = {what: sum(times) / len(times) for what, times in watch.others.items()}
+        # The page is written by the clock, every few minutes: next to nothing of them.
+        seen = {what: sum(times) / len(times) for what, times in watch.others.items() if what != "page"}
         if self._monitor is not None and "knn" not in seen:
             method = self._training.method
             backbone = operator.attrgetter(method.evaluated)(method)

@@ -54,12 +54,14 @@ class Hooks:
         log: takes the numbers; None in all processes but the first.
         knn: measures k-NN accuracy of the backbone; None where there are no labels.
         watch: is told how long everything takes.
+        page: writes the run's page, where the last one is some minutes old.
     """
 
     save: Callable[[int], str]
     log: RunLog | None = None
     knn: Callable[[], float] | None = None
     watch: Watch | None = None
+    page: Callable[[], object] | None = None
 
 
 def train(
@@ -173,6 +175,9 @@ def train(
                 _check_weights(method, done, saved)
                 with apart(hooks.watch, "checkpoint"):
                     saved, last_save = hooks.save(done), time.monotonic()
+            if hooks.page and done % settings.log_steps == 0:
+                with apart(hooks.watch, "page"):
+                    hooks.page()
             if hooks.watch:
                 hooks.watch.step(done)
             if stopping and not last:

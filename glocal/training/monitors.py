@@ -15,13 +15,11 @@ from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import classes_by_name
 from glocal.evaluation.features.extraction import extract
-from glocal.evaluation.metrics.structure import effective_rank, spread
+from glocal.evaluation.metrics.structure import LOW_RANK, LOW_SPREAD, effective_rank, spread
 from glocal.evaluation.protocols.knn import knn
 from glocal.models.backbone import Backbone
 from glocal.views.random import permutation
 
-_LOW_SPREAD = 0.1
-_LOW_RANK = 2.0
 _FEWEST = 20  # labelled images of which a fifth says anything
 
 
@@ -43,12 +41,12 @@ class Spread:
 
     def warning(self) -> str | None:
         """What is wrong, in words, or None."""
-        if self.spread < _LOW_SPREAD:
+        if self.spread < LOW_SPREAD:
             return (
                 f"the embeddings are collapsing to one point (spread {self.spread:.3f}; 1 is even, 0 is collapse); "
                 "try a smaller optimizer.lr, a longer optimizer.warmup_epochs or a larger train.batch_size"
             )
-        if self.effective_rank < _LOW_RANK:
+        if self.effective_rank < LOW_RANK:
             return (
                 f"the embeddings use {self.effective_rank:.1f} of {self.dim} directions; "
                 "stronger views or a smaller optimizer.lr may help"

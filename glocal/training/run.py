@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from glocal.console import note
 from glocal.data.sources.opening import Images
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
+from glocal.pages.live import LivePage
 from glocal.report.plots import draw_loss, draw_views
 from glocal.training.budget import Budget
 from glocal.training.building import Training, batch_order, build
@@ -37,9 +39,9 @@ class Run:
     """A run's folder.
 
     Attributes:
-        folder: holds recipe.yaml, checkpoints/, metrics.csv, monitor.csv, tensorboard/, loss.png, views.png,
-            images.txt (the names of the images); skipped.txt where images could not be read; method.py, a copy of the
-            method where that is in a file of its own.
+        folder: holds recipe.yaml, checkpoints/, metrics.csv, monitor.csv, tensorboard/, report.html, loss.png,
+            views.png, images.txt (the names of the images); skipped.txt where images could not be read; method.py, a
+            copy of the method where that is in a file of its own.
     """
 
     folder: Path
@@ -71,6 +73,7 @@ def pretrain(
     extend: bool = False,
     time: str | float | Budget | None = None,
     watch: Watch | None = None,
+    report: bool = True,
 ) -> Run:
     """Pretrains a backbone on unlabelled images, or continues where a stopped run stands.
 
@@ -91,6 +94,8 @@ def pretrain(
             network, unless `overrides` has these. What was decided is the run's recipe; no clock decides anything
             later, and a run in `out` keeps its plan.
         watch: is told of every step, and of what is done in between (`glocal.training.stopwatch`).
+        report: write report.html every few minutes, with curves, and in the end with a map of up to 2,000 of the images
+            (`glocal.write_report`). With GLOCAL_REPORT=0 in the environment none is written.
 
     Returns:
         The finished run.
@@ -143,7 +148,12 @@ def pretrain(
         restore(state, training)
     training.method = suit_to_machine(training.method, resolved.train, fabric.device)
     planned = budget is not None and state is None
-    _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch)
+    page = None
+    if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
+        page = LivePage(folder, whole=fabric.world_size == 1)  # several processes would share its embeddings
+    _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
+    if page is not None:
+        page.end()
     return Run(folder)
 
 
@@ -155,7 +165,8 @@ def _train(
     *,
     progress: bool,
     planned: bool,
-    watch: Watch | None = None,
+    watch: Watch | None,
+    page: LivePage | None,
 ) -> None:
     """Trains to the end with everything that watches and records."""
     method, recipe, fabric, source = training.method, training.recipe, training.fabric, training.source
@@ -169,7 +180,7 @@ def _train(
     log = RunLog(training.folder, first_step) if main else None
     forecast = Forecast(training, first_step, monitor, given) if main and progress and not planned else None
     measure = (lambda: monitor.measure(evaluated)) if monitor and main else None
-    hooks = Hooks(partial(save, training), log, measure, watch or forecast)
+    hooks = Hooks(partial(save, training), log, measure, watch or forecast, page)
     try:
         train(
             method,

@@ -27,7 +27,7 @@ class Watch(Protocol):
         ...
 
     def apart(self, what: str) -> AbstractContextManager[None]:
-        """What is done inside is no step: a refresh, look, knn or checkpoint."""
+        """What is done inside is no step: a refresh, look, knn, page or checkpoint."""
         ...
 
 

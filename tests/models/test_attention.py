@@ -8,7 +8,8 @@ from timm.layers import attention as of_timm
 from torch import Tensor, nn
 
 from glocal.config import TrainSettings
-from glocal.models.attention import use_plain_attention
+from glocal.errors import GlocalError
+from glocal.models.attention import cls_attention, use_plain_attention
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.training.machine import suit_to_machine
 
@@ -53,3 +54,19 @@ def test_a_training_takes_it_in_bf16(precision: str, calls: int) -> None:
     backbone = small_backbone()
     its = suit_to_machine(nn.ModuleList([backbone]), TrainSettings(precision=precision), torch.device("cpu"))  # type: ignore[arg-type,type-var]
     assert passed(its[0], torch.randn(2, 3, 32, 32))[1] == calls  # type: ignore[index]
+
+
+def test_attention_of_the_cls_token_is_what_the_last_block_computes() -> None:
+    torch.manual_seed(0)
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8, "qk_norm": True}
+    backbone = build_backbone(ModelSettings(name="vit_tiny", options=options), size=32)
+    images = torch.rand(2, 3, 32, 32)
+    found = cls_attention(backbone, images)
+    attention = backbone.network.blocks[-1].attn  # type: ignore[union-attr, index]
+    attention.fused_attn, seen = False, []  # then the weights pass the dropout, as they are
+    attention.attn_drop.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    backbone.tokens(images)
+    assert found.shape == (2, 3, 4, 4)
+    assert torch.allclose(found.flatten(2), seen[0][:, :, 0, 1:], atol=1e-6)
+    with pytest.raises(GlocalError, match="has no CLS token"):
+        cls_attention(build_backbone(ModelSettings(name="resnet18"), size=32), images)

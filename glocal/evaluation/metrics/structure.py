@@ -113,6 +113,10 @@ def uniformity(features: Tensor, *, t: float = 2.0) -> float:
     return float(total) - math.log(count * (count - 1) / 2)
 
 
+LOW_SPREAD, LOW_RANK = 0.1, 2.0
+"""Below these, embeddings have collapsed: nearly to a point, or to a line."""
+
+
 def spread(features: Tensor) -> float:
     """√D times the mean standard deviation of the coordinates of unit vectors (N, D).
 

@@ -1,0 +1,299 @@
+"""`glocal.write_report`: what a run, or several, have learned, as one page."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glocal.data.ranges import decode_alike
+from glocal.data.sources.base import Source
+from glocal.data.sources.decoding import Decoding
+from glocal.data.sources.opening import Images, open_source
+from glocal.errors import GlocalError, counted
+from glocal.files import check_output, write_text
+from glocal.methods.logo import LoGoSettings
+from glocal.models.attention import cls_attention
+from glocal.models.loading import load_backbone
+from glocal.pages.curves import charts, draw
+from glocal.pages.document import Part, escaped, write_page
+from glocal.pages.evaluations import measured_tables
+from glocal.pages.looks import attention_pictures, draw_looks
+from glocal.pages.record import Record, read_record
+from glocal.pages.sample import Sample, look_at
+from glocal.pages.scatter import data_of, draw_map
+from glocal.pages.sprites import Sprites, make_sprites
+from glocal.pages.verdict import verdict
+from glocal.report.affinity import draw_affinity
+from glocal.report.maps import MAPS, Map
+from glocal.report.preview import preview
+from glocal.views.random import permutation
+
+MOST = 20_000
+"""Images of a map; of more, a sample is drawn."""
+
+_LOOKS, _ROWS, _SUSPICIOUS, _BROKEN = 4, 8, 16, 10
+
+
+def write_report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    data: Images | None = None,
+    images: int = MOST,
+    kind: Map = "tsne",
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Writes a page about a run, or about several side by side, that holds all it shows and needs no network.
+
+    In this order: a verdict in words; curves; what was measured, beside print; the embeddings of the images as a map,
+    where hover shows an image and a click its nearest neighbours; neighbours of random images; views with their crops;
+    matched patches and attention of vision transformers; LoGo's affinity; images that look odd.
+
+    Args:
+        runs: folders of runs; a run that goes on is shown as it stands.
+        out: the .html file.
+        data: the images; None takes those of the first run.
+        images: at most so many are embedded, a sample of each class; 0: no map.
+        kind: tsne, or umap (package umap-learn).
+        seed: chooses the images.
+        progress: show progress.
+
+    Returns:
+        The file.
+
+    Raises:
+        GlocalError: no run, or nothing can be written there. A part that cannot be made says so on the page instead.
+    """
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    if not folders:
+        raise GlocalError("no run: name the folder of one or more")
+    out = Path(out)
+    check_output(out, (".html",))
+    names = _names([Path(folder) for folder in folders])
+    records = [read_record(folder, name) for folder, name in zip(folders, names, strict=True)]
+    page = _Page(records, data, images, kind, seed, progress)
+    write_text(out, page.text())
+    return out
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    names = [folder.resolve().name for folder in folders]
+    count = Counter(names)
+    return [name if count[name] == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+
+
+class _Page:
+    """The parts of a page while they are made."""
+
+    def __init__(
+        self, records: list[Record], data: Images | None, images: int, kind: Map, seed: int, progress: bool
+    ) -> None:
+        self.records, self.data = records, data
+        self.images, self.kind, self.seed, self.progress = images, kind, seed, progress
+        self.figures: dict[str, Any] = {}
+        self.samples: list[Sample] = []
+        self.sprites = Sprites([], [])
+
+    def text(self) -> str:
+        """The whole page."""
+        parts = [
+            Part("Curves", self._curves()),
+            Part("Measured", self._or_reason(partial(measured_tables, self.records))),
+        ]
+        trained = [one for one in self.records if one.has_checkpoint]
+        if self.images and trained:
+            parts += self._of_images(trained)
+        names = " and ".join(one.name for one in self.records)
+        shown = None
+        if self.samples:
+            shown = {"places": self.sprites.places, "maps": [data_of(sample) for sample in self.samples]}
+        style = self.sprites.css() if self.samples else ""
+        return write_page(f"{names}: what was learned", self._head(), parts, self.figures, style=style, data=shown)
+
+    def _head(self) -> str:
+        lines = []
+        for one in self.records:
+            recipe = one.recipe
+            words = f"{recipe.method.name}, {recipe.model.name}, {recipe.data.source or ''}; {recipe.name}"
+            heading = f"<h3>{escaped(one.name)}</h3>" if len(self.records) > 1 else ""
+            said = "".join(f'<li class="{mood}">{escaped(text)}</li>' for mood, text in verdict(one))
+            lines.append(f'{heading}<p class="quiet">{escaped(words)}</p><ul class="verdict">{said}</ul>')
+        made = datetime.now().strftime("%Y-%m-%d %H:%M")
+        return "".join(lines) + f'<p class="quiet">Written {made} by <code>glocal report</code>.</p>'
+
+    def _curves(self) -> str:
+        for chart in charts(self.records):
+            self.figures[f"curve-{chart.key}"] = draw(chart)
+        names = [name for name in self.figures if name.startswith("curve-")]
+        if not names:
+            return "<p>Nothing has been logged yet.</p>"
+        return '<div class="grid">' + "".join(f"<div>{{{{{name}}}}}</div>" for name in names) + "</div>"
+
+    def _of_images(self, trained: list[Record]) -> list[Part]:
+        try:
+            source = self._source(trained[0])
+        except GlocalError as error:
+            return [Part("Map of the embeddings", f"<p>The images cannot be opened: {escaped(error)}</p>")]
+        made: list[tuple[str, Callable[[], str]]] = [
+            ("Map of the embeddings", partial(self._map, trained, source)),
+            ("Nearest neighbours", self._neighbors),
+            ("Views", partial(self._views, trained, source)),
+            ("Patches and attention", partial(self._patches, trained, source)),
+            ("Learned affinity", partial(self._affinity, trained, source)),
+            ("Suspicious images", self._suspicious),
+        ]
+        parts = [Part(title, self._or_reason(make)) for title, make in made]
+        return [part for part in parts if part.body]
+
+    def _or_reason(self, make: Callable[[], str]) -> str:
+        """A part, or why it cannot be made: the rest of the page is worth having."""
+        try:
+            return make()
+        except GlocalError as error:
+            return f"<p>{escaped(error)}</p>"
+
+    def _source(self, record: Record) -> Source:
+        source = open_source(self.data if self.data is not None else record.recipe.data.source or "")
+        decode_alike([source], Decoding(record.recipe.data.range, record.recipe.data.max_pixels))
+        return source
+
+    def _map(self, trained: list[Record], source: Source) -> str:
+        body = []
+        options: dict[str, Any] = {"most": self.images, "kind": self.kind, "seed": self.seed, "progress": self.progress}
+        for number, one in enumerate(trained):
+            with tempfile.TemporaryDirectory(prefix="glocal-report-") as folder:
+                sample = look_at(one.folder, source, Path(folder) / "embeddings", **options)
+            if self.samples and not torch.equal(sample.chosen, self.samples[0].chosen):
+                raise GlocalError("the runs could not read the same images, so their maps cannot stand side by side")
+            self.samples.append(sample)
+            if number == 0:
+                self.sprites = make_sprites(sample.thumbnails)
+            self.figures[f"map-{number}"] = draw_map(sample, self.sprites, number)
+            heading = f"<h3>{escaped(one.name)}</h3>" if len(trained) > 1 else ""
+            body.append(f'<div>{heading}{{{{map-{number}}}}}<div id="neighbors-{number}"></div></div>')
+        first = self.samples[0]
+        drawn = f"{len(first):,} of {first.of:,} images, of each class its share" if len(first) < first.of else ""
+        words = f"{MAPS[self.kind]} of {drawn or f'all {len(first):,} images'}. Near points are images that the network"
+        choices = "".join(f"<option>{escaped(name)}</option>" for name in first.groups)
+        return (
+            f"<p>{words} finds alike; distances between far groups mean little. Hover shows an image, a click its "
+            f'nearest neighbours.</p><p>Colours: <select id="colour-by">{choices}</select></p>'
+            f'<div class="legend" id="legend"></div><div class="grid">{"".join(body)}</div>'
+        )
+
+    def _thumb(self, number: int, words: str = "", *, first: bool = False) -> str:
+        look = f'class="thumb{" first" if first else ""}" style="{self.sprites.style(number)}"'
+        return f'<figure title="{escaped(self.samples[0].keys[number])}"><i {look}></i>{escaped(words)}</figure>'
+
+    def _neighbors(self) -> str:
+        if not self.samples:
+            return ""
+        drawn = permutation(len(self.samples[0]), self.seed, "report rows")[:_ROWS].tolist()
+        lines = ["<p>Random images, each followed by those that the network finds most alike, with the cosine.</p>"]
+        named = self.records if len(self.samples) > 1 else []
+        for place, sample in enumerate(self.samples):
+            lines.append(f"<h3>{escaped(named[place].name)}</h3>" if named else "")
+            for number in drawn:
+                pairs = zip(sample.neighbors[number].tolist(), sample.similarity[number].tolist(), strict=True)
+                row = [self._thumb(number, first=True), *(self._thumb(other, f"{value:.2f}") for other, value in pairs)]
+                lines.append(f'<div class="thumbs">{"".join(row)}</div>')
+        return "".join(lines)
+
+    def _drawn(self, source: Source, count: int) -> torch.Tensor:
+        """Places of a few images in the source, those of the sample where there is one, for they can be read."""
+        known = self.samples[0].chosen if self.samples else torch.arange(len(source))
+        return known[permutation(len(known), self.seed, "report looks")[:count]]
+
+    def _views(self, trained: list[Record], source: Source) -> str:
+        lines = ["<p>What the network is shown of an image: each box is a crop, in the colour of its view.</p>"]
+        for one in trained:
+            if one is trained[0] or one.recipe.views != trained[0].recipe.views:
+                lines.append(f"<h3>{escaped(one.name)}</h3>" if len(trained) > 1 else "")
+                lines += draw_looks(source, one.recipe, self._drawn(source, _LOOKS))
+        return "".join(lines)
+
+    def _patches(self, trained: list[Record], source: Source) -> str:
+        lines = []
+        for one in trained:
+            backbone = load_backbone(one.folder)
+            if not backbone.has_cls_token:
+                continue
+            places = self._drawn(source, _LOOKS)
+            images = backbone.squares([source[place].image for place in places.tolist()])
+            lines.append(f"<h3>{escaped(one.name)}: what the CLS token attends to</h3>")
+            lines.append(attention_pictures(images, cls_attention(backbone, images)))
+            if len(one.recipe.views or ()) and hasattr(one.recipe.method, "matching"):
+                lines.append(f"<h3>{escaped(one.name)}: matched patches of two views</h3>")
+                options: dict[str, Any] = {
+                    "recipe": one.folder / "recipe.yaml",
+                    "match": (0, 1),
+                    "index": int(places[0]),
+                }
+                lines.append(_png(partial(preview, [source], **options)))
+        return "".join(lines)
+
+    def _affinity(self, trained: list[Record], source: Source) -> str:
+        lines = []
+        for one in trained:
+            settings = one.recipe.method
+            if isinstance(settings, LoGoSettings) and settings.variant == "logo":
+                lines.append(
+                    "<p>A local crop beside forty others: how alike LoGo's regressor and the cosine find them (LoGo's "
+                    f"supplement, Figure 2).</p><h3>{escaped(one.name)}</h3>"
+                )
+                lines.append(_png(partial(draw_affinity, one.folder, data=[source])))
+        return "".join(lines)
+
+    def _suspicious(self) -> str:
+        if not self.samples:
+            return ""
+        sample, broken = self.samples[0], self.records[0].broken
+        lines = []
+        if broken:
+            lines.append(f"<h3>Unreadable: {counted(len(broken), 'image')}</h3><p>{_listed(broken)}</p>")
+        copies = _closest_pairs(sample)[:_SUSPICIOUS]
+        if copies:
+            pairs = "".join(
+                f'<div class="thumbs">{self._thumb(a, f"{value:.3f}")}{self._thumb(b)}</div>' for a, b, value in copies
+            )
+            lines.append(f'<h3>Most alike, perhaps copies</h3><div class="thumbs">{pairs}</div>')
+        if sample.outliers:
+            shown = "".join(self._thumb(number) for number in sample.outliers[:_SUSPICIOUS])
+            words = f"Far from all others: {counted(len(sample.outliers), 'image')}"
+            lines.append(f'<h3>{words}</h3><div class="thumbs">{shown}</div>')
+        commands = "<code>glocal check</code>, <code>glocal duplicates</code> and <code>glocal outliers</code>"
+        return "".join(lines) + f"<p class=quiet>{commands} look closer, and at all images.</p>"
+
+
+def _closest_pairs(sample: Sample) -> list[tuple[int, int, float]]:
+    """Pairs of images that are nearest to one another, the most alike first, each once."""
+    first = sample.neighbors[:, 0]
+    value, order = sample.similarity[:, 0].sort(descending=True)
+    found = [
+        (number, int(first[number]), float(alike))
+        for number, alike in zip(order.tolist(), value.tolist(), strict=True)
+        if not (int(first[int(first[number])]) == number and int(first[number]) < number)
+    ]
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = "<br>".join(escaped(name.replace("\t", ": ")) for name in names[:_BROKEN])
+    return shown + (f"<br>and {len(names) - _BROKEN:,} more in skipped.txt" if len(names) > _BROKEN else "")
+
+
+def _png(draw_to: Callable[[Path], object]) -> str:
+    """A picture that is drawn to a file, as HTML."""
+    with tempfile.TemporaryDirectory(prefix="glocal-report-") as folder:
+        path = Path(folder) / "picture.png"
+        draw_to(path)
+        return f'<img class="wide" alt="" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'

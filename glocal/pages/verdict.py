@@ -1,0 +1,187 @@
+"""A verdict on a run in words: is it healthy, does it still improve, what to try next. Each sentence has its number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from glocal.evaluation.metrics.structure import LOW_RANK, LOW_SPREAD
+from glocal.pages.record import Record
+
+Mood = Literal["good", "bad", "note", "next"]
+
+_PART = 5  # the run's last fifth is held beside the one before
+_LEVEL = 0.05  # of the whole range: a change of less is none
+_POINTS = 0.5  # of k-NN accuracy in percent: a change of less is noise
+_FELL = 1.0  # points below the best
+_RANK = 0.05  # share of the effective rank by which it has to change
+_SLOW = 0.5  # of the usual images a second
+_FEW = 10  # lines of metrics.csv that say anything
+
+
+class Sentence(NamedTuple):
+    """A sentence of the verdict: what is well, what is not, what else is known, and what to do."""
+
+    mood: Mood
+    text: str
+
+
+class Trend(NamedTuple):
+    """How a measure moved.
+
+    Attributes:
+        before, last: its value four fifths through, and in the end.
+        direction: 1 up, −1 down, 0 neither.
+    """
+
+    before: float
+    last: float
+    direction: int
+
+
+def verdict(record: Record) -> list[Sentence]:
+    """The sentences about a run, in the order in which they are read."""
+    if record.steps == 0:
+        return [Sentence("note", "Nothing has been logged yet.")]
+    trends = {name: _of_measure(record, name) for name in ("knn", "effective_rank")}
+    loss = _of_loss(record.metrics["loss"])
+    found = [
+        _progress(record),
+        *_health(record, trends["effective_rank"]),
+        *_loss(record, loss),
+        *_accuracy(record, trends["knn"]),
+        *_speed(record),
+        *_images(record),
+    ]
+    return [*found, *_advice(record, trends, loss)]
+
+
+def _progress(record: Record) -> Sentence:
+    epochs = record.metrics["epoch"][-1]
+    done = f"{record.steps:,} of {record.total:,} steps"
+    if record.finished:
+        return Sentence("good", f"The training is finished: {epochs:.0f} epochs, {record.steps:,} steps.")
+    return Sentence("note", f"{done} are done ({epochs:.1f} of {record.recipe.train.epochs} epochs).")
+
+
+def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
+    if not np.isfinite(record.metrics["loss"]).all():
+        yield Sentence("bad", "The loss became infinite or no number. A smaller optimizer.lr may keep it finite.")
+        return
+    spread = _last(record, "spread")
+    width = _last(record, "effective_rank")
+    if spread is None or width is None:
+        yield Sentence("note", "The embeddings were not looked at (monitor.collapse_epochs=0).")
+    elif spread < LOW_SPREAD:
+        yield Sentence("bad", f"The embeddings have collapsed to nearly one point: spread {spread:.3f} (1 is even).")
+    elif width < LOW_RANK:
+        yield Sentence("bad", f"The embeddings use {width:.1f} directions only (effective rank): they have collapsed.")
+    else:
+        words = f"Healthy: the embeddings are spread out ({spread:.2f}; 1 is even, 0 is collapse)"
+        yield Sentence("good", f"{words} and use {width:.1f} directions (effective rank).")
+        if rank is not None and rank.direction < 0:
+            words = f"The effective rank fell from {rank.before:.1f} to {rank.last:.1f} in the last fifth"
+            yield Sentence("note", f"{words}: fewer directions are in use.")
+
+
+def _loss(record: Record, trend: Trend | None) -> Iterator[Sentence]:
+    if trend is None:
+        return
+    moved = {1: "is rising", -1: "is still falling", 0: "has levelled off"}[trend.direction]
+    numbers = f"{trend.before:.3f} before the last fifth, {trend.last:.3f} in it"
+    yield Sentence("note", f"The loss {moved}: {numbers}, {record.metrics['loss'][0]:.3f} at the start.")
+
+
+def _accuracy(record: Record, trend: Trend | None) -> Iterator[Sentence]:
+    if "knn" not in record.measured:
+        words = "There is no k-NN accuracy, for the images have no labels or it is not measured (monitor.knn_epochs)."
+        yield Sentence("note", f"{words} The effective rank stands in for it: of two runs of a method, more is better.")
+        return
+    epochs, values = record.measured["knn"].T
+    best = int(values.argmax())
+    if values[best] - values[-1] > _FELL:
+        words = f"k-NN accuracy is {values[-1]:.1f} %, and was {values[best]:.1f} % at epoch {epochs[best]:.0f}"
+        yield Sentence("bad", f"{words}: it is falling.")
+    elif trend is None:
+        yield Sentence("note", f"k-NN accuracy is {values[-1]:.1f} %.")
+    elif trend.direction > 0:
+        words = f"k-NN accuracy still improves: {trend.before:.1f} % before the last fifth, {trend.last:.1f} % now."
+        yield Sentence("good", words)
+    else:
+        words = f"k-NN accuracy no longer improves: {trend.before:.1f} % before the last fifth, {trend.last:.1f} % now."
+        yield Sentence("note", words)
+
+
+def _speed(record: Record) -> Iterator[Sentence]:
+    rates = record.metrics["images_per_second"]
+    usual = float(np.median(rates))
+    slow = float((rates < _SLOW * usual).mean())
+    words = f"{usual:,.0f} images a second"
+    if slow > 0.1 and len(rates) >= _FEW:
+        yield Sentence("note", f"{words} as a rule, and less than half of that in {slow:.0%} of the time: look for "
+                       "other programs or slow reading.")  # fmt: skip
+    else:
+        yield Sentence("note", f"{words}.")
+
+
+def _images(record: Record) -> Iterator[Sentence]:
+    if record.broken:
+        number = len(record.broken)
+        words = "1 image could not be read" if number == 1 else f"{number:,} images could not be read"
+        yield Sentence("bad", f"{words}; skipped.txt names them.")
+
+
+def _advice(record: Record, trends: dict[str, Trend | None], loss: Trend | None) -> Iterator[Sentence]:
+    spread, width = _last(record, "spread"), _last(record, "effective_rank")
+    if not np.isfinite(record.metrics["loss"]).all():
+        return
+    if (spread is not None and spread < LOW_SPREAD) or (width is not None and width < LOW_RANK):
+        words = "a smaller optimizer.lr, a longer optimizer.warmup_epochs, a larger train.batch_size or stronger views"
+        yield Sentence("next", f"Against collapse: {words}.")
+        return
+    if not record.finished:
+        return
+    best = trends["knn"] or trends["effective_rank"]
+    improving = best.direction > 0 if best is not None else loss is not None and loss.direction < 0
+    if improving:
+        epochs = 2 * record.recipe.train.epochs
+        place = record.folder
+        command = f"glocal pretrain --out {place} --recipe {place}/recipe.yaml --extend --set train.epochs={epochs}"
+        yield Sentence("next", f"It was still learning when it ended. Train longer: {command}")
+    else:
+        words = "More epochs of the same would change little. More images, a larger network (model.name) or another"
+        yield Sentence("next", f"{words} method may; `glocal report A B` lays runs side by side.")
+    if not (record.folder / "evaluation").exists():
+        command = f"glocal evaluate {record.folder} --train LABELLED --test LABELLED"
+        yield Sentence("next", f"It has not been evaluated. With some labelled images: {command}")
+
+
+def _last(record: Record, name: str) -> float | None:
+    found = record.measured.get(name)
+    return None if found is None else float(found[-1, 1])
+
+
+def _of_loss(loss: np.ndarray) -> Trend | None:
+    """The loss in the last fifth beside the fifth before; None of a few lines."""
+    if len(loss) < _FEW or not np.isfinite(loss).all():
+        return None
+    size = len(loss) // _PART
+    parts = [float(np.median(part)) for part in np.array_split(loss[-_PART * size :], _PART)]
+    change, whole = parts[-1] - parts[-2], max(parts) - min(parts)
+    return Trend(parts[-2], parts[-1], 0 if abs(change) <= _LEVEL * whole else int(np.sign(change)))
+
+
+def _of_measure(record: Record, name: str) -> Trend | None:
+    """A measure in the end beside four fifths through; None of fewer than three measurements."""
+    found = record.measured.get(name)
+    if found is None or len(found) < 3:
+        return None
+    epochs, values = found.T
+    before = float(values[np.abs(epochs - (1 - 1 / _PART) * epochs[-1]).argmin()])
+    if before == values[-1]:
+        before = float(values[-2])
+    change, last = float(values[-1]) - before, float(values[-1])
+    least = _POINTS if name == "knn" else _RANK * before
+    return Trend(before, last, 0 if abs(change) <= least else int(np.sign(change)))
