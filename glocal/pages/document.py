@@ -78,7 +78,7 @@ def write_page(
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
             f"<title>{escaped(title)}</title><style>{packaged('page.css')}{style}</style>{loaded}</head>",
-            f"<body><h1>{escaped(title)}</h1>{head}<nav>{links}</nav>",
+            f"<body><h1>{escaped(title)}</h1>{head}{f'<nav>{links}</nav>' if len(parts) > 1 else ''}",
             *sections,
             script,
             ending,

@@ -14,9 +14,9 @@
   const show = async () => {
     try {
       const runs = await (await fetch("/runs.json")).json();
-      document.getElementById("runs").replaceChildren(...runs.map((run) => {
+      document.getElementById("lines").replaceChildren(...runs.map((run) => {
         const row = document.createElement("tr");
-        row.append(cell(run.name, `/run/${path(run.name)}`), cell(run.state), cell(run.method), cell(run.epoch), cell(run.loss), cell(run.knn));
+        row.append(cell(run.name, `/run/${path(run.name)}`), cell(run.state), cell(run.method), cell(run.epoch?.toFixed(1)), cell(run.loss?.toFixed(3)), cell(run.knn?.toFixed(1)));
         row.append(run.report ? cell("report", `/file/${path(run.name)}/report.html`) : cell(""));
         return row;
       }));

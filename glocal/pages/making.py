@@ -177,7 +177,9 @@ class _Page:
             self.samples.append(sample)
             if number == 0:
                 self.sprites = make_sprites(sample.thumbnails)
-            self.figures[f"map-{number}"] = draw_map(sample, self.sprites, number)
+            self.figures[f"map-{number}"] = draw_map(
+                sample, self.sprites, number, height=560 if len(trained) == 1 else 420
+            )
             heading = f"<h3>{escaped(one.name)}</h3>" if len(trained) > 1 else ""
             body.append(f'<div>{heading}{{{{map-{number}}}}}<div id="neighbors-{number}"></div></div>')
         first = self.samples[0]

@@ -15,19 +15,21 @@ from glocal.pages.sprites import SIDE, Sprites
 _MOST = 20  # groups with a colour of their own
 _OTHERS = "#999999"
 _TIP = (
-    f'<div style="width:{SIDE}px;height:{SIDE}px;float:left;margin-right:6px;background-image:var(--sheet-@sheet);'
-    'background-position:-@left{0}px -@top{0}px"></div><div style="max-width:180px;overflow-wrap:anywhere">@key<br>'
-    "<b>@group</b></div>"
+    '<div style="display:flex;gap:6px;max-width:260px"><div style="flex:none;'
+    f"width:{SIDE}px;height:{SIDE}px;background-image:var(--sheet-@sheet);"
+    'background-position:-@left{0}px -@top{0}px"></div><div style="overflow-wrap:anywhere;min-width:110px">@key<br>'
+    "<b>@group</b></div></div>"
 )
 
 
-def draw_map(sample: Sample, sprites: Sprites, number: int) -> Any:
+def draw_map(sample: Sample, sprites: Sprites, number: int, *, height: int = 560) -> Any:
     """A map as a Bokeh figure; the page's script (`page.js`) does what follows a click.
 
     Args:
         sample: the images.
         sprites: their thumbnails.
         number: of the map on the page.
+        height: in pixels.
     """
     first = next(iter(sample.groups))
     colours = colours_of(sample.groups[first])
@@ -46,7 +48,7 @@ def draw_map(sample: Sample, sprites: Sprites, number: int) -> Any:
         name=f"points-{number}",
     )
     plot = figure(
-        height=560,
+        height=height,
         sizing_mode="stretch_width",
         tools="pan,wheel_zoom,box_zoom,tap,reset",
         active_scroll=None,  # else the page would not scroll where the mouse lies on the map

@@ -171,7 +171,7 @@ def _list_page(server: Server) -> str:
     body = '<div class="scroll"><table><thead><tr>' + "".join(
         f"<th>{name}</th>" for name in ("run", "state", "method", "epoch", "loss", "k-NN, %", "")
     )
-    body += '</tr></thead><tbody id="runs"></tbody></table></div>'
+    body += '</tr></thead><tbody id="lines"></tbody></table></div>'
     script = f"<script>{packaged('list.js')}</script>"
     return write_page(f"Runs in {server.folder.name}", "", [Part("Runs", body)], {}, ending=script)
 

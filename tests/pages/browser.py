@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -38,9 +39,9 @@ class Browser:
         self._hears, tells = os.pipe()
 
         def pipes() -> None:
-            low, high = os.dup(hears), os.dup(tells)  # away from 3 and 4
-            os.dup2(low, 3)
-            os.dup2(high, 4)
+            above = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (hears, tells)]  # out of the way of 3 and 4
+            for number, end in enumerate(above, start=3):
+                os.dup2(end, number)
 
         options = ["--headless=new", "--no-sandbox", "--disable-gpu-sandbox", "--remote-debugging-pipe", "--mute-audio"]
         options += [f"--user-data-dir={folder}", f"--window-size={width},{height}", "--enable-unsafe-swiftshader"]

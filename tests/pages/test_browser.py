@@ -83,7 +83,7 @@ def test_the_live_page_shows_runs_and_their_curves(trained: Path, tmp_path: Path
     with Server(trained.parent, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Browser(server.address, width=1000, height=800, folder=tmp_path / "chromium") as page:
-            row = page.wait_for("document.querySelector('#runs tr')?.innerText")
+            row = page.wait_for("document.querySelector('#lines tr')?.innerText")
             assert row.split("\t")[:3] == ["first", "finished", "sce"]
             page.ask("Page.navigate", url=f"{server.address}run/first")
             page.wait_for(_LIVE)
