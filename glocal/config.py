@@ -40,6 +40,10 @@ _FILLED_IN = {"method.images", "method.classes", "method.clusters"}  # by a run,
 _RESIZES = ("bilinear", "bicubic")  # what views can do of the ways in which weights' images were resized
 
 
+LoggerName = Literal["wandb", "mlflow"]
+"""Services that a run may tell its numbers."""
+
+
 class TrainSettings(Settings):
     """The training loop."""
 
@@ -57,6 +61,7 @@ class TrainSettings(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
     log_steps: int = Field(10, ge=1)  # optimiser steps between two lines of metrics.csv
+    loggers: tuple[LoggerName, ...] = ()  # wandb, mlflow: told as well, beside metrics.csv and TensorBoard
     checkpoint_minutes: float = Field(5.0, gt=0)
     checkpoint_steps: int | None = Field(None, ge=1)  # in addition to the time
     keep_checkpoints: int = Field(2, ge=1)

@@ -40,6 +40,7 @@ _FREE = {
     "data.broken_limit",
     "train.device",
     "train.log_steps",
+    "train.loggers",
     "train.checkpoint_minutes",
     "train.checkpoint_steps",
     "train.keep_checkpoints",
@@ -55,7 +56,10 @@ _WAS = {"data.color": "exact"}
 
 _MILESTONES = "optimizer.milestones."
 
-_LOGS = ("metrics.csv", "monitor.csv", "loss.png", "views.png", "skipped.txt", FILE, "method.py", "base.py")
+_LOGS = (
+    *("metrics.csv", "monitor.csv", "loggers.json", "loss.png", "views.png", "report.html", "skipped.txt", FILE),
+    *("method.py", "base.py"),
+)
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
 from glocal.console import warn
 from glocal.files import printable, write_text
+
+
+class Others(Protocol):
+    """Whatever else is told the numbers of a run."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers after `step` steps."""
+        ...
 
 
 class RunLog:
@@ -18,10 +27,12 @@ class RunLog:
     Args:
         folder: the run's folder.
         first_step: where the training (re)starts; later lines, of a run that was stopped, are dropped.
+        others: are told the same.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, first_step: int, others: Others | None = None) -> None:
         self.folder = folder
+        self.others = others
         for name in ("metrics.csv", "monitor.csv"):
             _drop_after(folder / name, first_step)
         self.board = _open_board(folder / "tensorboard", first_step)
@@ -32,12 +43,16 @@ class RunLog:
         for name, value in values.items():
             if name != "epoch" and self.board:
                 self.board.add_scalar(name, value, step)
+        if self.others:
+            self.others.metrics(step, values)
 
     def monitor(self, step: int, name: str, value: float) -> None:
         """One measurement after `step` steps."""
         _append(self.folder / "monitor.csv", {"step": step, "name": name, "value": value})
         if self.board:
             self.board.add_scalar(f"monitor/{name}", value, step)
+        if self.others:
+            self.others.metrics(step, {f"monitor/{name}": value})
 
     def close(self) -> None:
         """Flushes what TensorBoard still holds."""

@@ -23,6 +23,7 @@ from glocal.training.extending import what_changes
 from glocal.training.folder import Resume, has_checkpoint, prepare_folder
 from glocal.training.forecast import Forecast
 from glocal.training.log import RunLog, read_metrics
+from glocal.training.loggers import Loggers, check_loggers
 from glocal.training.loop import Hooks, train
 from glocal.training.machine import is_first_process, launch, place, suit_to_machine
 from glocal.training.monitors import KNNMonitor, knn_monitor
@@ -115,6 +116,7 @@ def pretrain(
     if budget:
         check_time(given, extend=extend)
     resolved, source, weights = resolve(data, recipe, given, folder, progress=progress)
+    check_loggers(resolved.train.loggers)
     first = is_first_process(resolved.train.devices)
     method = rehearse(resolved, progress=progress and first)
     # What is wrong with the images of a measurement is told before a folder is made.
@@ -177,10 +179,12 @@ def _train(
         note(monitor.about)
     if main and not (training.folder / "views.png").exists():
         draw_views(training.lane, recipe, training.folder / "views.png")
-    log = RunLog(training.folder, first_step) if main else None
+    others = Loggers(recipe.train.loggers, training.folder, recipe) if main and recipe.train.loggers else None
+    log = RunLog(training.folder, first_step, others) if main else None
     forecast = Forecast(training, first_step, monitor, given) if main and progress and not planned else None
     measure = (lambda: monitor.measure(evaluated)) if monitor and main else None
     hooks = Hooks(partial(save, training), log, measure, watch or forecast, page)
+    finished = False
     try:
         train(
             method,
@@ -193,7 +197,10 @@ def _train(
             first_step=first_step,
             progress=progress,
         )
+        finished = True
     finally:
         if log:
             log.close()
             draw_loss(training.folder)
+        if others:
+            others.close(finished=finished)
