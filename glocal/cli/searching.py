@@ -39,6 +39,9 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode images; 0: none, where /dev/shm is small.")
     ] = None,
+    atlas: Annotated[
+        bool, typer.Option("--atlas", help="Write atlas.parquet as well, which Embedding Atlas opens.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Compute the features of all images once and keep them in a folder, for search, duplicates, outliers, select
@@ -62,6 +65,10 @@ def embed(
         )
         if process_rank() == 0:
             show(f"embeddings: {found}", f"search:     glocal search {out} IMAGE --out found.html")
+            if atlas:
+                from glocal.embeddings.atlas import COMMAND, write_atlas
+
+                show(f"atlas:      {COMMAND.format(path=write_atlas(found, progress=not quiet))}")
 
 
 @app.command(rich_help_panel=PANEL)
