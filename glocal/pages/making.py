@@ -39,7 +39,7 @@ from glocal.views.random import permutation
 MOST = 20_000
 """Images of a map; of more, a sample is drawn."""
 
-_LOOKS, _ROWS, _SUSPICIOUS, _BROKEN = 4, 8, 16, 10
+_LOOKS, _ROWS, _PAIRS, _OUTLIERS, _BROKEN = 4, 8, 8, 16, 10
 
 
 def write_report(
@@ -262,14 +262,14 @@ class _Page:
         lines = []
         if broken:
             lines.append(f"<h3>Unreadable: {counted(len(broken), 'image')}</h3><p>{_listed(broken)}</p>")
-        copies = _closest_pairs(sample)[:_SUSPICIOUS]
+        copies = _closest_pairs(sample)[:_PAIRS]
         if copies:
             pairs = "".join(
                 f'<div class="thumbs">{self._thumb(a, f"{value:.3f}")}{self._thumb(b)}</div>' for a, b, value in copies
             )
-            lines.append(f'<h3>Most alike, perhaps copies</h3><div class="thumbs">{pairs}</div>')
+            lines.append(f'<h3>Most alike: are they copies?</h3><div class="thumbs">{pairs}</div>')
         if sample.outliers:
-            shown = "".join(self._thumb(number) for number in sample.outliers[:_SUSPICIOUS])
+            shown = "".join(self._thumb(number) for number in sample.outliers[:_OUTLIERS])
             words = f"Far from all others: {counted(len(sample.outliers), 'image')}"
             lines.append(f'<h3>{words}</h3><div class="thumbs">{shown}</div>')
         commands = "<code>glocal check</code>, <code>glocal duplicates</code> and <code>glocal outliers</code>"

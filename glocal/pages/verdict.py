@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from glocal.errors import counted
 from glocal.evaluation.metrics.structure import LOW_RANK, LOW_SPREAD
 from glocal.pages.record import Record
 
@@ -59,10 +60,10 @@ def verdict(record: Record) -> list[Sentence]:
 
 
 def _progress(record: Record) -> Sentence:
-    epochs = record.metrics["epoch"][-1]
-    done = f"{record.steps:,} of {record.total:,} steps"
+    epochs, done = record.metrics["epoch"][-1], f"{record.steps:,} of {record.total:,} steps"
     if record.finished:
-        return Sentence("good", f"The training is finished: {epochs:.0f} epochs, {record.steps:,} steps.")
+        done = f"{counted(record.recipe.train.epochs, 'epoch')}, {counted(record.steps, 'step')}"
+        return Sentence("good", f"The training is finished: {done}.")
     return Sentence("note", f"{done} are done ({epochs:.1f} of {record.recipe.train.epochs} epochs).")
 
 
@@ -144,8 +145,9 @@ def _advice(record: Record, trends: dict[str, Trend | None], loss: Trend | None)
     if not record.finished:
         return
     best = trends["knn"] or trends["effective_rank"]
-    improving = best.direction > 0 if best is not None else loss is not None and loss.direction < 0
-    if improving:
+    if best is None and loss is None:
+        yield Sentence("next", "It is too short to say whether it still improves: train for longer (train.epochs).")
+    elif best.direction > 0 if best is not None else loss is not None and loss.direction < 0:
         epochs = 2 * record.recipe.train.epochs
         place = record.folder
         command = f"glocal pretrain --out {place} --recipe {place}/recipe.yaml --extend --set train.epochs={epochs}"

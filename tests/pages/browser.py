@@ -72,8 +72,12 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        try:
+            self._ask("Browser.close")  # in order, so that its own processes end too
+            self._process.wait(_PATIENCE)
+        except (AssertionError, OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
         os.close(self._tells)
         os.close(self._hears)
 

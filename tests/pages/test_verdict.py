@@ -1,5 +1,6 @@
 """The verdict says what the numbers of a run say, and gives them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,12 @@ def test_slow_times_and_broken_images_are_told() -> None:
 def test_a_run_that_has_logged_nothing_says_so(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(build_recipe({"name": "own"}, {}, data_size=32).to_yaml(), encoding="utf-8")
     assert said(read_record(tmp_path)) == "note: Nothing has been logged yet."
+
+
+def test_a_run_of_few_lines_gets_no_judgement() -> None:
+    one = record(spread=[0.9], effective_rank=[20.0], epochs=1, done=1)
+    short = replace(one, metrics={key: value[-1:] for key, value in one.metrics.items()})
+    text = said(short)
+    assert "The training is finished: 1 epoch, 50 steps." in text
+    assert "next: It is too short to say whether it still improves" in text
+    assert "would change little" not in text
