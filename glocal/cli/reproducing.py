@@ -41,6 +41,9 @@ def reproduce(
     references: Annotated[
         bool, typer.Option("--references/--no-references", help="Measure the untrained network and pixels too.")
     ] = True,
+    reuse: Annotated[
+        list[str] | None, typer.Option(help="Folder of another table: runs that are the same are not done again.")
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Runs side by side; default: one a core, each with one thread, or one a GPU.")
     ] = None,
@@ -66,6 +69,7 @@ def reproduce(
         equal=equal or ("epochs",),
         settings=parse_overrides(settings or []),
         references=references,
+        reuse=reuse or (),
         jobs=jobs,
         device=device,
         progress=not quiet,

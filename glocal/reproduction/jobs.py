@@ -118,11 +118,11 @@ def is_done(job: Job) -> bool:
 
 
 def take_over(job: Job, folders: Iterable[Path]) -> None:
-    """Takes the result of a run of another column that trains and measures just the same: it is not done twice.
+    """Takes the result of a run elsewhere that trains and measures just the same: it is not done twice.
 
     Args:
         job: of a row, a seed and a column.
-        folders: of the same row and seed in other columns.
+        folders: of runs in other columns, or of other tables.
     """
     if is_done(job):
         return
@@ -130,7 +130,7 @@ def take_over(job: Job, folders: Iterable[Path]) -> None:
         found = read_result(folder)
         if found is not None and is_done(job.model_copy(update={"folder": str(folder)})):
             job.write()
-            its = {**found, "equal": job.equal, "same_as": folder.name}
+            its = {**found, "row": job.row, "equal": job.equal, "same_as": str(folder)}
             write_text(Path(job.folder) / RESULT, json.dumps(its, indent=2, ensure_ascii=False) + "\n")
             return
 

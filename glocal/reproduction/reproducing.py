@@ -38,6 +38,7 @@ def reproduce(
     equal: str | Sequence[str] = ("epochs",),
     settings: Mapping[str, Any] | None = None,
     references: bool = True,
+    reuse: str | Path | Sequence[str | Path] = (),
     jobs: int | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -64,6 +65,8 @@ def reproduce(
             that takes the least of them in the budget's epochs; several give a column each.
         settings: of all rows, by dotted path, over all others.
         references: measure the untrained network and raw pixels as well.
+        reuse: folders of other tables that were run; a run there with the same recipe, settings, images, epochs, seed
+            and measures is not done again.
         jobs: how many runs go side by side, each in a process; by default one on each core (with one thread), or on
             each GPU.
         device: auto, cpu, cuda or mps.
@@ -98,6 +101,10 @@ def reproduce(
         reasons = "; ".join(_reasons({label: why for label, why in plans.items() if isinstance(why, str)})[:3])
         raise GlocalError(f"none of {counted(len(plans), 'row')} can be run here: {reasons}")
     out, number = Path(out), jobs or usual_number(where)
+    tables = [Path(folder) for folder in ([reuse] if isinstance(reuse, str | Path) else reuse)]
+    for folder in tables:
+        if not (folder / "runs").is_dir():
+            raise GlocalError(f"--reuse {folder}: no table was run there; give what --out named for another table")
     check_output_folder(out)
     _check_table(out, study.name)
     names = folder_names(study.table)
@@ -107,7 +114,7 @@ def reproduce(
     said = {"rows": rows, "data": data, "test": test, "held-out": held_out, "budget": budget, "seeds": seeds}
     command = _command(table, out, {**said, "equal": columns, "set": settings})
     name = wanted if isinstance(wanted, str) else f"{wanted['like']}, changed" if "like" in wanted else "of its own"
-    work = Work(study, choices, plans, earlier, out, where, number, name, command, Spending(out))
+    work = Work(study, choices, plans, earlier, out, where, number, name, command, Spending(out), tables)
     for job in work.before():  # before anything is written: what is there was made with what its heading says
         check_folder(job)
         check_measured(job)

@@ -37,6 +37,8 @@ class Work:
         number: jobs side by side.
         budget: as it was named.
         command: that does the same.
+        spending: what rows may spend.
+        reuse: folders of other tables, whose runs are taken where they are just the same.
     """
 
     study: Study
@@ -49,6 +51,7 @@ class Work:
     budget: str
     command: str
     spending: Spending = field(repr=False)
+    reuse: Sequence[Path] = ()
 
     @cached_property
     def planned(self) -> list[Planned]:
@@ -69,8 +72,9 @@ class Work:
     def runs(self, column: str, seeds: int) -> list[Job]:
         """The runs of a column, the first seed of all rows before the second one of any.
 
-        A run that another column has had in the same epochs is done already.
+        A run that another column, or another table, has had in the same epochs is done already.
         """
+        elsewhere = [path for table in self.reuse for path in sorted((table / "runs").iterdir())]
         epochs = {one.row.label: one.epochs for one in self.planned}
         if column != "epochs":
             costs = self._views() if column == "views" else self._seconds()
@@ -81,7 +85,7 @@ class Work:
                 settings = with_epochs(one, self.study.table, self.choices, epochs[one.row.label])
                 folders = {its: self._of_run(one, seed, its) for its in EQUAL}
                 job = self._job("run", folders.pop(column), one, settings, seed=seed, equal=column)
-                take_over(job, folders.values())
+                take_over(job, [*folders.values(), *elsewhere])
                 jobs.append(job)
         return jobs
 

@@ -385,3 +385,23 @@ def test_a_metric_that_no_protocol_gives_is_told_before_anything_is_trained(
     assert done == ["untrained", "pixels"]
     table = study()
     assert len(glocal.reproduce(table, tmp_path / "out", **SHAPES)["rows"]) == 2  # mended, the same folder goes on
+
+
+def test_runs_of_another_table_that_are_the_same_are_not_done_again(
+    study: Write, tmp_path: Path, done: list[str]
+) -> None:
+    first = glocal.reproduce(study(), tmp_path / "first", **SHAPES)
+    done.clear()
+    rows = [
+        {"label": "the same by another name", "values": {}, "recipe": "sce-cifar10"},
+        {"label": "another rate", "values": {}, "recipe": "sce-cifar10", "settings": {"optimizer.lr": 0.5}},
+    ]
+    found = glocal.reproduce(study(rows, id="second"), tmp_path / "second", reuse=tmp_path / "first", **SHAPES)
+    assert done == ["untrained", "pixels", "another rate, seed 0"]
+    values = [row["results"]["epochs"]["runs"][0]["values"] for row in (first["rows"][1], *found["rows"])]
+    assert values[0] == values[1] != values[2]
+    done.clear()
+    glocal.reproduce(study(rows, id="second"), tmp_path / "second", **SHAPES)
+    assert done == []  # what was taken stays
+    with pytest.raises(GlocalError, match="--reuse .*none: no table was run there"):
+        glocal.reproduce(study(rows, id="second"), tmp_path / "second", reuse=tmp_path / "none", **SHAPES)
