@@ -227,15 +227,38 @@ def _resolved(
         model = ModelSettings.model_validate({**kind.default_model(size), **(raw.get("model") or {})})
     raw["model"] = model.for_size(size).model_dump()
     weights = statistics or statistics_of_weights(model)
-    if weights is not None:
+    stored = recipe.data.stored_channels is not None
+    if weights is not None and not stored:  # those of values are measured
         raw["data"] = {"mean": weights.mean, "std": weights.std, **raw["data"]}
     if recipe.views is None:
         plan = kind.view_plan(size, recipe.method)
+        plan = [view.without_colors() for view in plan] if stored else plan
         resized = {"interpolation": weights.interpolation} if weights and weights.interpolation in _RESIZES else {}
         raw["views"] = [{**view.model_dump(mode="json"), **resized} for view in plan]
     for path, value in of_views.items():
         assign(raw, path, value)
-    return _check(raw)
+    return _fit_to_channels(_check(raw))
+
+
+def _fit_to_channels(recipe: AnyRecipe) -> AnyRecipe:
+    """The recipe whose views change no colours, where its images have none.
+
+    Raises:
+        GlocalError: a view was told to change colours, or to drop the only channel.
+    """
+    if recipe.data.stored_channels is None:
+        return recipe
+    views = recipe.views or []
+    for number, view in enumerate(views):
+        for path, value in view.colors().items():
+            if view.says(path):
+                raise GlocalError(
+                    f"recipe {recipe.name}: views.{number}.{path}={value:g} needs RGB, which images of "
+                    f"data.channels={recipe.data.channels} are not; set it to 0, or views=null for the method's own"
+                )
+        if view.channel_drop > 0 and recipe.data.channels == 1:
+            raise GlocalError(f"recipe {recipe.name}: views.{number}.channel_drop would leave nothing of one channel")
+    return recipe.model_copy(update={"views": [view.without_colors() for view in views]})
 
 
 def settle_row(recipe: AnyRecipe, mapping: Mapping[str, Any]) -> AnyRecipe:

@@ -17,6 +17,7 @@ from glocal.checkpoints import checkpoint_files
 from glocal.config import build_recipe, load_mapping
 from glocal.console import note, silence
 from glocal.data.lanes.choice import natural_size
+from glocal.data.ranges import open_by
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import Images, open_source
@@ -182,7 +183,7 @@ def _check_grid(
     images = (mapping.get("data") or {}).get("source") if data is None else data
     if images is None:
         return  # the first run says it
-    size = natural_size(open_source(images))
+    size = natural_size(open_by(images, mapping.get("data"), overrides))
     for settings in combinations:
         try:
             with silence():  # the run says it

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from glocal.console import note
 from glocal.data.settings import DataSettings
-from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.base import MemorySource, Source, Subset
 from glocal.data.sources.decoding import Decoding
+from glocal.data.sources.opening import Images, open_source
+from glocal.data.statistics import settle_statistics
+from glocal.errors import GlocalError
+from glocal.settings import validated
 
 _PROBES = 64
 _BITS = (8, 10, 12, 14, 16)  # what cameras and scanners give
 _OVERSHOOT = 0.05  # by which resampling takes images in [0, 1] beyond
 _FEW = 1 / 8  # of the range
+_OF_FILES = ("channels", "rgb", "channel_axis", "range", "max_pixels")  # settings that decide how files are read
 
 
 class StoredValues(NamedTuple):
@@ -41,6 +47,52 @@ def decode_as(source: Source, decoding: Decoding) -> None:
         decode_as(part, decoding)
     if hasattr(source, "decoding"):
         source.decoding = decoding
+    elif decoding.channels is not None or isinstance(source, MemorySource):
+        _check_in_memory(source, decoding.channels)
+
+
+def open_by(images: Images, section: Any, overrides: Mapping[str, Any], *, without: str | Path | None = None) -> Source:
+    """Opens a source, decoded as an unchecked recipe says (`unchecked`).
+
+    Args:
+        images, without: as for `open_source`.
+        section: the recipe's `data`.
+        overrides: settings by dotted path.
+    """
+    data = unchecked(section, overrides)
+    decoding = Decoding() if data is None else data.decoding
+    source = open_source(images, without=without, values=decoding.channels is not None)
+    decode_as(source, decoding)
+    return source
+
+
+def unchecked(section: Any, overrides: Mapping[str, Any]) -> DataSettings | None:
+    """What an unchecked recipe says of how images are read, which is needed before the first header is.
+
+    Args:
+        section: the recipe's `data`.
+        overrides: settings by dotted path.
+
+    Returns:
+        None where it is wrong, of which the recipe's check tells.
+    """
+    given = dict(section) if isinstance(section, Mapping) else {}
+    whole = overrides.get("data")
+    given |= dict(whole) if isinstance(whole, Mapping) else {}
+    given |= {path.removeprefix("data."): value for path, value in overrides.items() if path.startswith("data.")}
+    try:
+        return validated(DataSettings, {key: given[key] for key in _OF_FILES if key in given}, "data")
+    except GlocalError:
+        return None
+
+
+def _check_in_memory(source: Source, channels: int | None) -> None:
+    """That images in memory, or of a data set that is RGB, have the channels that are asked for."""
+    found = int(source.images().shape[1]) if hasattr(source, "images") else 3
+    if found != (channels or 3):
+        raise GlocalError(f"{source.name}: its images have {found} channels; set data.channels={found}")
+    if not hasattr(source, "images"):
+        raise GlocalError(f"{source.name}: its images are RGB, not data.channels={channels} (data.rgb=false)")
 
 
 def settle_decoding(data: DataSettings, source: Source, *, progress: bool = True) -> DataSettings:
@@ -52,9 +104,12 @@ def settle_decoding(data: DataSettings, source: Source, *, progress: bool = True
         progress: say what was measured, and whether the images use little of it.
 
     Returns:
-        The settings with the range; without one where no image of the sample has more than 8 bits.
+        The settings with the range; without one where no image of the sample has more than 8 bits. Of images whose
+        values stay as they are stored, with mean and deviation of their channels instead.
     """
-    decode_as(source, Decoding(data.range, data.max_pixels))
+    decode_as(source, data.decoding)
+    if data.stored_channels is not None:
+        return settle_statistics(data, source, progress=progress)
     found = sample_values(source)
     if found is None:
         return data
@@ -81,12 +136,22 @@ def decode_alike(sources: Sequence[Source], decoding: Decoding | None) -> None:
         decoding: how the images of a backbone's training were decoded. Where it has no range, or is not known, the
             range is what a sample suggests of the first source that has values beyond 8 bits.
     """
-    if decoding is None or decoding.value_range is None:
+    if decoding is None or (decoding.value_range is None and decoding.channels is None):
         most = None if decoding is None else decoding.max_pixels
         found = next((values for source in sources if (values := sample_values(source, deep=True)) is not None), None)
         decoding = Decoding(None if found is None else suitable_range(found), most)
     for source in sources:
         decode_as(source, decoding)
+
+
+def channels_of(source: Source) -> int | None:
+    """How many channels a source's images have whose values stay as they are stored; None: they are RGB."""
+    while isinstance(source, Subset):
+        source = source.source
+    decoding: Decoding | None = getattr(source, "decoding", None)
+    if decoding is None and isinstance(source, MemorySource) and source.images().is_floating_point():
+        return int(source.images().shape[1])
+    return None if decoding is None else decoding.channels
 
 
 def range_of(source: Source) -> tuple[float, float] | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from glocal.data.sources.channels import ChannelAxis
+from glocal.data.sources.decoding import Decoding
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
 from glocal.views.plan import Color
-
-Triple = tuple[float, float, float]
 
 
 class DataSettings(Settings):
@@ -27,8 +28,45 @@ class DataSettings(Settings):
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
     range: tuple[float, float] | None = None  # grey values beyond 8 bits that become black and white; null: measured
     max_pixels: int | None = Field(None, ge=1)  # larger images count as unreadable; null: Pillow's limit, 179 million
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    channels: int = Field(3, ge=1, le=1024)  # of each image; other than 3, values stay as they are stored
+    rgb: bool | None = (
+        None  # whether 3 channels are colours in 8 bits; null: they are; false: values as they are stored
+    )
+    channel_axis: ChannelAxis | None = None  # of arrays with 3 axes; null: the first or last, where only one fits
+    mean: tuple[float, ...] = IMAGENET_MEAN  # per channel; of values as they are stored null: measured
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def stored_channels(self) -> int | None:
+        """The number of channels whose values stay as they are stored; None: images are RGB in 8 bits."""
+        return self.channels if _keeps_values(self.channels, self.rgb) else None
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image files are read."""
+        return Decoding(self.range, self.max_pixels, self.stored_channels, self.channel_axis)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measures_what_is_not_given(cls, raw: Any) -> Any:
+        """Without a mean or deviation of their own, values have an empty one until theirs is measured."""
+        if isinstance(raw, Mapping) and _keeps_values(raw.get("channels", 3), raw.get("rgb")):
+            return {**raw, "mean": raw.get("mean") or (), "std": raw.get("std") or ()}
+        return raw
+
+    @model_validator(mode="after")
+    def _goes_with_channels(self) -> Self:
+        if self.rgb and self.channels != 3:
+            raise ValueError(f"rgb=true needs channels=3, not {self.channels}")
+        kept = self.stored_channels is not None
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels and not (kept and not values):
+                raise ValueError(f"{name} has {len(values)} numbers for channels={self.channels}; give one for each")
+        if kept and any(value <= 0 for value in self.std):
+            raise ValueError("std must be positive")
+        if kept and self.range is not None:
+            raise ValueError("range is of grey images that become 8 bits, which those of data.channels do not")
+        return self
 
     @field_validator("range")
     @classmethod
@@ -36,3 +74,7 @@ class DataSettings(Settings):
         if value is not None and not value[0] < value[1]:
             raise ValueError("the first number must be smaller than the second, as in [0, 4095]")
         return value
+
+
+def _keeps_values(channels: Any, rgb: Any) -> bool:
+    return channels != 3 or rgb is False

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
+from glocal.data.sources.channels import ChannelAxis
 from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.shards import map_vectors
@@ -46,6 +47,7 @@ class About(Settings):
         size: side of the squares that the backbone saw.
         interpolation: how they were resized.
         value_range: grey values beyond 8 bits that became black and white; None where all images have 8 bits.
+        channels, channel_axis: of images whose values came in their own units (`Decoding`); None: they were RGB.
         precision: in which the network computed: fp32 or bf16.
         dim: of a vector.
         classes: names of the classes; None for unlabelled images.
@@ -66,6 +68,8 @@ class About(Settings):
     size: int
     interpolation: Interpolation = "bilinear"
     value_range: tuple[float, float] | None = None
+    channels: int | None = None
+    channel_axis: ChannelAxis | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     dim: int
     classes: list[str] | None = None
@@ -120,7 +124,7 @@ class Embeddings:
     @property
     def decoding(self) -> Decoding:
         """How the images were decoded."""
-        return Decoding(self.about.value_range)
+        return Decoding(self.about.value_range, None, self.about.channels, self.about.channel_axis)
 
     @property
     def dim(self) -> int:
@@ -234,7 +238,7 @@ class Embeddings:
     def source(self) -> Source | None:
         """The images themselves; None where they cannot be opened any more, or are no longer as many."""
         try:
-            source = open_source(self.about.source)
+            source = open_source(self.about.source, values=self.about.channels is not None)
         except GlocalError:
             return None
         decode_as(source, self.decoding)

@@ -31,7 +31,7 @@ from glocal.embeddings.folder import ABOUT, SHARD_ROWS, About, Embeddings, shard
 from glocal.embeddings.shards import vectors_column, write_shard
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.evaluation.features.bench import Bench
-from glocal.evaluation.features.extraction import Extractor, interpolation_of
+from glocal.evaluation.features.extraction import Extractor, blank_image, channels_of, interpolation_of
 from glocal.evaluation.features.opening import open_extractor
 from glocal.files import printable, write_text
 from glocal.models.backbone import Backbone
@@ -98,8 +98,8 @@ def embed(
     _check_options(folder, thumbnails, batch_size, precision)
     with processes_together():
         where = own_device(choose_device(device))
-        source = open_source(data, without=folder)
         opened = open_extractor(backbone, weights, device=where)
+        source = open_source(data, without=folder, values=channels_of(opened) is not None)
         Bench(opened).decode(source)
         names = names_of(source)
         about = About(
@@ -113,6 +113,8 @@ def embed(
             size=opened.size,
             interpolation=interpolation_of(opened),
             value_range=range_of(source),
+            channels=channels_of(opened),
+            channel_axis=None if channels_of(opened) is None else opened.decoding.channel_axis,  # type: ignore[attr-defined]
             precision=precision,
             classes=source.classes and [printable(name) for name in source.classes],
             thumbnails=thumbnails,
@@ -161,7 +163,7 @@ def _place(name: str | Path) -> str:
 
 def _shapes(backbone: Extractor, images: int, *, tokens: bool) -> dict[str, int | tuple[int, int]]:
     """Width of the vectors, of the patch tokens, and how many images go into a shard."""
-    blank = torch.zeros(1, 3, backbone.size, backbone.size, dtype=torch.uint8)
+    blank = blank_image(backbone)
     rows = SHARD_ROWS if images >= _FEW else min(SHARD_ROWS, _ROWS_OF_FEW)
     if not tokens:
         return {"dim": backbone.features(blank).shape[1], "shard_rows": rows}

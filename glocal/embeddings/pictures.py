@@ -13,6 +13,7 @@ from glocal.embeddings.folder import Embeddings
 from glocal.errors import BrokenImageError
 from glocal.files import unprintable
 from glocal.report.sheets import jpeg
+from glocal.views.pictures import as_picture
 
 
 def pictures_of(embeddings: Embeddings, rows: Sequence[int]) -> list[bytes | None]:
@@ -57,9 +58,9 @@ def picture_of_file(path: str, decoding: Decoding) -> bytes | None:
 
 
 def picture_of(read: Callable[[], Tensor]) -> bytes | None:
-    """A small picture of an image that `read` gives as (3, H, W) uint8; None where it cannot be read."""
+    """A small picture of an image that `read` gives as (C, H, W); None where it cannot be read."""
     try:
         image = read()
     except BrokenImageError:
         return None
-    return jpeg(Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
+    return jpeg(Image.fromarray(np.ascontiguousarray(as_picture(image).permute(1, 2, 0).numpy())))

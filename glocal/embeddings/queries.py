@@ -124,7 +124,7 @@ def _named(embeddings: Embeddings, names: Sequence[str | Path]) -> list[Query]:
             if os.path.isfile(text) and query.path is not None and os.path.abspath(text) != query.path:
                 note(f"{text} is a key of {embeddings.folder} and another file here; write ./{text} to search for that")
         elif _is_source(text):
-            found += _of_source(embeddings, open_source(text))
+            found += _of_source(embeddings, open_source(text, values=embeddings.about.channels is not None))
         elif os.path.isfile(text):
             found += _of_files(embeddings, [text], [os.path.abspath(text)])
         else:
@@ -224,8 +224,11 @@ def _given(embeddings: Embeddings, images: Tensor | np.ndarray | Image.Image, nu
     if isinstance(images, Tensor) and images.ndim == 3:
         images = images[None]
     size = embeddings.about.size
-    for place, image in enumerate(checked_images(images, Decoding(), size), start=number):
-        if image.is_floating_point():
+    decoding = embeddings.decoding
+    for place, image in enumerate(checked_images(images, decoding, size), start=number):
+        if decoding.channels is not None:
+            image = image.float()
+        elif image.is_floating_point():
             image = (image * 255).round_().clamp_(0, 255).byte()
         yield Query(f"image {place}", read=partial(_as_given, image.cpu()))
 

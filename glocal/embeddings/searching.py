@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -163,7 +163,7 @@ def _features(
     where = next(iter(network.parameters())).device.type if isinstance(network, torch.nn.Module) else "cpu"
     own: Decoding | None = getattr(network, "decoding", None)
     batches = central_batches(
-        QuerySource(queries, Decoding(about.value_range, None if own is None else own.max_pixels)),
+        QuerySource(queries, replace(embeddings.decoding, max_pixels=None if own is None else own.max_pixels)),
         about.size,
         in_batches(range(len(queries)), _BATCH),
         workers=0 if workers is None and len(queries) <= _BESIDE else workers,

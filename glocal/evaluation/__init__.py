@@ -19,7 +19,7 @@ from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.cache import FeatureCache, default_cache
-from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, extract
+from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, channels_of, extract
 from glocal.evaluation.features.opening import open_extractor
 from glocal.evaluation.protocols import protocol, protocol_names
 from glocal.evaluation.remarks import seen_before, shortened
@@ -106,12 +106,13 @@ def evaluate(
     chosen = _choose(names, raw, tuple(data or ()), labelled=train is not None and test is not None)
     where = choose_device(device)
     backbone = open_extractor(backbone, weights, device=where)
+    _leave_out_colors(chosen, backbone, every=every)
     folder = None if out is None else Path(out)
     bench = Bench(
         backbone=backbone,
-        train=None if train is None else _open_labelled(train),
-        val=None if val is None else _open_labelled(val),
-        test=None if test is None else _open_labelled(test),
+        train=None if train is None else _open_labelled(train, backbone),
+        val=None if val is None else _open_labelled(val, backbone),
+        test=None if test is None else _open_labelled(test, backbone),
         device=where,
         workers=workers,
         progress=progress,
@@ -160,9 +161,9 @@ def evaluate(
     return result
 
 
-def _open_labelled(name: Images) -> Source:
+def _open_labelled(name: Images, backbone: Extractor) -> Source:
     """The source's images that have labels; the source as it is where none has, for the error that follows."""
-    source = open_source(name)
+    source = open_source(name, values=channels_of(backbone) is not None)
     part = labelled_part(source)
     if part is None or part is source:
         return source
@@ -227,6 +228,21 @@ def _choose(
     if not chosen:
         raise GlocalError("nothing to measure: give --train and --test with labels, or --data PROTOCOL=PATH")
     return chosen
+
+
+def _leave_out_colors(chosen: dict[str, Settings], backbone: Extractor, *, every: bool) -> None:
+    """Takes out, of all protocols, those of colours where the backbone's images have none.
+
+    Raises:
+        GlocalError: one was named.
+    """
+    channels = channels_of(backbone)
+    for name in [name for name in chosen if channels is not None and protocol(name).rgb]:
+        said = f"protocol {name} is for RGB images, and those of {backbone.label} have data.channels={channels}"
+        if not every:
+            raise GlocalError(said)
+        note(f"left out: {said}")
+        del chosen[name]
 
 
 def _example(name: str) -> str:

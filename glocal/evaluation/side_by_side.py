@@ -18,7 +18,7 @@ from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.cache import FeatureCache, default_cache
-from glocal.evaluation.features.extraction import Extractor
+from glocal.evaluation.features.extraction import Extractor, channels_of
 from glocal.evaluation.features.opening import open_extractor
 from glocal.files import check_output
 from glocal.report.maps import MOST_CLASSES, Map, choose_classes, draw_maps, project
@@ -92,11 +92,12 @@ def draw_side_by_side(
         raise GlocalError(f"{classes} classes cannot be told apart; choose 1 to {MOST_CLASSES}")
     if kind == "umap" and find_spec("umap") is None:
         raise GlocalError("UMAP needs umap-learn: pip install 'glocal[umap]'")
-    chosen = _choose(open_source(data), classes, images, seed)
     where = choose_device(device)
+    first = open_extractor(backbones[0], device=where)
+    chosen = _choose(open_source(data, values=channels_of(first) is not None), classes, images, seed)
     kept = None if cache is False else FeatureCache(default_cache() if cache is True else cache)
     found, labels_of_models = [], []
-    for given in backbones:  # one at a time: not all networks need to fit at once
+    for given in (first, *backbones[1:]):  # one at a time: not all networks need to fit at once
         backbone = open_extractor(given, device=where)
         bench = Bench(backbone, device=where, workers=workers, progress=progress, cache=kept)
         found.append(bench.features(chosen))

@@ -25,9 +25,10 @@ def build_method(recipe: AnyRecipe, *, weights: bool | Weights = True) -> Method
     Raises:
         GlocalError: these cannot be had or do not fit.
     """
-    assert recipe.data.size is not None  # resolved
     model = recipe.model if weights else recipe.model.untrained()
-    backbone = build_backbone(model, size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+    data = recipe.data
+    assert data.size is not None  # resolved
+    backbone = build_backbone(model, size=data.size, mean=data.mean, std=data.std, channels=data.stored_channels)
     if model.init is not None and not model.known_to_timm:  # before teachers are copied from it
         read = weights if isinstance(weights, Weights) else read_weights(model.init)
         note(load_into(backbone.network, read, label=model.name))

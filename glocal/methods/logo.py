@@ -137,7 +137,9 @@ class LoGo(Method):
         """The width of the base's representations, found by trying one."""
         training, state = self.training, torch.get_rng_state()
         self.base.eval()
-        width = self.base.represent(torch.zeros(1, 3, self.backbone.size, self.backbone.size)).shape[1]
+        width = self.base.represent(
+            torch.zeros(1, len(self.backbone.mean), self.backbone.size, self.backbone.size)
+        ).shape[1]
         self.base.train(training)
         torch.set_rng_state(state)
         return width

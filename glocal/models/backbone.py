@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from glocal.data.lanes.central import central_share, central_square
+from glocal.data.sources.channels import arrange
 from glocal.data.sources.decoding import Decoding, rgb_pixels
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.alexnet import SmallAlexNet
@@ -36,7 +37,9 @@ Stem = Literal["standard", "medium", "small"]
 _STRIDES: dict[Stem, int] = {"medium": 2, "small": 1}
 
 AnyImages = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
-"""(B, 3, H, W) uint8 or floating point in [0, 1]; or PIL images and (H, W, 3) uint8 arrays, one or several."""
+"""(B, 3, H, W) uint8 or floating point in [0, 1]; or PIL images and (H, W, 3) uint8 arrays, one or several.
+
+Of a backbone that takes values in their own units, (B, C, H, W) and (H, W, C) of any type."""
 
 
 class ModelSettings(Settings):
@@ -92,10 +95,13 @@ class ModelSettings(Settings):
 
 
 class ImageStatistics(NamedTuple):
-    """What pretrained weights expect of images: mean and deviation of RGB in [0, 1], and how they were resized."""
+    """What pretrained weights expect of images: mean and deviation of RGB in [0, 1], and how they were resized.
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    Weights of a run for values in their own units say mean and deviation of these.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str
 
 
@@ -159,7 +165,8 @@ def set_stem(network: nn.Module, stem: Stem) -> None:
     if stem == "standard":
         return
     width: int = network.conv1.out_channels  # type: ignore[assignment, union-attr]
-    first = nn.Conv2d(3, width, 3, stride=_STRIDES[stem], padding=1, bias=False)
+    channels: int = network.conv1.in_channels  # type: ignore[assignment, union-attr]
+    first = nn.Conv2d(channels, width, 3, stride=_STRIDES[stem], padding=1, bias=False)
     nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
     network.conv1, network.maxpool = first, nn.Identity()
 
@@ -225,7 +232,7 @@ class Backbone(nn.Module):
     Args:
         network: a timm model without classifier.
         size: side in pixels of the images that it is trained on.
-        mean, std: per channel, of RGB in [0, 1].
+        mean, std: per channel, of RGB in [0, 1] or of values in their own units.
         label: a name for tables.
 
     Attributes:
@@ -359,14 +366,18 @@ class Backbone(nn.Module):
         """Images as users have them → normalised images on the backbone's device.
 
         Args:
-            images: (B, 3, S, S) uint8, or floating point in [0, 1].
+            images: (B, 3, S, S) uint8, or floating point in [0, 1]. Where `channels` is a number, so many channels of
+                values in their own units, of any type.
 
         Raises:
             GlocalError: another shape or dtype.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise GlocalError(f"images must have the shape (B, 3, height, width), not {tuple(images.shape)}")
+        wanted = self.channels or 3
+        if images.ndim != 4 or images.shape[1] != wanted:
+            raise GlocalError(f"images must have the shape (B, {wanted}, height, width), not {tuple(images.shape)}")
         images = images.to(self.mean.device)
+        if self.channels is not None:
+            return (images.to(self.mean) - self.mean) / self.std
         if images.dtype == torch.uint8:
             images = images.float().div_(255)
         elif not images.is_floating_point():
@@ -380,7 +391,8 @@ class Backbone(nn.Module):
         Args:
             images: (B, 3, H, W) uint8, or floating point in [0, 1]; or a PIL image, an array (H, W, 3) or (B, H, W, 3)
                 uint8, or a list of such images of one size. They are normalised here, not resized: `squares` brings
-                photographs to the size that the network expects.
+                photographs to the size that the network expects. Where `channels` is a number, (B, C, H, W) tensors
+                or arrays (H, W, C), (H, W) of values in their own units, as the files hold them.
 
         Raises:
             GlocalError: another shape, dtype or range, or a size that the network does not take.
@@ -405,8 +417,10 @@ class Backbone(nn.Module):
             raise GlocalError("images: the list is empty")
         upright = [ImageOps.exif_transpose(one) if isinstance(one, Image.Image) else one for one in several]
         found = [_pixels(image, self.decoding or Decoding()) for image in upright]
+        if self.channels is not None:
+            found = [image.float() for image in found]
         for image in found:
-            if image.dtype != torch.uint8:
+            if image.dtype != torch.uint8 and self.channels is None:
                 raise GlocalError(f"tensors of images must be uint8 to be cut to squares, not {image.dtype}")
         share, interpolation = central_share(self.size), self.interpolation or "bilinear"
         return torch.stack([central_square(image, self.size, share, interpolation) for image in found])
@@ -444,6 +458,11 @@ class Backbone(nn.Module):
 
         found = self._in_eval_mode(both, images)
         return found[:, 0], found[:, 1:]
+
+    @property
+    def channels(self) -> int | None:
+        """How many channels its images have whose values come in their own units; None: they are RGB."""
+        return None if self.decoding is None else self.decoding.channels
 
     @property
     def has_cls_token(self) -> bool:
@@ -493,7 +512,9 @@ class Backbone(nn.Module):
         """A hash of all that decides the features: the network's modules with the plain values that they hold (heads of
         attention and kinds of pooling show in no weight), its weights, and the images that it expects.
         """
-        found = hashlib.sha256(f"{self.network!r} {self.size} {self.mean.tolist()} {self.std.tolist()}".encode())
+        units = "" if self.channels is None else " in their own units"
+        about = f"{self.network!r} {self.size} {self.mean.tolist()} {self.std.tolist()}{units}"
+        found = hashlib.sha256(about.encode())
         for name, module in self.network.named_modules():
             plain = {key: value for key, value in vars(module).items() if isinstance(value, int | float | str)}
             plain.pop("training", None)
@@ -532,15 +553,20 @@ def one_line(error: Exception) -> str:
 
 
 def checked_images(images: AnyImages, decoding: Decoding, size: int) -> Tensor:
-    """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1].
+    """Images as users have them → (B, 3, H, W) uint8 or floating point in [0, 1]; (B, C, H, W) of any type of values.
 
     Raises:
         GlocalError: they are not.
     """
     if not isinstance(images, Tensor):
         images = _stacked(images, decoding, size)
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise GlocalError(f"images must have the shape (B, 3, height, width), not {tuple(images.shape)}")
+    channels = decoding.channels or 3
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
+        raise GlocalError(f"images must have the shape (B, {channels}, height, width), not {tuple(images.shape)}")
+    if decoding.channels is not None:
+        if not bool(images.isfinite().all()):
+            raise GlocalError("images hold values that are infinite or no numbers")
+        return images
     if images.is_floating_point() and len(images) > 0:
         low, high = (float(value) for value in images.aminmax())
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also where one is no number
@@ -574,15 +600,21 @@ def _stacked(
 
 
 def _pixels(image: Tensor | np.ndarray | Image.Image, decoding: Decoding) -> Tensor:
-    """One image as (3, H, W)."""
+    """One image as (3, H, W), or (C, H, W) of values."""
+    channels = decoding.channels or 3
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise GlocalError(f"a tensor in a list of images must have the shape (3, H, W), not {tuple(image.shape)}")
+        if image.ndim != 3 or image.shape[0] != channels:
+            raise GlocalError(
+                f"a tensor in a list of images must have the shape ({channels}, H, W), not {tuple(image.shape)}"
+            )
         return image
-    if isinstance(image, Image.Image):
+    if isinstance(image, Image.Image) and decoding.channels is None:
         return rgb_pixels(image, decoding)
-    if not isinstance(image, np.ndarray):
+    if not isinstance(image, np.ndarray | Image.Image):
         raise GlocalError(f"images must be tensors, NumPy arrays or PIL images, not {type(image).__name__}")
+    if decoding.channels is not None:
+        return arrange(np.asarray(image), decoding.channels, decoding.channel_axis, "an image")
+    assert isinstance(image, np.ndarray)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise GlocalError(
             f"arrays of images must be (height, width, 3) uint8, not {tuple(image.shape)} {image.dtype}; give other "
@@ -601,6 +633,7 @@ def build_backbone(
     size: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    channels: int | None = None,
 ) -> Backbone:
     """Builds the network of a recipe's `model` section, randomly initialised by torch's global generator.
 
@@ -614,6 +647,7 @@ def build_backbone(
         settings: the section.
         size: side of the images in pixels.
         mean, std: per channel; None takes what the pretrained weights expect, or ImageNet's where there are none.
+        channels: of images whose values come in their own units; None: they are RGB. timm adapts its own weights.
 
     Raises:
         GlocalError: unknown name, an option that the model does not take, a small or medium stem on another family or
@@ -621,21 +655,28 @@ def build_backbone(
     """
     settings = settings.for_size(size)
     known = statistics_of_weights(settings)
+    if channels is not None:
+        mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
     mean = mean or (known.mean if known else IMAGENET_MEAN)
     std = std or (known.std if known else IMAGENET_STD)
+    inputs = channels or 3
     if settings.name == _SMALL_ALEXNET:
         if settings.options or settings.known_to_timm or settings.stem != "standard":
             raise GlocalError(f"model: {_SMALL_ALEXNET} has no options, no pretrained weights and no stem but its own")
-        found = Backbone(SmallAlexNet(), size=size, mean=mean, std=std, label=settings.name)
-        found.architecture = Architecture(_SMALL_ALEXNET, {})
+        found = Backbone(SmallAlexNet(inputs), size=size, mean=mean, std=std, label=settings.name)
+        found.architecture = Architecture(_SMALL_ALEXNET, {} if inputs == 3 else {"channels": inputs})
+        found.decoding = None if channels is None else Decoding(channels=channels)
         return found
     name = _known(settings.name)
     options = dict(settings.options)
-    if options.get("in_chans", 3) != 3:
+    if options.get("in_chans", inputs) != inputs:
+        what = "all images come as RGB, grey ones with three equal channels" if channels is None else "it follows them"
         raise GlocalError(
-            f"model.options.in_chans={options['in_chans']}: all images come as RGB, grey ones with three equal "
-            "channels; leave it out"
+            f"model.options.in_chans={options['in_chans']}, but data.channels={inputs}: {what}; leave it out, "
+            f"or set data.channels={options['in_chans']}"
         )
+    if inputs != 3:
+        options["in_chans"] = inputs
     stem: Stem = "standard" if settings.stem == "auto" else settings.stem  # never auto, after for_size
     if stem != "standard" and settings.known_to_timm:
         raise GlocalError(
@@ -667,4 +708,5 @@ def build_backbone(
         set_stem(network, stem)
     found = Backbone(network, size=size, mean=mean, std=std, label=settings.name)
     found.architecture = Architecture(name, options, stem)
+    found.decoding = None if channels is None else Decoding(channels=channels)
     return found

@@ -9,7 +9,6 @@ import timm
 import torch
 
 from glocal.console import note
-from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import (
     Architecture,
@@ -100,9 +99,10 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
 
 def _of_recipe(recipe: AnyRecipe) -> Backbone:
     """The backbone of a run that has this recipe, with random weights, and what it knows of its images."""
-    assert recipe.data.size is not None  # a resolved recipe has it
+    data = recipe.data
+    assert data.size is not None  # a resolved recipe has it
     backbone = build_backbone(
-        recipe.model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std
+        recipe.model.untrained(), size=data.size, mean=data.mean, std=data.std, channels=data.stored_channels
     )
     _tell_of_images(backbone, recipe)
     source = recipe.data.source or ()
@@ -124,7 +124,7 @@ def _untrained(folder: Path) -> Backbone:
 
 def _tell_of_images(backbone: Backbone, recipe: AnyRecipe) -> None:
     """Lets a backbone know how its images were decoded, and resized where it began with trained weights."""
-    backbone.decoding = Decoding(recipe.data.range, recipe.data.max_pixels)
+    backbone.decoding = recipe.data.decoding
     expected = statistics_of_weights(recipe.model)
     ways = {view.interpolation for view in recipe.views or []}
     if expected is not None:

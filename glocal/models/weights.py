@@ -17,6 +17,7 @@ from typing import Any, get_args
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from glocal.checkpoints import load_checkpoint, newest_readable
@@ -27,7 +28,7 @@ OF_IMAGES = ("input_size", "mean", "std", "interpolation")  # timm's names of wh
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
 
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as on Hugging Face's hub
-_NOT_OF_A_BACKBONE = ("num_classes", "in_chans", "checkpoint_path")  # arguments of timm's constructors
+_NOT_OF_A_BACKBONE = ("num_classes", "checkpoint_path")  # arguments of timm's constructors
 # Of several networks in a file that fit alike, the one that is used afterwards: DINO's and I-JEPA's averages, the
 # encoders of MoCo and BYOL that were trained, not those that followed them.
 _PREFERRED = (
@@ -209,6 +210,8 @@ def _beside(
                 images = {key: words[key] for key in OF_IMAGES if key in words}
                 options = _mapping(words.get("model_args"))
                 options = {key: value for key, value in options.items() if key not in _NOT_OF_A_BACKBONE}
+                if options.get("in_chans") == 3:  # RGB is what all are built for
+                    del options["in_chans"]
                 stem = words["stem"] if words.get("stem") in get_args(Stem) else None  # others use the word otherwise
                 return name, options, images | _mapping(words.get("pretrained_cfg")), stem
     return None, {}, {}, None
@@ -243,6 +246,7 @@ class Fit:
         left_over: the file's names that the network has not; of a conversion, also its names that the network has not.
         prefix: what all names began with in the file.
         resampled: the network's names that the file has for another grid or size of patches.
+        adapted: the network's name of the first convolution where the file's is of RGB and its own of other channels.
     """
 
     tensors: Mapping[str, Tensor]
@@ -252,6 +256,7 @@ class Fit:
     left_over: tuple[str, ...]
     prefix: str = ""
     resampled: tuple[str, ...] = ()
+    adapted: str = ""
 
     @property
     def count(self) -> int:
@@ -265,6 +270,7 @@ class Fit:
         parts += [f"missing: {_some(self.missing)}"] if self.missing else []
         parts += [f"of another shape: {_some(tuple(self.shapes))}"] if self.shapes else []
         parts += [f"resampled: {_some(self.resampled)}"] if self.resampled else []
+        parts += [f"made for other channels than RGB: {self.adapted}"] if self.adapted else []
         parts += [f"left over: {_some(self.left_over)}"] if self.left_over else []
         return "; ".join(parts)
 
@@ -277,7 +283,8 @@ def load_into(network: nn.Module, weights: Weights, *, label: str) -> str:
     """Puts a file's weights into a network, by whatever prefix and in whichever of the known layouts they are.
 
     Layouts are timm's, those that timm converts, torchvision's of ResNets and vision transformers, and this package's.
-    Codes of positions are resampled to the network's grid of patches.
+    Codes of positions are resampled to the network's grid of patches. A first convolution of RGB is made for the
+    channels of the network as timm does it with its own weights.
 
     Args:
         network: gets the weights; a timm model without classifier.
@@ -367,6 +374,7 @@ def _converted(
 
 def _fit(own: Mapping[str, Tensor], inside: Mapping[str, Tensor], whole: Mapping[str, Tensor], prefix: str) -> Fit:
     counted_names = [name for name in own if not _is_counter(name)]
+    inside, adapted = _for_its_channels(own, inside)
     fitting = {name: inside[name] for name in own if name in inside and inside[name].shape == own[name].shape}
     shapes = {
         name: f"has shape {tuple(inside[name].shape)}, not {tuple(own[name].shape)}"
@@ -376,7 +384,18 @@ def _fit(own: Mapping[str, Tensor], inside: Mapping[str, Tensor], whole: Mapping
     missing = tuple(name for name in counted_names if name not in inside)
     used = {prefix + name for name in own if name in inside}
     left = tuple(name for name in whole if name not in used and not _is_counter(name))
-    return Fit(fitting, len(counted_names), missing, shapes, left, prefix)
+    return Fit(fitting, len(counted_names), missing, shapes, left, prefix, adapted=adapted)
+
+
+def _for_its_channels(own: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+    """The tensors with a first convolution of RGB made for other channels, and its name where that was needed."""
+    first = next((name for name, tensor in own.items() if tensor.ndim == 4), "")
+    if first not in inside or inside[first].ndim != 4:
+        return inside, ""
+    wanted, given = own[first].shape, inside[first].shape
+    if given[1] != 3 or wanted[1] == 3 or (given[0], given[2:]) != (wanted[0], wanted[2:]):
+        return inside, ""
+    return {**inside, first: adapt_input_conv(wanted[1], inside[first])}, first
 
 
 def _is_counter(name: str) -> bool:

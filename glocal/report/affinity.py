@@ -16,15 +16,15 @@ from glocal.checkpoints import load_weights, newest_checkpoint
 from glocal.config import AnyRecipe, build_recipe
 from glocal.data.ranges import decode_alike
 from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
 from glocal.methods.logo import LoGo, LoGoSettings
-from glocal.report.pictures import plain, save_picture, shortened
+from glocal.report.pictures import plain, save_picture, shortened, shown_views
 from glocal.report.preview import check_picture, open_views
 from glocal.settings import read_yaml
-from glocal.views.plan import Blur, Jitter, Solarize, View
+from glocal.views.pictures import as_picture
+from glocal.views.plan import Blur, Jitter, Noise, Solarize, View
 
 IMAGES = 4
 CROPS = 10  # of each image, beside the reference crop
@@ -76,13 +76,14 @@ def draw_affinity(
     out = Path(out)
     check_picture(out)
     method, recipe = _load(Path(run), overrides)
-    source = open_source(data if data is not None else recipe.data.source or "")
-    decode_alike([source], Decoding(recipe.data.range, recipe.data.max_pixels))
+    values = recipe.data.stored_channels is not None
+    source = open_source(data if data is not None else recipe.data.source or "", values=values)
+    decode_alike([source], recipe.data.decoding)
     chosen = _choose(source, index, recipe.seed)
     crops = _crops(source, chosen, recipe)  # (4, 1 + 10, 3, S, S)
     learned, cosine = compare_crops(method, crops[0, 0], crops[:, 1:])
     found = Affinities([_name(source, number) for number in chosen], learned, cosine)
-    _draw(found, [source[number].image for number in chosen], _pixels(crops, recipe), Path(run).name, out)
+    _draw(found, [as_picture(source[number].image) for number in chosen], _pixels(crops, recipe), Path(run).name, out)
     return found
 
 
@@ -151,7 +152,15 @@ def _name(source: Source, number: int) -> str:
 def _crops(source: Source, chosen: list[int], recipe: AnyRecipe) -> Tensor:
     """Local crops of the chosen images in their order, not changed in colour: (4, 11, 3, S, S)."""
     local = next((view for view in recipe.views or [] if view.name == "local"), (recipe.views or [View()])[-1])
-    plain = {"jitter": Jitter(), "grey": 0.0, "blur": Blur(), "solarize": Solarize(), "resolutions": ()}
+    plain = {
+        "noise": Noise(),
+        "channel_drop": 0.0,
+        "jitter": Jitter(),
+        "grey": 0.0,
+        "blur": Blur(),
+        "solarize": Solarize(),
+        "resolutions": (),
+    }
     several = local.model_copy(update={**plain, "count": 1 + CROPS})
     lane = open_views(Subset(source, torch.tensor(chosen)), recipe.model_copy(update={"views": [several]}), IMAGES)
     views = next(lane.batches(0, 1))
@@ -159,8 +168,7 @@ def _crops(source: Source, chosen: list[int], recipe: AnyRecipe) -> Tensor:
 
 
 def _pixels(crops: Tensor, recipe: AnyRecipe) -> Tensor:
-    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.data.mean, recipe.data.std))
-    return (crops * std + mean).clamp(0, 1)
+    return shown_views(crops, recipe.data)
 
 
 def normalised(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glocal.data.annotated.masks import UNKNOWN
 from glocal.report.pictures import plain, save_picture, shortened
+from glocal.views.pictures import as_picture
 
 _IN_LEGEND = 20
 _LONGEST_NAME = 24
@@ -53,7 +54,7 @@ def draw_segmentation(
     figure = Figure(figsize=(max(5.0, 1.7 * len(examples) + 1.8), 5.6), layout="constrained")
     grid = figure.subplots(len(_ROWS), len(examples), squeeze=False)
     for column, (image, _, _) in enumerate(examples):
-        shown = (image.cpu().permute(1, 2, 0), colors[truth[column]], colors[said[column]])
+        shown = (as_picture(image.cpu()).permute(1, 2, 0), colors[truth[column]], colors[said[column]])
         for row, picture in enumerate(shown):
             axes = grid[row][column]
             axes.imshow(picture.numpy(), interpolation="nearest")

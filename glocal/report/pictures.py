@@ -6,7 +6,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from glocal.data.settings import DataSettings
 from glocal.files import printable
+from glocal.views.pictures import as_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +29,14 @@ def shortened(text: str, most: int) -> str:
 def plain(text: str) -> str:
     """A text that matplotlib draws as it is: $ would begin a formula, and bytes that are no UTF-8 would stop it."""
     return printable(text).replace("$", r"\$")
+
+
+def shown_views(images: Tensor, data: DataSettings) -> Tensor:
+    """Normalised images (…, C, H, W) as people shall see them, (…, 3, H, W) in [0, 1]: by `as_picture` if not RGB."""
+    if data.stored_channels is not None:
+        return as_picture(images).float() / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    return (images * std + mean).clamp(0, 1)
 
 
 def save_picture(figure: Figure, path: Path) -> None:

@@ -7,13 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 import matplotlib
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from glocal.config import AnyRecipe
 from glocal.data.lanes.choice import Lane
-from glocal.report.pictures import plain
+from glocal.report.pictures import plain, shown_views
 from glocal.training.log import monitor_series, read_metrics
 
 matplotlib.use("Agg")
@@ -69,11 +68,10 @@ def draw_views(lane: Lane, recipe: AnyRecipe, path: Path) -> None:
     views = next(islice(lane.batches(0, 1), 1))
     names = [view.name for view in lane.plan.views][:_MOST_VIEWS]
     shown = min(_IMAGES, len(views.index))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.data.mean, recipe.data.std))
     figure = Figure(figsize=(1.2 * shown + 0.8, 1.2 * len(names) + 0.3), layout="constrained")
     grid = figure.subplots(len(names), shown, squeeze=False)
     for row, name in enumerate(names):
-        pixels = (views.images[row][:shown].cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+        pixels = shown_views(views.images[row][:shown].cpu(), recipe.data).permute(0, 2, 3, 1)
         for column in range(shown):
             axes = grid[row][column]
             axes.imshow(pixels[column].numpy(), interpolation="nearest")

@@ -16,17 +16,20 @@ from torch import Tensor
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.lanes.choice import Lane, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
-from glocal.data.ranges import settle_decoding
+from glocal.data.ranges import open_by, settle_decoding, unchecked
 from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.folder import ImageFiles
 from glocal.data.sources.listed import is_list
-from glocal.data.sources.opening import Images, open_source
+from glocal.data.sources.opening import Images
 from glocal.data.sources.resized import resized
 from glocal.errors import GlocalError
 from glocal.models.backbone import build_backbone
+from glocal.report.pictures import shown_views
 from glocal.report.plots import draw_views
 from glocal.views.batch import Views
 from glocal.views.geometry import MatchRule, PatchMatches, match_patches
+from glocal.views.pictures import as_picture
 from glocal.views.plan import ViewPlan
 
 _SHEET = 8
@@ -58,8 +61,11 @@ def preview(
     Raises:
         GlocalError: no such image, view or recipe, or `match` for a network without patches.
     """
-    source = open_source([_one_image(one) if _is_image(one) else one for one in _several(data)])
     mapping: dict[str, Any] = {"name": "views"} if recipe is None else load_mapping(recipe)
+    images = unchecked(mapping.get("data"), overrides or {})
+    decoding = Decoding() if images is None else images.decoding
+    several = [_one_image(one, decoding) if _is_image(one) else one for one in _several(data)]
+    source = open_by(several, mapping.get("data"), overrides or {})
     if recipe is None and match is not None:
         mapping["method"] = {"name": "patchwise_dino"}
     resolved = build_recipe(mapping, overrides, data_size=natural_size(source))
@@ -78,7 +84,7 @@ def preview(
     views = next(lane.batches(0, 1))
     assert resolved.data.size is not None  # resolved
     untrained = resolved.model.untrained()  # only its patches are asked for
-    backbone = build_backbone(untrained, size=resolved.data.size)
+    backbone = build_backbone(untrained, size=resolved.data.size, channels=resolved.data.stored_channels)
     grids = [backbone.grid(views.images[view].shape[-1]) for view in match]
     rule: MatchRule = getattr(resolved.method, "matching", "spread")
     matches = match_patches(views.geometry[match[0]], views.geometry[match[1]], *grids, rule=rule)
@@ -94,8 +100,9 @@ def _is_image(data: str | Path | Source) -> TypeGuard[str | Path]:
     return isinstance(data, str | Path) and Path(data).is_file() and not is_list(data)
 
 
-def _one_image(path: str | Path) -> Source:
+def _one_image(path: str | Path, decoding: Decoding) -> Source:
     image = ImageFiles("", [str(path)], name=str(path))
+    image.decoding = decoding
     image.open(0)  # is it one?
     return image
 
@@ -126,13 +133,12 @@ def _draw_match(
     lane: Lane,
     path: Path,
 ) -> None:
-    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.data.mean, recipe.data.std))
     figure = Figure(figsize=(14, 5), layout="constrained")
     source, *sides = figure.subplots(1, 3)
-    source.imshow(image.permute(1, 2, 0).numpy())
+    source.imshow(as_picture(image).permute(1, 2, 0).numpy())
     source.set_title("image", fontsize=9)
     for axes, view, grid, style in zip(sides, pair, grids, ("-", "--"), strict=True):
-        pixels = (views.images[view][0] * std + mean).clamp(0, 1).permute(1, 2, 0)
+        pixels = shown_views(views.images[view][0], recipe.data).permute(1, 2, 0)
         size = pixels.shape[0]
         axes.imshow(pixels.numpy(), extent=(0, grid, grid, 0), interpolation="nearest")
         geometry = views.geometry[view]

@@ -121,7 +121,7 @@ def _rung(recipe: AnyRecipe, network: str) -> Rung | None:
 
 def _operations(backbone: Backbone, size: int) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone(torch.zeros(1, 3, size, size, device=backbone.mean.device))
+        backbone(torch.zeros(1, len(backbone.mean), size, size, device=backbone.mean.device))
     return counter.get_total_flops()
 
 

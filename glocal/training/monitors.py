@@ -86,7 +86,7 @@ def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
         images=settings.knn_images,
         k=settings.knn_k,
         seed=recipe.seed,
-        decoding=Decoding(recipe.data.range, recipe.data.max_pixels),
+        decoding=recipe.data.decoding,
     )
     some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
     monitor.about = f"k-NN accuracy is measured every {settings.knn_epochs} epochs on {monitor.where}{some}"
@@ -122,7 +122,7 @@ class KNNMonitor:
             self.queries: Source = Subset(train, chosen[:part])
             self.where = "a part of the training images"
         else:
-            source = open_source(test)
+            source = open_source(test, values=decoding is not None and decoding.channels is not None)
             if decoding is not None:
                 decode_alike([source], decoding)
             queries = labelled_part(source)

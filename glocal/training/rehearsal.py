@@ -110,11 +110,13 @@ def _build(recipe: AnyRecipe) -> Method:
 
 
 def _build_backbone(recipe: AnyRecipe) -> Backbone:
-    model = recipe.model
-    assert recipe.data.size is not None  # resolved
+    model, data = recipe.model, recipe.data
+    assert data.size is not None  # resolved
     if model.known_to_timm and model.stem not in ("auto", "standard"):
-        build_backbone(model, size=recipe.data.size)  # says what is wrong before any weights are looked for
-    return build_backbone(model.untrained(), size=recipe.data.size, mean=recipe.data.mean, std=recipe.data.std)
+        build_backbone(model, size=data.size)  # says what is wrong before any weights are looked for
+    return build_backbone(
+        model.untrained(), size=data.size, mean=data.mean, std=data.std, channels=data.stored_channels
+    )
 
 
 def _check_sizes(backbone: Backbone, recipe: AnyRecipe) -> None:
@@ -140,7 +142,7 @@ def _on_cpu(recipe: AnyRecipe) -> Backbone:
 
 def _failure(backbone: Backbone, size: int) -> Exception | None:
     """What the network raises for two images of a size, if anything; an error of the package's own is let through."""
-    images: Tensor = torch.zeros(2, 3, size, size, device=backbone.mean.device)
+    images: Tensor = torch.zeros(2, len(backbone.mean), size, size, device=backbone.mean.device)
     try:
         with torch.no_grad():
             backbone.train()(images)
@@ -157,7 +159,8 @@ def _check_views(method: Method, recipe: AnyRecipe) -> None:
         return
     plan, index = ViewPlan(recipe.views), torch.arange(2)
     drawn = plan.draw_geometry(torch.tensor([64, 64]), recipe.seed, 0, index)
-    images = tuple(torch.empty(2, 3, view.size, view.size, device="meta") for view in plan.views)
+    channels = len(method.backbone.mean)
+    images = tuple(torch.empty(2, channels, view.size, view.size, device="meta") for view in plan.views)
     views = Views(images, tuple(drawn.view(number) for number in range(len(plan))), index)
     if method.needs_labels:
         method.labels = torch.empty(2, dtype=torch.int64, device="meta")

@@ -9,10 +9,11 @@ from typing import Any
 from glocal.config import AnyRecipe, build_recipe, load_mapping, settle_row
 from glocal.console import note
 from glocal.data.lanes.choice import natural_size
-from glocal.data.ranges import settle_decoding
+from glocal.data.ranges import open_by, settle_decoding
+from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
 from glocal.data.sources.decoding import allow_pixels
-from glocal.data.sources.opening import Images, names_of, open_source
+from glocal.data.sources.opening import Images, names_of
 from glocal.errors import GlocalError, counted
 from glocal.methods import method_class
 from glocal.models.loading import choose_device
@@ -44,19 +45,47 @@ def resolve(
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
     if data is None and not (mapping.get("data") or {}).get("source"):
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
-    source = open_source(data if data is not None else mapping["data"]["source"], without=folder)
     start = begin(mapping, overrides or {}, folder)
+    named = data if data is not None else mapping["data"]["source"]
+    largest = start.overrides.get("data.max_pixels", (start.mapping.get("data") or {}).get("max_pixels"))
+    allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
+    source = open_by(named, start.mapping.get("data"), start.overrides, without=folder)
     described, mapping = mapping, dict(start.mapping)
     overrides = dict(start.overrides) | {"data.source": names_of(source)}
-    largest = overrides.get("data.max_pixels", (mapping.get("data") or {}).get("max_pixels"))
-    allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     built = build_recipe(mapping, overrides, data_size=size, statistics=start.statistics)
     start.check(built)
     resolved = settle_row(_fit_to(built, source), described)
     resolved = _settle_precision(resolved, folder)
-    decoding = settle_decoding(resolved.data, source, progress=progress)
+    known = _known_statistics(resolved, folder)
+    stored = resolved.data.stored_channels is not None
+    if stored and progress and not (mapping.get("views") or overrides.get("views")):
+        _tell_of_views(resolved)
+    decoding = settle_decoding(known, source, progress=progress)
     return resolved.model_copy(update={"data": decoding}), source, start.weights
+
+
+def _tell_of_views(recipe: AnyRecipe) -> None:
+    """Says what of the method's own views is left out, for these images have no colours."""
+    plan = method_class(recipe.method.name).view_plan(recipe.data.size or 0, recipe.method)
+    lost = {path: None for view in plan for path in view.colors()}
+    if lost:
+        note(f"views are without {', '.join(lost)}, which need RGB (data.channels={recipe.data.channels})")
+
+
+def _known_statistics(recipe: AnyRecipe, folder: Path) -> DataSettings:
+    """The recipe's `data`, with the mean and deviation that the run in the folder has measured of such images."""
+    data = recipe.data
+    if data.stored_channels is None or (data.mean and data.std) or not _goes_on(folder):
+        return data
+    before = build_recipe(load_mapping(folder / "recipe.yaml")).data
+    if before.stored_channels != data.stored_channels:
+        return data
+    return data.model_copy(update={"mean": data.mean or before.mean, "std": data.std or before.std})
+
+
+def _goes_on(folder: Path) -> bool:
+    return has_checkpoint(folder) and (folder / "recipe.yaml").is_file()
 
 
 def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
@@ -98,9 +127,8 @@ def _settle_precision(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     """The recipe with a precision in place of `auto`: that of the run in the folder, or what suits the machine."""
     if recipe.train.precision != "auto":
         return recipe
-    written = folder / "recipe.yaml"
-    going = has_checkpoint(folder) and written.is_file()
-    chosen = flatten(load_mapping(written)).get("train.precision", "fp32") if going else None
+    going = _goes_on(folder)
+    chosen = flatten(load_mapping(folder / "recipe.yaml")).get("train.precision", "fp32") if going else None
     if chosen is None:
         chosen, reason = choose_precision(choose_device(recipe.train.device), recipe.train.devices)
         note(f"train.precision is {chosen}: {reason}")

@@ -23,6 +23,7 @@ from glocal.training.optimizers import OptimizerSettings
 _NETWORK = ("name", "stem", "options")
 _OF_THEIR_SIZE = ("img_size", "dynamic_img_size")
 _SECTIONS = ("model", "data", "optimizer")  # in which weights have a say
+_CHANNELS = ("channels", "rgb")  # settings of images that other statistics belong to
 _RATES = ("lr", "final_lr", "norm_and_bias_lr")
 _SHARE = 0.1  # of the rate from random weights
 
@@ -56,7 +57,9 @@ class Start:
             return
         assert recipe.data.size is not None  # resolved
         with torch.random.fork_rng(devices=[]):
-            network = build_backbone(recipe.model.untrained(), size=recipe.data.size).network
+            network = build_backbone(
+                recipe.model.untrained(), size=recipe.data.size, channels=recipe.data.stored_channels
+            ).network
         fit_weights(network, self.weights, label=recipe.model.name)
 
 
@@ -131,9 +134,21 @@ def _with_init(start: Start, init: str, written: Mapping[str, Any] | None) -> St
     if "model.init" in start.overrides and "name" in found.model:
         own = {key: value for key, value in own.items() if key not in _NETWORK}  # the weights say which it is
     model = {**found.model, **own, "init": init}
-    data = {**found.data, **_section(start.mapping, "data")}
+    data = {**_of_these_channels(found.data, start), **_section(start.mapping, "data")}
     overrides = {path: value for path, value in start.overrides.items() if path != "model.init"}
     return Start({**start.mapping, "model": model, "data": data}, overrides, found.statistics, found.weights)
+
+
+def _of_these_channels(found: Mapping[str, Any], start: Start) -> Mapping[str, Any]:
+    """What weights say of images, without mean and deviation where this training's have other channels."""
+    given = {**_section(start.mapping, "data"), **_by_name(start.overrides)}
+    if all(given.get(key, found.get(key)) == found.get(key) for key in _CHANNELS):
+        return found
+    return {key: value for key, value in found.items() if key == "size"}
+
+
+def _by_name(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {path.removeprefix("data."): value for path, value in overrides.items() if path.startswith("data.")}
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,8 @@ class _Found:
 
 def _written_down(written: Mapping[str, Any]) -> _Found:
     """What a run that goes on found in the weights when it began."""
-    data = {key: value for key, value in _section(written, "data").items() if key in ("size", "mean", "std")}
+    kept = ("size", "mean", "std", *_CHANNELS)
+    data = {key: value for key, value in _section(written, "data").items() if key in kept}
     ways = {view.get("interpolation", "bilinear") for view in written.get("views") or []}
     recipe = build_recipe(written)
     way = ways.pop() if len(ways) == 1 else ""  # views of several kinds were not changed by the weights
@@ -198,7 +214,7 @@ def _of_run(weights: Weights, named: Any) -> _Found:
     model = recipe.model.untrained().model_dump(exclude={"init", "pretrained", "keep_statistics"})
     ways = {view.interpolation for view in recipe.views or []}
     way = ways.pop() if recipe.model.from_weights and len(ways) == 1 else ""
-    data = {"size": recipe.data.size, "mean": recipe.data.mean, "std": recipe.data.std}
+    data = recipe.data.model_dump(include={"size", "mean", "std", *_CHANNELS})
     statistics = ImageStatistics(recipe.data.mean, recipe.data.std, way)
     return _Found({} if named not in (None, recipe.model.name) else model, data, statistics, weights)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glocal.settings import Settings
 from glocal.views.geometry import ViewGeometry
-from glocal.views.random import uniform
+from glocal.views.random import random_bits, uniform
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
@@ -75,6 +75,19 @@ class Solarize(Settings):
     threshold: float = Field(0.5, ge=0, le=1)
 
 
+class Noise(Settings):
+    """Gaussian noise in each value, independent, with σ drawn from `sigma`: in standard deviations of the channel."""
+
+    probability: Probability = 0.0
+    sigma: Range = (0.0, 0.1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 0 <= self.sigma[0] <= self.sigma[1]:
+            raise ValueError(f"sigma must be a range of numbers from 0 on, not {list(self.sigma)}")
+        return self
+
+
 class View(Settings):
     """One kind of view: a random resized crop, a flip, and the photometric operations in this order."""
 
@@ -91,6 +104,29 @@ class View(Settings):
     grey: Probability = 0.0
     blur: Blur = Blur()
     solarize: Solarize = Solarize()
+    noise: Noise = Noise()
+    channel_drop: Probability = 0.0  # of each channel, to be blank; one at least is left
+
+    def colors(self) -> dict[str, float]:
+        """What of the view changes colours, which only RGB has: settings by their path, those that are not 0."""
+        jitter = self.jitter if self.jitter.probability > 0 else Jitter(saturation=0, hue=0)
+        found = {
+            "jitter.saturation": jitter.saturation,
+            "jitter.hue": jitter.hue,
+            "grey": self.grey,
+            "solarize.probability": self.solarize.probability,
+        }
+        return {path: value for path, value in found.items() if value > 0}
+
+    def says(self, path: str) -> bool:
+        """Whether a setting was given, and is not the default of an operation that was."""
+        first, _, second = path.partition(".")
+        return first in self.model_fields_set and (not second or second in getattr(self, first).model_fields_set)
+
+    def without_colors(self) -> View:
+        """The same view for images that are not RGB."""
+        jitter = self.jitter.model_copy(update={"saturation": 0.0, "hue": 0.0})
+        return self.model_copy(update={"jitter": jitter, "grey": 0.0, "solarize": Solarize()})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -136,14 +172,20 @@ class Photometry:
     blur: Tensor  # bool
     sigma: Tensor  # pixels
     solarize: Tensor  # bool
+    noise: Tensor | None = None  # in deviations of the channels; 0: none
+    key: Tensor | None = None  # int64, names the draws of single values and channels; None where no view has such
 
     def view(self, number: int) -> Photometry:
         """The parameters of one view out of several."""
-        return Photometry(*(getattr(self, field.name)[:, number] for field in fields(self)))
+        return self._at((slice(None), number))
 
     def rows(self, rows: slice) -> Photometry:
         """The parameters of some images of a batch."""
-        return Photometry(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return self._at(rows)
+
+    def _at(self, place: slice | tuple[slice, int]) -> Photometry:
+        drawn = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Photometry(**{name: value[place] for name, value in drawn.items() if value is not None})
 
 
 class ViewPlan:
@@ -253,4 +295,15 @@ class ViewPlan:
             blur=u[10] < self._column([view.blur.probability for view in self.views]),
             sigma=torch.lerp(low, high, u[11]),
             solarize=u[12] < self._column([view.solarize.probability for view in self.views]),
+            **self._draw_disturbances(seed, epoch, index[:, None], self._number),
         )
+
+    def _draw_disturbances(self, seed: int, epoch: int, index: Tensor, views: Tensor) -> dict[str, Tensor]:
+        """The deviations of noise, and what names the draws of single values; nothing where no view asks for it."""
+        if not any(view.noise.probability > 0 or view.channel_drop > 0 for view in self.views):
+            return {}
+        low, high = self._column([x for view in self.views for x in view.noise.sigma]).view(-1, 2).unbind(1)
+        wanted, strength = (uniform(seed, "noise", epoch, index, views, number) for number in (0, 1))
+        on = wanted < self._column([view.noise.probability for view in self.views])
+        noise = torch.where(on, torch.lerp(low, high, strength), 0.0)
+        return {"noise": noise, "key": random_bits(seed, "disturbance", epoch, index, views)}

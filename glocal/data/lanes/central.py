@@ -41,7 +41,7 @@ def central_share(size: int) -> float:
 
 
 def central_square(image: Tensor, size: int, share: float, interpolation: Interpolation) -> Tensor:
-    """The central square of one image (3, H, W) uint8, resized: (3, size, size) uint8."""
+    """The central square of one image (C, H, W), resized: (C, size, size), in the image's type."""
     box = central_geometry(torch.tensor([image.shape[1:]]), share).box[0].int().tolist()
     return render_one(image, box, False, size, interpolation)
 
@@ -58,14 +58,14 @@ def central_images(
     """Central squares of some images that lie in one tensor, resized to `size`, in order.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8, or (N, C, H, W) float32 values in their own units.
         size: side in pixels.
         rows: which of them.
         batch_size: images at a time.
         share, interpolation: as for `images_of`.
 
     Yields:
-        index (B,) int64 and images (B, 3, size, size) uint8, on the images' device.
+        index (B,) int64 and images (B, C, size, size) of the same type, on the images' device.
     """
     share = central_share(size) if share is None else share
     place = central_geometry(torch.tensor([images.shape[-2:]]), share)
@@ -74,7 +74,8 @@ def central_images(
         batch = images[first : min(first + batch_size, rows.stop)]
         if batch.shape[-2:] != (size, size) or share < 1:
             geometry = ViewGeometry(box.expand(len(batch), 4), flipped.expand(len(batch)))
-            batch = render_batch(batch.float(), geometry, size, interpolation).round_().clamp_(0, 255).byte()
+            shown = render_batch(batch.float(), geometry, size, interpolation)
+            batch = shown if images.is_floating_point() else shown.round_().clamp_(0, 255).byte()
         yield torch.arange(first, first + len(batch)), batch
 
 
@@ -84,7 +85,7 @@ class CentralBatch:
 
     Attributes:
         index: (B,) int64, their positions in the source, in order; unreadable images are left out.
-        images: (B, 3, size, size) uint8, their central squares.
+        images: (B, 3, size, size) uint8, their central squares; of values (B, C, size, size) float32.
         sizes: (B, 2) int32, height and width of the whole images, as a person would see them.
         thumbnails: (B,) small JPEG files in memory; empty where they were not asked for.
         broken: the images that cannot be read.
@@ -197,7 +198,7 @@ def images_of(
         interpolation: how they are resized.
 
     Yields:
-        index (B,) int64 in the source and images (B, 3, size, size) uint8.
+        index (B,) int64 in the source and images (B, 3, size, size) uint8; (B, C, size, size) float32 of values.
     """
     parts = in_batches(range(len(source)), batch_size)
     for batch in central_batches(source, size, parts, workers=workers, share=share, interpolation=interpolation):

@@ -19,6 +19,7 @@ from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
 from glocal.data.sources.resized import resized
 from glocal.errors import BrokenImageError, GlocalError
+from glocal.views.color import Way
 from glocal.views.plan import ViewPlan
 
 Lane = ResidentLane | StreamingLane
@@ -45,8 +46,17 @@ def probe_sizes(source: Source) -> Tensor:
                 continue
             sizes.append((height, width))
     if not sizes:
-        raise GlocalError(f"{source.name}: none of {len(spread)} images spread over it can be read")
+        raise GlocalError(f"{source.name}: none of {len(spread)} images spread over it can be read{_first(source)}")
     return torch.tensor(sizes)
+
+
+def _first(source: Source) -> str:
+    """What is wrong with the first image, as the end of a message."""
+    try:
+        _ = source[0]
+    except BrokenImageError as error:
+        return f"; the first: {error}"
+    return ""
 
 
 def own_side(source: Source) -> int:
@@ -82,10 +92,11 @@ def open_lane(
     skipped = SkippedImages(len(source), settings.broken_limit, skipped_file)
     reason = _against_memory(source, settings, device) if settings.lane == "auto" else ""
     lane: Lane | None = None
+    color: Way = settings.color if settings.stored_channels is None else "values"
     if settings.lane == "resident" or (settings.lane == "auto" and not reason):
         try:
             images = read_all(source, skipped, progress=progress) if held is None else held
-            lane = ResidentLane(images, plan, order, device, settings.mean, settings.std, color=settings.color)
+            lane = ResidentLane(images, plan, order, device, settings.mean, settings.std, color=color)
         except MixedSizesError:
             if settings.lane == "resident":
                 raise
@@ -101,7 +112,7 @@ def open_lane(
             settings.std,
             workers=workers,
             skipped=skipped,
-            color=settings.color,
+            color=color,
             prefetch=prefetch,
         )
     if settings.lane == "auto" and progress:
@@ -114,13 +125,18 @@ def _against_memory(source: Source, settings: DataSettings, device: torch.device
     sizes = probe_sizes(source)
     if not bool((sizes == sizes[0]).all()):
         return _MIXED
-    needed = len(source) * 3 * int(sizes[0].prod()) >> 20
+    needed = len(source) * _value_bytes(settings) * int(sizes[0].prod()) >> 20
     if needed > settings.resident_megabytes:
         return f"they take {needed:,} MB, more than data.resident_megabytes={settings.resident_megabytes}"
     whole = _megabytes_of(device)
     if whole is not None and needed > whole // 2:  # the other half is for the training
         return f"they take {needed:,} MB, more than half of the {whole:,} MB of {device}"
     return ""
+
+
+def _value_bytes(settings: DataSettings) -> int:
+    """Bytes of a pixel: of RGB one for each colour, of values that stay as they are four for each channel."""
+    return 3 if settings.stored_channels is None else 4 * settings.channels
 
 
 def _megabytes_of(device: torch.device) -> int | None:
@@ -143,7 +159,7 @@ def _processes(settings: DataSettings, plan: ViewPlan, order: BatchOrder) -> tup
     share one machine and its memory.
     """
     workers = default_workers() if settings.workers is None else settings.workers
-    batch = order.share * sum(3 * view.size**2 for view in plan.views)
+    batch = order.share * sum(_value_bytes(settings) * view.size**2 for view in plan.views)
     try:
         room = shutil.disk_usage("/dev/shm").free // 2 // batch // order.processes
     except OSError:  # a system that shares memory by other means
@@ -155,7 +171,7 @@ def _processes(settings: DataSettings, plan: ViewPlan, order: BatchOrder) -> tup
 
 def _choice(lane: Lane, reason: str, device: torch.device) -> str:
     if isinstance(lane, ResidentLane):
-        megabytes = lane.images.numel() >> 20
+        megabytes = lane.images.nbytes >> 20
         return f"data.lane: resident; all images have one size and lie in the memory of {device} ({megabytes:,} MB)"
     where = "this process decodes"
     if lane.workers:

@@ -17,10 +17,10 @@ from glocal.data.sources.base import PartnerRule, Source
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.transfer import to_device
 from glocal.views.batch import Views
-from glocal.views.color import APPLY_COLOR
+from glocal.views.color import Way, shown
 from glocal.views.crops import render_batch
 from glocal.views.geometry import ViewGeometry
-from glocal.views.plan import Color, Photometry, ViewPlan
+from glocal.views.plan import Photometry, ViewPlan
 
 _CPU_IMAGES = 256  # whose views are made together, so that they meet in the cache
 
@@ -36,7 +36,7 @@ def read_all(source: Source, skipped: SkippedImages, *, progress: bool = True) -
     their meaning.
 
     Returns:
-        (N, 3, H, W) uint8 on the CPU.
+        (N, 3, H, W) uint8 on the CPU; float32 where values stay as they are stored.
 
     Raises:
         MixedSizesError: two images differ in size.
@@ -55,7 +55,7 @@ def read_all(source: Source, skipped: SkippedImages, *, progress: bool = True) -
                 broken.append(index)
                 continue
             if images is None:
-                images = torch.empty((len(source), *result.shape), dtype=torch.uint8)
+                images = torch.empty((len(source), *result.shape), dtype=result.dtype)
             if result.shape != images.shape[1:]:
                 pool.shutdown(wait=False, cancel_futures=True)
                 height, width = result.shape[1:]
@@ -82,12 +82,12 @@ class ResidentLane:
     """Views of images that lie on the training device.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8, or (N, C, H, W) values in their own units.
         plan: which views.
         order: which images in which step.
         device: where images are kept and views are made.
         mean, std: the normalisation.
-        color: how colours are changed.
+        color: how colours are changed; "values" of images that have none.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class ResidentLane:
         mean: Sequence[float],
         std: Sequence[float],
         *,
-        color: Color = "exact",
+        color: Way = "exact",
     ) -> None:
-        self.images = images.to(device)
+        self.images = (images.float() if color == "values" else images).to(device)
         self.plan = plan
         self.order = order
         self.mean, self.std = mean, std
@@ -126,30 +126,31 @@ class ResidentLane:
             which["partner"] = to_device(mates, device)
         together = _CPU_IMAGES if device.type == "cpu" else len(index)
         if len(index) <= together:
-            shown = self._show(which, places, photometry)
+            made = self._show(which, places, photometry)
         else:
-            size = [(len(index), 3, view.size, view.size) for view in self.plan.views]
-            shown = tuple(torch.empty(shape, device=device) for shape in size)
+            size = [(len(index), len(self.mean), view.size, view.size) for view in self.plan.views]
+            made = tuple(torch.empty(shape, device=device) for shape in size)
             for first in range(0, len(index), together):
                 rows = slice(first, first + together)
                 few = {kind: numbers[rows] for kind, numbers in which.items()}
                 box, flipped = places.box[rows], places.flipped[rows]
                 for whole, part in zip(
-                    shown, self._show(few, ViewGeometry(box, flipped), photometry.rows(rows)), strict=True
+                    made, self._show(few, ViewGeometry(box, flipped), photometry.rows(rows)), strict=True
                 ):
                     whole[rows] = part
-        return Views(shown, tuple(drawn.view(number) for number in range(len(self.plan))), index)
+        return Views(made, tuple(drawn.view(number) for number in range(len(self.plan))), index)
 
     def _show(self, which: dict[str, Tensor], places: ViewGeometry, photometry: Photometry) -> tuple[Tensor, ...]:
         images = {kind: self.images[numbers] for kind, numbers in which.items()}
-        apply = APPLY_COLOR[self.color]
+        bound = (lambda crops: crops) if self.color == "values" else (lambda crops: crops.clamp_(0, 1))
         return tuple(
-            apply(
-                render_batch(images[view.of], places.view(number), view.size, view.interpolation).clamp_(0, 1),
+            shown(
+                bound(render_batch(images[view.of], places.view(number), view.size, view.interpolation)),
                 photometry.view(number),
                 view,
                 mean=self.mean,
                 std=self.std,
+                way=self.color,
             )
             for number, view in enumerate(self.plan.views)
         )

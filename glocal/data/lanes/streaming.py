@@ -15,17 +15,18 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.workers import batches_of, outlive_signals
 from glocal.data.sources.base import PartnerRule, Source, Subset
+from glocal.data.sources.channels import StoredChannels
 from glocal.data.sources.decoding import StoredImage
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.transfer import to_device
 from glocal.views.batch import Views
-from glocal.views.color import APPLY_COLOR
+from glocal.views.color import Way, shown
 from glocal.views.crops import Interpolation, render_one
 from glocal.views.geometry import ViewGeometry
-from glocal.views.plan import Color, ViewPlan
+from glocal.views.plan import ViewPlan
 
 Cut = Callable[[list[int], bool, int, Interpolation], Tensor]
-"""(box, flipped, size, interpolation) → (3, size, size) uint8."""
+"""(box, flipped, size, interpolation) → (3, size, size) uint8, or (C, size, size) float32."""
 
 _TOGETHER = 16  # images that are opened before their crops are drawn: one drawing for all, little memory
 _SUBSTITUTES = 100  # how many images after an unreadable one are tried in its place
@@ -33,11 +34,11 @@ _SUBSTITUTES = 100  # how many images after an unreadable one are tried in its p
 
 @dataclass
 class CroppedBatch:
-    """What a worker sends: uint8 crops, photometry still to be done."""
+    """What a worker sends: crops, photometry still to be done."""
 
     epoch: int
     index: Tensor  # (B,)
-    crops: list[Tensor]  # for each view (B, 3, S, S) uint8
+    crops: list[Tensor]  # for each view (B, 3, S, S) uint8, or (B, C, S, S) float32
     box: Tensor  # (B, V, 4)
     flipped: Tensor  # (B, V)
     broken: list[BrokenImageError]
@@ -52,17 +53,19 @@ class CroppedBatch:
 class _Crops(Dataset[CroppedBatch]):
     """Turns a list of (epoch, index, partner) into a batch; runs in the workers."""
 
-    def __init__(self, source: Source, plan: ViewPlan, seed: int) -> None:
+    def __init__(self, source: Source, plan: ViewPlan, seed: int, channels: int, dtype: torch.dtype) -> None:
         self.source = source
         self.plan = plan
         self.seed = seed
+        self.channels = channels
+        self.dtype = dtype
 
     def __getitems__(self, requests: list[tuple[int, int, int]]) -> CroppedBatch:
         epoch = requests[0][0]
         index, partner = torch.tensor([numbers for _, *numbers in requests]).unbind(1)
         named = self.plan.geometry_index(index)
         views = self.plan.views
-        crops = [torch.empty(len(index), 3, view.size, view.size, dtype=torch.uint8) for view in views]
+        crops = [torch.empty(len(index), self.channels, view.size, view.size, dtype=self.dtype) for view in views]
         boxes, flips = torch.empty(len(index), len(views), 4), torch.empty(len(index), len(views)).bool()
         batch = CroppedBatch(epoch, index, crops, boxes, flips, broken=[], complete=True)
         for first in range(0, len(index), _TOGETHER):
@@ -140,7 +143,7 @@ class _Picture:
     def __init__(self, source: Source, index: int, step: int) -> None:
         number = (index + step) % len(source)
         self.index, self.step, self.broken = index, step, False
-        self._stored: StoredImage | None = source.open(number) if hasattr(source, "open") else None
+        self._stored: StoredImage | StoredChannels | None = source.open(number) if hasattr(source, "open") else None
         self._pixels = None if self._stored else source[number].image
         self.size = tuple(self._pixels.shape[1:]) if self._pixels is not None else self._stored.size  # type: ignore[union-attr]
 
@@ -149,8 +152,7 @@ class _Picture:
         if self._stored is None:
             assert self._pixels is not None
             return partial(render_one, self._pixels)
-        factor = self._stored.reduction(boxes, sides)
-        if factor > 1:
+        if isinstance(self._stored, StoredImage) and (factor := self._stored.reduction(boxes, sides)) > 1:
             return self._stored.read_reduced(factor).crop
         pixels = self._stored.read()
         if pixels.shape[1:] != self.size:  # turned by metadata behind its pixels
@@ -170,7 +172,7 @@ class StreamingLane:
         mean, std: the normalisation.
         workers: processes that decode; 0 decodes in this one.
         skipped: takes down unreadable images.
-        color: how colours are changed.
+        color: how colours are changed; "values" of images that have none.
         prefetch: batches that each process keeps ready.
     """
 
@@ -185,10 +187,11 @@ class StreamingLane:
         *,
         workers: int,
         skipped: SkippedImages,
-        color: Color = "exact",
+        color: Way = "exact",
         prefetch: int = 2,
     ) -> None:
-        self.dataset = _Crops(source, plan, order.seed)
+        dtype = torch.float32 if color == "values" else torch.uint8
+        self.dataset = _Crops(source, plan, order.seed, len(mean), dtype)
         self.plan = plan
         self.order = order
         self.device = device
@@ -244,10 +247,10 @@ class StreamingLane:
         """The photometric operations of a batch of crops, on the device."""
         photometry = self.plan.draw_photometry(self.order.seed, batch.epoch, batch.index)
         geometry = ViewGeometry(batch.box, batch.flipped)
-        apply = APPLY_COLOR[self.color]
-        shown = tuple(
-            apply(to_device(crop, self.device), photometry.view(number), view, mean=self.mean, std=self.std)
-            for number, (crop, view) in enumerate(zip(batch.crops, self.plan.views, strict=True))
+        crops = [to_device(crop, self.device) for crop in batch.crops]
+        made = tuple(
+            shown(crop, photometry.view(number), view, mean=self.mean, std=self.std, way=self.color)
+            for number, (crop, view) in enumerate(zip(crops, self.plan.views, strict=True))
         )
         places = tuple(geometry.view(number) for number in range(len(self.plan)))
-        return Views(shown, places, batch.index)
+        return Views(made, places, batch.index)

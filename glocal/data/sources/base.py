@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """One image: (3, H, W) uint8 RGB, its class number if there are classes, and its name in the source."""
+    """One image, its class number if there are classes, and its name in the source.
+
+    The image is (3, H, W) uint8 RGB; where `Decoding.channels` is a number (C, H, W) float32 in its own units.
+    """
 
     image: Tensor
     label: int | None
@@ -52,14 +56,15 @@ class MemorySource:
 
     Args:
         name: what it is called.
-        images: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8; or (N, C, H, W) of any type, C channels of values (`data.channels`).
         labels: (N,) int64, −1 for an image without one, or None.
         classes: names of the classes, or None.
     """
 
     def __init__(self, name: str, images: Tensor, labels: Tensor | None, classes: list[str] | None) -> None:
         self.name = name
-        self._images = images
+        rgb = images.dtype == torch.uint8 and images.shape[1] == 3
+        self._images = images if rgb else images.float()
         self.labels = labels
         self.classes = classes
         self.keys: Sequence[str] = [f"{name}/{number}" for number in range(len(images))]
@@ -72,7 +77,7 @@ class MemorySource:
         return Sample(self._images[index], None if label < 0 else label, self.keys[index])
 
     def images(self) -> Tensor:
-        """All images, (N, 3, H, W) uint8."""
+        """All images, (N, 3, H, W) uint8 or (N, C, H, W) float32."""
         return self._images
 
 

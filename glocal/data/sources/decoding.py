@@ -8,18 +8,19 @@ import logging
 import os
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from glocal.data.sources.channels import ChannelAxis, StoredChannels, how_to_read
 from glocal.errors import BrokenImageError
 from glocal.views.crops import Interpolation
 
@@ -46,6 +47,8 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
+S = TypeVar("S")
+
 # Without a handler, Python prints Pillow's log of odd metadata to the terminal, once per image.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -57,10 +60,14 @@ class Decoding:
     Attributes:
         value_range: the values of grey images beyond 8 bits that become black and white; None guesses for each image.
         max_pixels: images with more count as unreadable; None leaves it to Pillow (179 million).
+        channels: how many the images have whose values stay as they are stored; None: they are RGB in 8 bits.
+        channel_axis: where channels lie in arrays whose shape leaves it open.
     """
 
     value_range: tuple[float, float] | None = None
     max_pixels: int | None = None
+    channels: int | None = None
+    channel_axis: ChannelAxis | None = None
 
 
 _USUAL = Decoding()
@@ -78,12 +85,13 @@ def read_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUA
         decoding: range of deep grey values, and how large images may be.
 
     Returns:
-        (3, H, W) uint8; the memory is that of rows of RGB pixels (channels last).
+        (3, H, W) uint8; the memory is that of rows of RGB pixels (channels last). With `decoding.channels`
+        (channels, H, W) float32, the values as they are stored.
 
     Raises:
         BrokenImageError: the file cannot be read or decoded.
     """
-    return open_image(file, key, decoding).read()
+    return open_stored(file, key, decoding).read()
 
 
 def rgb_pixels(image: Image.Image, decoding: Decoding = _USUAL) -> Tensor:
@@ -91,23 +99,49 @@ def rgb_pixels(image: Image.Image, decoding: Decoding = _USUAL) -> Tensor:
     return torch.from_numpy(np.array(_to_rgb(image, decoding.value_range), dtype=np.uint8)).permute(2, 0, 1)
 
 
-def open_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUAL) -> StoredImage:
+def open_stored(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUAL) -> StoredImage | StoredChannels:
     """Reads a file whole and its header, so that the size is known before a pixel is decoded.
+
+    Raises:
+        BrokenImageError: the file cannot be read, its header not be understood, or it has other channels.
+    """
+    if decoding.channels is None:
+        return open_image(file, key, decoding)
+    return _opened(
+        file,
+        key,
+        decoding,
+        lambda content: StoredChannels(
+            content, key, decoding.channels or 0, decoding.channel_axis, decoding.max_pixels
+        ),
+    )
+
+
+def open_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUAL) -> StoredImage:
+    """`open_stored` of an image that is RGB.
 
     Raises:
         BrokenImageError: the file cannot be read, or its header not be understood.
     """
+    return _opened(file, key, decoding, lambda content: StoredImage(content, key, decoding))
+
+
+def _opened(file: str | Path | BinaryIO, key: str, decoding: Decoding, opened: Callable[[bytes], S]) -> S:
     register_formats()
     allow_pixels(decoding.max_pixels)
+    content = b""
     try:
         content = Path(file).read_bytes() if isinstance(file, str | Path) else file.read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no news to the user; a bomb is an error below
-            return StoredImage(content, key, decoding)
+            return opened(content)
     except BrokenImageError:
         raise
     except Exception as error:
-        raise _broken(error, key, empty=isinstance(error, UnidentifiedImageError) and not content) from None
+        unknown = isinstance(error, UnidentifiedImageError)
+        if unknown and decoding.channels is None and (mend := how_to_read(content)):
+            raise BrokenImageError(key, mend) from None
+        raise _broken(error, key, empty=unknown and not content) from None
 
 
 class StoredImage:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from glocal.data.sources.base import Source, Subset
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.joined import JoinedSource
 
 
@@ -30,9 +31,11 @@ def fingerprint(source: Source) -> str | None:
         return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
     if hasattr(source, "files"):
         found = ((path, os.stat(path)) for path in source.files())
-        values = getattr(getattr(source, "decoding", None), "value_range", None)
+        decoding: Decoding = getattr(source, "decoding", Decoding())
+        how = [] if decoding.value_range is None else [f"{decoding.value_range}\0".encode()]
+        how += [] if decoding.channels is None else [f"{decoding.channels} {decoding.channel_axis}\0".encode()]
         of_files = (os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0") for path, status in found)
-        return _digest(chain([] if values is None else [f"{values}\0".encode()], of_files))
+        return _digest(chain(how, of_files))
     return None
 
 

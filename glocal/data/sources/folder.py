@@ -14,11 +14,12 @@ from torch import Tensor
 
 from glocal.console import note
 from glocal.data.sources.base import Sample
+from glocal.data.sources.channels import ENDINGS, StoredChannels, how_to_read
 from glocal.data.sources.decoding import (
     Decoding,
     StoredImage,
     image_size,
-    open_image,
+    open_stored,
     read_image,
     register_formats,
     stored_values,
@@ -72,10 +73,10 @@ class ImageFiles:
         label = None if self.labels is None else int(self.labels[index])
         return Sample(read_image(self.folder / key, key, self.decoding), label, key)
 
-    def open(self, index: int) -> StoredImage:
+    def open(self, index: int) -> StoredImage | StoredChannels:
         """An image before it is decoded; raises BrokenImageError where even its header cannot be read."""
         key = self.keys[index]
-        return open_image(self.folder / key, key, self.decoding)
+        return open_stored(self.folder / key, key, self.decoding)
 
     def files(self) -> list[str]:
         """The images' absolute paths."""
@@ -90,7 +91,8 @@ class ImageFiles:
         sizes = []
         for index in indices:
             try:
-                sizes.append(image_size(self.folder / self.keys[index]))
+                of_values = self.decoding.channels is not None
+                sizes.append(self.open(index).size if of_values else image_size(self.folder / self.keys[index]))
             except BrokenImageError:
                 continue
         return sizes
@@ -109,6 +111,7 @@ class ImageFolder(ImageFiles):
     Args:
         folder: the path.
         without: a folder that is passed over as if it held a run already; the one that a run is about to make.
+        values: arrays (.npy) and DICOM files are images as well, for their values are asked for (`data.channels`).
 
     Attributes:
         passed_over: what was passed over that might be missed, as a list in words; "" where there is nothing.
@@ -118,10 +121,10 @@ class ImageFolder(ImageFiles):
         GlocalError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, folder: str | Path, *, without: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path, *, without: str | Path | None = None, values: bool = False) -> None:
         if not os.path.isdir(folder):  # unlike Path.is_dir, raises nothing
             raise GlocalError(_no_folder(Path(folder)))
-        extensions = image_extensions()
+        extensions = image_extensions() | (ENDINGS if values else frozenset())
         found, outputs = _files(Path(folder), None if without is None else os.path.realpath(without))
         found.sort()
         keys = [key for key in found if os.path.splitext(key)[1].lower() in extensions]
@@ -131,7 +134,8 @@ class ImageFolder(ImageFiles):
             over = f"; passed over: {self.passed_over}" if self.passed_over else ""
             raise GlocalError(
                 f"{Path(folder)}: there is no image among its {len(found)} files{over}; "
-                "files ending in .jpg, .png, .webp, .tif, .bmp, .gif and what else Pillow opens count"
+                f"files ending in .jpg, .png, .webp, .tif, .bmp, .gif and what else Pillow opens count"
+                f"{_of_values(Path(folder), found)}"
             )
         classes, labels, part = None, None, None
         tops = [key.partition("/")[0] if "/" in key else None for key in keys]
@@ -188,6 +192,18 @@ def _files(folder: Path, without: str | None) -> tuple[list[str], list[str]]:
             elif entry.is_file():
                 found.append(prefix + entry.name)
     return found, outputs
+
+
+def _of_values(folder: Path, found: Sequence[str]) -> str:
+    """The end of the message about a folder without RGB images: how the first array or DICOM file in it is read."""
+    first = next((key for key in found if os.path.splitext(key)[1].lower() in ENDINGS), None)
+    if first is None:
+        return ""
+    try:
+        mend = how_to_read((folder / first).read_bytes())
+    except OSError:
+        return ""
+    return f"; {first} has {mend}" if mend else ""
 
 
 def _no_folder(folder: Path) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from glocal.console import note
 from glocal.data.sources.base import Sample, Source
+from glocal.data.sources.channels import StoredChannels
 from glocal.data.sources.decoding import Decoding, StoredImage
 from glocal.data.sources.listed import in_order
 from glocal.errors import BrokenImageError, GlocalError
@@ -85,10 +86,10 @@ class JoinedSource:
         number = bisect.bisect_right(self._ends, index)
         return self.parts[number], index - (self._ends[number - 1] if number else 0)
 
-    def _open(self, index: int) -> StoredImage:
+    def _open(self, index: int) -> StoredImage | StoredChannels:
         part, place = self._where(index)
         try:
-            stored: StoredImage = part.open(place)  # type: ignore[attr-defined]
+            stored: StoredImage | StoredChannels = part.open(place)  # type: ignore[attr-defined]
         except BrokenImageError as error:
             raise BrokenImageError(self.keys[index], error.reason) from None
         stored.key = self.keys[index]

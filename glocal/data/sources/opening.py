@@ -14,7 +14,7 @@ Images = str | Path | Source | Sequence[str | Path | Source]
 """What `open_source` opens."""
 
 
-def open_source(name: Images, *, without: str | Path | None = None) -> Source:
+def open_source(name: Images, *, without: str | Path | None = None, values: bool = False) -> Source:
     """Opens a source by its name, or several as one (`glocal.data.sources.joined`).
 
     - a folder of images, nested or flat: `photos/`
@@ -31,15 +31,16 @@ def open_source(name: Images, *, without: str | Path | None = None) -> Source:
     Args:
         name: one name, or several.
         without: a folder whose images do not count, wherever it lies: the one that a run is about to make.
+        values: arrays and DICOM files in folders are images as well (`data.channels`).
 
     Raises:
         GlocalError: no such folder or data set; the message names the nearest.
     """
     if isinstance(name, str | Path):
-        return _open_one(name, without)
+        return _open_one(name, without, values)
     if isinstance(name, Source):
         return name
-    parts = [open_source(one, without=without) for one in name]
+    parts = [open_source(one, without=without, values=values) for one in name]
     if not parts:
         raise GlocalError("no images: the list of sources is empty")
     if len(parts) == 1:
@@ -54,13 +55,13 @@ def names_of(source: Source) -> str | list[str]:
     return getattr(source, "names", source.name)
 
 
-def _open_one(name: str | Path, without: str | Path | None) -> Source:
+def _open_one(name: str | Path, without: str | Path | None, values: bool) -> Source:
     text = str(name)
     if "@" in text and not os.path.exists(text):
         from glocal.data.sources.classes import only_classes
 
         whole, _, classes = text.rpartition("@")
-        return only_classes(_open_one(whole, without), classes)
+        return only_classes(_open_one(whole, without, values), classes)
     kind, *parts = text.split(":")
     if isinstance(name, str) and not os.path.isdir(text):
         if kind == "shapes":
@@ -82,7 +83,7 @@ def _open_one(name: str | Path, without: str | Path | None) -> Source:
 
     if is_list(text) and not os.path.isdir(text):
         return ListedImages(text)
-    folder = ImageFolder(text, without=without)
+    folder = ImageFolder(text, without=without, values=values)
     if folder.passed_over:
         note(f"{text}: {len(folder):,} image{'s' if len(folder) > 1 else ''}; passed over: {folder.passed_over}")
     return folder

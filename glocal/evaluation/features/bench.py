@@ -23,6 +23,7 @@ from glocal.evaluation.features.extraction import (
     Extractor,
     Features,
     Readout,
+    channels_of,
     extract,
     interpolation_of,
     with_labels,
@@ -101,7 +102,7 @@ class Bench:
         Raises:
             GlocalError: there is no such source.
         """
-        source = open_source(name)
+        source = open_source(name, values=channels_of(self.backbone) is not None)
         self.decode(*beside, source)
         return source
 
@@ -116,7 +117,7 @@ class Bench:
         if not fresh:
             return
         decoding: Decoding | None = getattr(self.backbone, "decoding", None)
-        if decoding is None or decoding.value_range is None:
+        if decoding is None or (decoding.value_range is None and decoding.channels is None):
             before = (range_of(whole) for whole, _ in given if id(whole) in self._decoded)
             known = next((values for values in before if values is not None), None)
             decoding = Decoding(known, None if decoding is None else decoding.max_pixels)
@@ -279,6 +280,7 @@ class Protocol:
         data: what `data` must name, in one sentence: which files, where they come from; "" where there is none. A
             protocol that has both takes `data` where it is given, else the labelled images.
         usual: it is among those that `all` stands for, where what it needs is given …
+        rgb: it is of colours, so a backbone for other channels cannot be measured by it.
         too_much: … unless this says in a sentence that it would take too long on these images; "" where it does not.
     """
 
@@ -289,6 +291,7 @@ class Protocol:
     labels: bool = True
     data: str = ""
     usual: bool = True
+    rgb: bool = False
     too_much: Callable[[Bench, Any], str] = lambda bench, settings: ""
 
     def missing(self, settings: Settings, *, labelled: bool) -> str:

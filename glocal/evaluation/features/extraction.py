@@ -20,7 +20,8 @@ class Extractor(Protocol):
     """What evaluation needs of a backbone; `glocal.models.backbone.Backbone` is one.
 
     One that also has `fingerprint() -> str`, which changes whenever its features do, has its features kept on the disk.
-    One that has `interpolation` sees images resized so where a protocol does not say how.
+    One that has `interpolation` sees images resized so where a protocol does not say how. One whose `channels` is a
+    number gets so many channels of values in their own units, float32, instead of RGB.
     """
 
     dim: int
@@ -67,6 +68,18 @@ class Readout(NamedTuple):
     compute: Callable[[Extractor, Tensor], Tensor]
     share: float | None = None
     interpolation: Interpolation | None = None
+
+
+def blank_image(backbone: Extractor, height: int | None = None, width: int | None = None) -> Tensor:
+    """An image of zeros (1, C, height, width) uint8 that a backbone takes; without sides, of its own size."""
+    height = height or backbone.size
+    return torch.zeros(1, channels_of(backbone) or 3, height, width or height, dtype=torch.uint8)
+
+
+def channels_of(backbone: Extractor) -> int | None:
+    """How many channels a backbone's images have whose values come in their own units; None: they are RGB."""
+    found: int | None = getattr(backbone, "channels", None)
+    return found
 
 
 POOLED = Readout("pooled", lambda backbone, images: backbone.features(images))

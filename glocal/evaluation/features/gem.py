@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.evaluation.features.extraction import POOLED, Extractor, Readout
+from glocal.evaluation.features.extraction import POOLED, Extractor, Readout, blank_image
 
 
 def gem(features: Tensor, power: float = 4.0) -> Tensor:
@@ -45,7 +45,7 @@ def gem_readout(backbone: Extractor, power: float = 4.0) -> tuple[Readout, str]:
         return gem(backbone.feature_map(images).flatten(2).mT, power)
 
     try:
-        compute(backbone, torch.zeros(1, 3, backbone.size, backbone.size, dtype=torch.uint8))
+        compute(backbone, blank_image(backbone))
     except (GlocalError, AttributeError):
         return POOLED, "pooled features"
     kind = "CLS + GeM of patches" if token else "GeM of the last map"

@@ -16,7 +16,7 @@ from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.cache import Kept
-from glocal.evaluation.features.extraction import Extractor, Readout
+from glocal.evaluation.features.extraction import Extractor, Readout, blank_image
 
 _PIXELS = 1 << 23  # of the images in a batch
 _SMALL = 64  # networks for images up to this side get their own size: larger images are not what they know
@@ -76,7 +76,7 @@ def size_step(backbone: Extractor) -> int | None:
         return None
     step = patch_side(backbone)
     try:  # whether it does is written nowhere in timm's networks
-        images = torch.zeros(1, 3, backbone.size, backbone.size + step, dtype=torch.uint8)
+        images = blank_image(backbone, backbone.size, backbone.size + step)
         backbone.features(images)
         backbone.features(images.mT)
     except Exception:  # they refuse by whatever fails first
@@ -98,7 +98,7 @@ def smallest_side(backbone: Extractor, step: int = 1) -> int:
     for least in (1, 2, 4, 8, 16):
         side = -(-least // step) * step
         try:
-            backbone.features(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            backbone.features(blank_image(backbone, side))
         except Exception:  # as above
             continue
         return least if side > step else 1
@@ -195,7 +195,8 @@ def _computed(backbone: Extractor, images: Tensor, readout: Readout) -> Tensor:
 
 
 def _scaled(images: Tensor, sides: tuple[int, int]) -> Tensor:
-    return interpolate(images.float() / 255, sides, mode="bilinear", align_corners=False)
+    images = images if images.is_floating_point() else images.float() / 255  # values stay in their own units
+    return interpolate(images, sides, mode="bilinear", align_corners=False)
 
 
 def _device(backbone: Extractor) -> torch.device:

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from glocal.data.lanes.central import images_of
 from glocal.data.lanes.choice import open_lane
 from glocal.data.lanes.order import BatchOrder
+from glocal.data.ranges import channels_of
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
 from glocal.views.crops import Interpolation
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
     Attributes:
         epoch: counts from 0.
         places: (B,) int64, in the source.
-        images: (B, 3, S, S) uint8 on the device.
+        images: (B, 3, S, S) uint8 on the device; values in their own units (B, C, S, S) float32.
     """
 
     epoch: int
@@ -60,14 +61,26 @@ def resized_crops(
         workers: processes that decode; None chooses.
         progress: show a bar while images are read into memory.
     """
-    settings = DataSettings(workers=workers, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    values = channels_of(source)
+    channels = values or 3
+    settings = DataSettings(
+        workers=workers,
+        channels=channels,
+        rgb=None if values is None else False,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
     plan = ViewPlan([View(size=size, scale=scale)])
     lane = open_lane(source, settings, plan, order, torch.device(device), progress=progress)
     return (
-        # Whole grey levels, as in the file of an image: every backbone takes them.
-        Batch(number // order.steps_per_epoch, views.index, views.images[0].mul(255).round_().byte())
+        Batch(number // order.steps_per_epoch, views.index, _as_in_a_file(views.images[0], values))
         for number, views in enumerate(lane.batches(0, epochs * order.steps_per_epoch))
     )
+
+
+def _as_in_a_file(images: Tensor, values: int | None) -> Tensor:
+    """Whole grey levels, which every backbone of RGB takes; values in their own units as they are."""
+    return images.mul(255).round_().byte() if values is None else images
 
 
 def padded_crops(

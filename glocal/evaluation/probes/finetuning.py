@@ -17,6 +17,7 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source, Subset
 from glocal.errors import BrokenImageError, GlocalError
+from glocal.evaluation.features.extraction import blank_image
 from glocal.models.backbone import Backbone
 from glocal.settings import Settings
 from glocal.views.plan import Range, View, ViewPlan
@@ -52,7 +53,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = copy.deepcopy(backbone).requires_grad_(True)
         # Counted, not asked for: some of timm's networks give more than their `num_features` (MobileNetV3).
-        width = backbone.features(torch.zeros(1, 3, backbone.size, backbone.size, dtype=torch.uint8)).shape[1]
+        width = backbone.features(blank_image(backbone)).shape[1]
         self.head = nn.Linear(width, classes, device=backbone.mean.device)
         with torch.no_grad():
             weight = normal(seed, "classifier", torch.arange(classes)[:, None], torch.arange(width))
@@ -149,8 +150,10 @@ def fine_tune(
     labels = source.labels[rows].to(device)
     order = BatchOrder(len(rows), min(settings.batch_size, len(rows)), seed)
     data = DataSettings(
-        mean=_triple(backbone.mean),
-        std=_triple(backbone.std),
+        channels=len(backbone.mean),
+        rgb=None if backbone.channels is None else False,
+        mean=tuple(backbone.mean.flatten().tolist()),
+        std=tuple(backbone.std.flatten().tolist()),
         workers=workers,
         resident_megabytes=settings.resident_megabytes,
     )
@@ -229,8 +232,3 @@ def measure_accuracy(
 
 def _autocast(device: torch.device, settings: TuningSettings) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-
-
-def _triple(values: Tensor) -> tuple[float, float, float]:
-    first, second, third = values.flatten().tolist()
-    return first, second, third

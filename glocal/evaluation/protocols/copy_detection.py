@@ -158,6 +158,7 @@ PROTOCOL = Protocol(
     summary="finding the originals of strongly altered copies (Copydays): mAP, µAP",
     settings=CopyDetectionSettings,
     measure=measure,
+    rgb=True,
     labels=False,
     data=_COPYDAYS,
 )

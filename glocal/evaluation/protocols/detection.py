@@ -189,6 +189,7 @@ PROTOCOL = Protocol(
     summary="boxes and masks: Faster R-CNN C4 on VOC, Mask R-CNN FPN on COCO and LVIS, fine-tuned; AP, AP50, AP75",
     settings=DetectionSettings,
     measure=measure,
+    rgb=True,
     labels=False,
     data=DATA,
     usual=False,

@@ -136,4 +136,5 @@ PROTOCOL = Protocol(
     summary="similarity within and between classes, alignment, uniformity, effective rank; t-SNE and UMAP maps",
     settings=StructureSettings,
     measure=measure,
+    rgb=True,
 )

@@ -79,6 +79,7 @@ PROTOCOL = Protocol(
     summary="logistic regression on Food-101, MIT67, Pets, Flowers, Caltech-101, Cars, Aircraft, DTD and CIFAR",
     settings=TransferSettings,
     measure=measure,
+    rgb=True,
     labels=False,
     data=(
         "a folder that holds the folders of the data sets, food-101/, mit67/, oxford-iiit-pet/, flowers-102/, "
