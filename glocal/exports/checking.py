@@ -12,6 +12,7 @@ from glocal.data.lanes.central import central_images, images_of
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.shapes import Shapes
 from glocal.errors import GlocalError
+from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.subject import Subject
 from glocal.exports.target import Loaded
 
@@ -60,7 +61,7 @@ def check(subject: Subject, loaded: Loaded, images: Tensor) -> Check:
     Args:
         subject: the backbone.
         loaded: the file.
-        images: (N, 3, S, S) uint8, N at least 5.
+        images: (N, 3, S, S) uint8 or (N, C, S, S) values, N at least 5.
 
     Returns:
         The differences, all within the tolerance.
@@ -131,8 +132,24 @@ def made_images(size: int) -> Tensor:
     return torch.cat([resized, clouds.round().clamp(0, 255).byte()])
 
 
+def made_values(its: Preprocessing) -> Tensor:
+    """Images of values that are made for a check: noise with the mean and deviation that a network knows.
+
+    Returns:
+        (6, C, size, size) float32.
+    """
+    shape = (_SHAPES + _CLOUDS, len(its.mean), its.size, its.size)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (its.mean, its.std))
+    return noise * std + mean
+
+
 def images_from(sources: Sequence[Source], subject: Subject, count: int) -> Tensor:
-    """Some readable images of each source as the backbone sees them, (N, 3, size, size) uint8, N ≤ count · sources."""
+    """Some readable images of each source as the backbone sees them, N ≤ count · sources.
+
+    Returns:
+        (N, 3, size, size) uint8, or (N, C, size, size) float32 of values.
+    """
     its = subject.preprocessing
     found = []
     for source in sources:
@@ -145,4 +162,5 @@ def images_from(sources: Sequence[Source], subject: Subject, count: int) -> Tens
             interpolation=its.interpolation,  # type: ignore[arg-type]
         ):
             found.append(images)
-    return torch.cat([torch.empty(0, 3, its.size, its.size, dtype=torch.uint8), *found])
+    kind = torch.uint8 if its.rgb else torch.float32
+    return torch.cat([torch.empty(0, len(its.mean), its.size, its.size, dtype=kind), *found])

@@ -10,10 +10,11 @@ from typing import get_args
 import torch
 
 from glocal.console import progress_bar
+from glocal.data.ranges import decode_as
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, did_you_mean
 from glocal.exports import hub, onnx, safetensors, timm, torchvision
-from glocal.exports.checking import Check, check, images_from, made_images
+from glocal.exports.checking import Check, check, images_from, made_images, made_values
 from glocal.exports.origin import Origin, numbers_of, origin_of, own_images
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.staging import check_place, staged
@@ -97,11 +98,14 @@ def export(
     if precision not in get_args(Precision):
         raise GlocalError(f"--precision {precision}: {did_you_mean(precision, get_args(Precision))}")
     check_place(out, target, overwrite=overwrite)
-    more = [] if images is None else [open_source(images)]
     if isinstance(backbone, Backbone):
         origin, loaded = Origin(), _ready(backbone)
     else:
         origin, loaded = origin_of(backbone, weights), load_backbone(backbone, weights)
+    more = [] if images is None else [open_source(images, values=loaded.channels is not None)]
+    if loaded.decoding is not None and loaded.channels is not None:
+        for source in more:
+            decode_as(source, loaded.decoding)
     folder = Path(evaluation) if evaluation is not None else origin.run and origin.run / "evaluation"
     subject = Subject(
         backbone=loaded,
@@ -113,7 +117,8 @@ def export(
         origin=replace(origin, numbers=numbers_of(loaded, folder)),
     )
     seen = images_from([*own_images(origin, loaded, _OWN_IMAGES), *more], subject, _OWN_IMAGES)
-    shown = torch.cat([made_images(loaded.size), seen])
+    made = made_images(loaded.size) if loaded.channels is None else made_values(subject.preprocessing)
+    shown = torch.cat([made, seen])
     with progress_bar("steps", visible=progress) as bar:
         task = bar.add_task(f"writing {to}", total=2)
         with staged(out) as place:

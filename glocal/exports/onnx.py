@@ -75,7 +75,7 @@ def write(subject: Subject, place: Path) -> None:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph,
-                (torch.zeros(2, 3, side, side),),
+                (torch.zeros(2, len(subject.preprocessing.mean), side, side),),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
@@ -152,12 +152,13 @@ def lines(subject: Subject) -> str:
     """Opens the file in ONNX Runtime."""
     outputs = _outputs(subject)
     names = ", ".join(outputs)
+    shape = f"(B, {len(subject.preprocessing.mean)}, H, W)"
     taken = names if len(outputs) > 1 else f"[{names}]"
     return (
         "import onnxruntime\n\n"
         f"session = onnxruntime.InferenceSession({quoted(subject.out)})\n"
         "settings = session.get_modelmeta().custom_metadata_map  # input_size, crop_pct, mean, std, interpolation\n"
-        f'{taken} = session.run({list(outputs)}, {{"images": images}})  # normalised, (B, 3, H, W) float32\n'
+        f'{taken} = session.run({list(outputs)}, {{"images": images}})  # normalised, {shape} float32\n'
     )
 
 

@@ -101,9 +101,10 @@ def lines(subject: Subject) -> str:
     known = subject.architecture
     assert known is not None
     if known.name in OWN_NETWORKS:
+        given = arguments(known.options).removeprefix(", ")
         return (
             "from glocal.models.alexnet import SmallAlexNet\nfrom safetensors.torch import load_file\n\n"
-            "network = SmallAlexNet().eval()  # no other package has it; --to onnx needs none\n"
+            f"network = SmallAlexNet({given}).eval()  # no other package has it; --to onnx needs none\n"
             f"network.load_state_dict(load_file({quoted(subject.out)}))\n"
             "features = network(images)\n"
         )
@@ -112,7 +113,7 @@ def lines(subject: Subject) -> str:
     return (
         f"import timm, torch\nfrom safetensors.torch import load_file\n\n"
         f'network = timm.create_model("{known.name}", num_classes=0{arguments(known.options)}).eval()\n'
-        f"{stem_line(known.stem, width)}"
+        f"{stem_line(known.stem, width, len(subject.preprocessing.mean))}"
         f"network.load_state_dict(load_file({quoted(subject.out)}))\n"
         f"features = network(images)\n"
     )

@@ -23,9 +23,7 @@ from glocal.models.backbone import Architecture, Backbone, Stem, found_stem, kno
 Precision = Literal["fp32", "fp16"]
 
 # Constructor arguments that say where weights come from or how they begin, not what the network is.
-_NOT_THE_NETWORK = frozenset(
-    {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "zero_init_last", "num_classes", "in_chans"}
-)
+_NOT_THE_NETWORK = frozenset({"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "zero_init_last", "num_classes"})
 OWN_NETWORKS = {"small_alexnet": SmallAlexNet}
 """Networks that timm does not have."""
 
@@ -64,7 +62,7 @@ class Subject:
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """What the backbone gives for (B, 3, S, S) uint8: features (B, D), and tokens (B, T, D) where it has them."""
+        """What the backbone gives for images (B, C, S, S): features (B, D), and tokens (B, T, D) where it has them."""
         found = {"features": self.backbone.features(images)}
         if isinstance(self.network, VisionTransformer):
             found["tokens"] = self.network.forward_features(self.backbone.prepare(images))
@@ -121,6 +119,8 @@ def architecture_of(backbone: Backbone) -> Architecture | None:
             return None
         known = Architecture(config["architecture"], dict(getattr(network, "_model_args", {})), found_stem(network))
     options = {key: value for key, value in known.options.items() if key not in _NOT_THE_NETWORK}
+    if options.get("in_chans") == 3:  # RGB is what all are built for
+        del options["in_chans"]
     if isinstance(network, VisionTransformer):  # else it depends on the tag of weights, which files do not have
         height, width = network.patch_embed.img_size or (backbone.size, backbone.size)
         options.setdefault("img_size", height if height == width else [height, width])
@@ -138,7 +138,7 @@ def build(architecture: Architecture) -> nn.Module:
         GlocalError: timm does not build it.
     """
     if architecture.name in OWN_NETWORKS:
-        return OWN_NETWORKS[architecture.name]().eval()
+        return OWN_NETWORKS[architecture.name](**architecture.options).eval()
     try:
         network: nn.Module = timm.create_model(architecture.name, num_classes=0, **architecture.options)
     except Exception as error:  # networks fail in their own ways with options that do not fit
@@ -168,8 +168,8 @@ def arguments(options: Mapping[str, Any]) -> str:
     return "".join(f", {key}={value!r}" for key, value in options.items())
 
 
-def stem_line(stem: Stem, width: int) -> str:
-    """The line of code that gives a `network` its stem of so many channels; "" where it has it already.
+def stem_line(stem: Stem, width: int, channels: int = 3) -> str:
+    """The line of code that gives a `network` its stem of so many features; "" where it has it already.
 
     >>> stem_line("medium", 64).partition(", torch.nn.Identity()")[0]
     'network.conv1, network.maxpool = torch.nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)'
@@ -177,5 +177,5 @@ def stem_line(stem: Stem, width: int) -> str:
     if stem == "standard":
         return ""
     stride = "stride=2, " if stem == "medium" else ""
-    convolution = f"torch.nn.Conv2d(3, {width}, 3, {stride}padding=1, bias=False)"
+    convolution = f"torch.nn.Conv2d({channels}, {width}, 3, {stride}padding=1, bias=False)"
     return f"network.conv1, network.maxpool = {convolution}, torch.nn.Identity()\n"

@@ -12,7 +12,7 @@ from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from glocal.errors import GlocalError
-from glocal.exports.preprocessing import Preprocessing
+from glocal.exports.preprocessing import Preprocessing, is_rgb
 from glocal.exports.safetensors import TOLERANCE, read_metadata, runner, write_weights
 from glocal.exports.subject import Subject
 from glocal.exports.target import Loaded, Target, quoted
@@ -72,6 +72,7 @@ def config(subject: Subject) -> dict[str, Any]:
         "num_features": subject.backbone.dim,
         "model_args": known.options,
         "pretrained_cfg": pretrained,
+        **({} if subject.preprocessing.rgb else {"values": "stored"}),
     }
 
 
@@ -82,8 +83,10 @@ def load(path: Path) -> list[Loaded]:
         its = resolve_model_data_config(network)
     except Exception as error:  # whatever timm says: it does not load
         raise GlocalError(f"timm {timm.__version__} does not load what was written: {one_line(error)}") from error
-    tolerance = TOLERANCE[read_metadata(path / WEIGHTS)["precision"]]
-    return [Loaded("timm", Preprocessing.from_timm(its), runner(network.eval()), ("features",), tolerance)]
+    metadata = read_metadata(path / WEIGHTS)
+    tolerance = TOLERANCE[metadata["precision"]]
+    prepared = Preprocessing.from_timm(its, rgb=is_rgb(metadata))
+    return [Loaded("timm", prepared, runner(network.eval()), ("features",), tolerance)]
 
 
 def folder_metadata(path: Path) -> Mapping[str, str]:
@@ -93,9 +96,14 @@ def folder_metadata(path: Path) -> Mapping[str, str]:
 
 def lines(subject: Subject) -> str:
     """Loads the folder, and makes timm's transform of it."""
+    opened = (
+        f"import timm\n\nnetwork = timm.create_model({quoted(f'local-dir:{subject.out}')}, pretrained=True).eval()\n"
+    )
+    if not subject.preprocessing.rgb:  # timm's transforms are of PIL images
+        channels = len(subject.preprocessing.mean)
+        return f"{opened}features = network(images)  # normalised, (B, {channels}, H, W) float32\n"
     return (
-        "import timm\n\n"
-        f"network = timm.create_model({quoted(f'local-dir:{subject.out}')}, pretrained=True).eval()\n"
+        f"{opened}"
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))\n"
         "features = network(transform(image)[None])  # a PIL image\n"
     )

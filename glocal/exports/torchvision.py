@@ -83,6 +83,9 @@ def counterpart(subject: Subject) -> Counterpart:
         GlocalError: there is none.
     """
     network, known = subject.network, subject.architecture
+    channels = len(subject.preprocessing.mean)
+    if channels != 3:
+        raise GlocalError(f"--to torchvision: its networks take 3 channels, not {channels}; {elsewhere(subject)}")
     if isinstance(network, ResNet) and known is not None and known.name in _RESNETS:
         return Counterpart(known.name, {}, known.stem)
     if isinstance(network, VisionTransformer):

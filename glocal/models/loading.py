@@ -9,6 +9,7 @@ import timm
 import torch
 
 from glocal.console import note
+from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import (
     Architecture,
@@ -21,7 +22,7 @@ from glocal.models.backbone import (
     set_stem,
     statistics_of_weights,
 )
-from glocal.models.weights import OF_IMAGES, Weights, load_into, read_weights, stem_of
+from glocal.models.weights import OF_IMAGES, UNITS, Weights, load_into, read_weights, stem_of
 from glocal.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -193,6 +194,8 @@ def _from_timm(name: str, *, pretrained: bool = True, said: Weights | None = Non
     label = f"timm:{name}" if pretrained else f"timm:{name} untrained"
     backbone = Backbone(network, size=config["input_size"][-1], mean=config["mean"], std=config["std"], label=label)
     backbone.interpolation = known_interpolation(str(config.get("interpolation", "")))
+    if said is not None and said.config.get(UNITS) == "stored":
+        backbone.decoding = Decoding(channels=len(config["mean"]))
     backbone.architecture = Architecture(name.split(".")[0], options)
     return backbone.eval()
 
@@ -204,10 +207,13 @@ def _of_images(said: Weights) -> dict[str, Any]:
         GlocalError: three numbers are expected, and it is something else.
     """
     found = {key: said.config[key] for key in OF_IMAGES if said.config.get(key) is not None}
-    for key in ("input_size", "mean", "std"):
-        value = found.get(key, (1, 1, 1))
-        if not (isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(n, int | float) for n in value)):
-            raise GlocalError(f"{said.file}: its {key} is {value!r}, not three numbers")
+    channels = said.options.get("in_chans", 3)
+    for key, wanted in (("input_size", 3), ("mean", channels), ("std", channels)):
+        value = found.get(key, (1,) * wanted)
+        numbers = isinstance(value, list | tuple) and all(isinstance(n, int | float) for n in value)
+        if not numbers or len(value) != wanted:
+            words = "three" if wanted == 3 else wanted
+            raise GlocalError(f"{said.file}: its {key} is {value!r}, not {words} numbers")
         if key in found:
             found[key] = tuple(value)
     return found

@@ -25,6 +25,7 @@ from glocal.errors import GlocalError
 from glocal.models.backbone import Stem, one_line
 
 OF_IMAGES = ("input_size", "mean", "std", "interpolation")  # timm's names of what a network expects of them
+UNITS = "values"  # "stored" beside weights of images whose values come in their own units
 ENOUGH = 0.9  # of a network's tensors: with fewer, the file is of another network
 
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as on Hugging Face's hub
@@ -207,7 +208,7 @@ def _beside(
             name = words.get(key)
             name = name.strip().removeprefix("timm").lstrip(" :/") if isinstance(name, str) else ""
             if name and timm.is_model(name):
-                images = {key: words[key] for key in OF_IMAGES if key in words}
+                images = {key: words[key] for key in (*OF_IMAGES, UNITS) if key in words}
                 options = _mapping(words.get("model_args"))
                 options = {key: value for key, value in options.items() if key not in _NOT_OF_A_BACKBONE}
                 if options.get("in_chans") == 3:  # RGB is what all are built for
