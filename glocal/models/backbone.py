@@ -670,10 +670,10 @@ def build_backbone(
     name = _known(settings.name)
     options = dict(settings.options)
     if options.get("in_chans", inputs) != inputs:
-        what = "all images come as RGB, grey ones with three equal channels" if channels is None else "it follows them"
+        come = "as RGB, grey ones with three equal channels" if channels is None else f"with data.channels={channels}"
         raise GlocalError(
-            f"model.options.in_chans={options['in_chans']}, but data.channels={inputs}: {what}; leave it out, "
-            f"or set data.channels={options['in_chans']}"
+            f"model.options.in_chans={options['in_chans']}: all images come {come}; leave it out, it follows "
+            "data.channels"
         )
     if inputs != 3:
         options["in_chans"] = inputs

@@ -23,6 +23,7 @@ ENDINGS = frozenset({".npy", ".dcm", ".dicom"})
 _NPY, _DICOM, _PNG = b"\x93NUMPY", b"DICM", b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION, _SIDEWAYS = 0x0112, {5, 6, 7, 8}  # EXIF's tag, and what exchanges height and width
+_SAMPLES = 277  # TIFF's tag of samples per pixel
 _LIMIT = 178_956_970  # pixels, as Pillow has it
 _NUMBERS = "biuf"  # kinds of NumPy's types that are values
 _PLAIN = {"1": "L", "P": "RGB", "PA": "RGB"}  # what images are that are no values by themselves
@@ -105,7 +106,7 @@ def as_values(values: np.ndarray, key: str) -> Tensor:
         BrokenImageError: some values are infinite or no numbers, or too large for float32.
     """
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(values, dtype=np.float32)
+        found = np.array(values, dtype=np.float32, order="C")  # a copy, for torch wants to be able to write
     bad = int(found.size - np.isfinite(found).sum())
     if bad:
         raise BrokenImageError(key, f"{bad:,} of its {found.size:,} values are infinite or no numbers")
@@ -229,7 +230,7 @@ def _of_picture(content: bytes) -> _Stored:
         if tiff:
             return _of_tiff(content)
         raise
-    if tiff and (getattr(image, "n_frames", 1) > 1 or not _is_grey(image)):
+    if tiff and not _is_one_grey_picture(image):
         return _of_tiff(content)
     mode = _PLAIN.get(image.mode, image.mode)
     channels = len(ImageMode.getmode(mode).bands)
@@ -245,12 +246,11 @@ def _of_picture(content: bytes) -> _Stored:
     return _Stored(shape, "YXC"[: len(shape)], np.dtype(ImageMode.getmode(mode).typestr), values)
 
 
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
-def _is_grey(image: Image.Image) -> bool:
-    return image.mode == "L" or _is_deep(image)
+def _is_one_grey_picture(image: Image.Image) -> bool:
+    """Whether a TIFF file is one; of several planes of grey, Pillow would take the first for the whole."""
+    samples = getattr(image, "tag_v2", {}).get(_SAMPLES, 1)
+    grey = image.mode in ("L", "I", "F") or image.mode.startswith("I;16")
+    return grey and samples == 1 and getattr(image, "n_frames", 1) == 1
 
 
 def _of_tiff(content: bytes) -> _Stored:
