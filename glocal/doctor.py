@@ -39,6 +39,8 @@ _OPTIONAL = (  # module, package, extra of glocal, what it brings
     ("onnx", "onnx", "export", "glocal export --to onnx"),
     ("onnxruntime", "onnxruntime", "export", "glocal export --to onnx"),
     ("onnxscript", "onnxscript", "export", "glocal export --to onnx"),
+    ("tifffile", "tifffile", "channels", "TIFF of several channels or pages: data.channels"),
+    ("pydicom", "pydicom", "dicom", "DICOM: data.channels"),
     ("umap", "umap-learn", "umap", "maps by UMAP: glocal maps"),
     ("faster_coco_eval", "faster-coco-eval", "detection", "detection and segmentation: glocal evaluate"),
 )
