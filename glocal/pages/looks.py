@@ -16,8 +16,10 @@ from glocal.config import AnyRecipe
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.resized import resized
 from glocal.pages.curves import COLOURS
+from glocal.report.pictures import shown_views
 from glocal.report.preview import open_views
 from glocal.report.sheets import jpeg
+from glocal.views.pictures import as_picture
 
 _LONG, _CROP = 320, 96  # pixels that the image and its crops have on the page, at most
 _MOST = 10  # views that are drawn
@@ -35,13 +37,12 @@ def draw_looks(source: Source, recipe: AnyRecipe, places: Tensor) -> Iterator[st
     chosen = resized(Subset(source, places), recipe.data.resize)
     lane = open_views(Subset(source, places), recipe.model_copy(update={"views": own}), len(places))
     views = next(lane.batches(0, 1))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.data.mean, recipe.data.std))
     shown = range(min(len(lane.plan), _MOST))
     for row in views.index.argsort().tolist():
         sample = chosen[int(views.index[row])]
         crops = []
         for view in shown:
-            pixels = (views.images[view][row].cpu() * std + mean).clamp(0, 1)
+            pixels = shown_views(views.images[view][row].cpu(), recipe.data)
             colour = COLOURS[view % len(COLOURS)]
             name = html.escape(f"{lane.plan.views[view].name}, {pixels.shape[-1]} px")
             file = _address(jpeg(_picture(pixels), _CROP))
@@ -58,7 +59,7 @@ def _boxed(image: Tensor, boxes: list[list[float]]) -> str:
     for number, (left, top, right, bottom) in enumerate(boxes):
         place = f'x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"'
         drawn.append(f'<rect {place} fill="none" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="{line:.2f}"/>')
-    file = _address(jpeg(_picture(image), _LONG))
+    file = _address(jpeg(_picture(as_picture(image)), _LONG))
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the crops in the image">'
         f'<image href="{file}" width="{width}" height="{height}"/>{"".join(drawn)}</svg>'
@@ -79,12 +80,13 @@ def attention_pictures(images: Tensor, attention: Tensor) -> str:
     """Images beside the attention of each head, as HTML.
 
     Args:
-        images: (B, 3, S, S) uint8.
+        images: (B, 3, S, S) uint8, or (B, C, S, S) values.
         attention: (B, H, h, w) of `glocal.models.attention.cls_attention`.
     """
     rows = []
     for image, heads in zip(images, attention, strict=True):
-        drawn = [f'<figure><img alt="" src="{_address(jpeg(_picture(image), _CROP))}" style="border:0">image</figure>']
+        shown = _address(jpeg(_picture(as_picture(image)), _CROP))
+        drawn = [f'<figure><img alt="" src="{shown}" style="border:0">image</figure>']
         for number, head in enumerate(heads[:_MOST]):
             strength = (head / head.max()).clamp(0, 1).sqrt()  # the root shows what is not the strongest as well
             picture = Image.fromarray((255 * strength).byte().numpy()).resize((_CROP, _CROP), Image.Resampling.NEAREST)

@@ -15,7 +15,6 @@ import torch
 
 from glocal.data.ranges import decode_alike
 from glocal.data.sources.base import Source
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, counted
 from glocal.files import check_output, write_text
@@ -162,8 +161,10 @@ class _Page:
             return f"<p>{escaped(error)}</p>"
 
     def _source(self, record: Record) -> Source:
-        source = open_source(self.data if self.data is not None else record.recipe.data.source or "")
-        decode_alike([source], Decoding(record.recipe.data.range, record.recipe.data.max_pixels))
+        decoding = record.recipe.data.decoding
+        given = self.data if self.data is not None else record.recipe.data.source or ""
+        source = open_source(given, values=decoding.channels is not None)
+        decode_alike([source], decoding)
         return source
 
     def _map(self, trained: list[Record], source: Source) -> str:

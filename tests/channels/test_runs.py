@@ -242,6 +242,12 @@ def test_torchvision_has_no_such_network(run: Path, tmp_path: Path) -> None:
         export(run, "torchvision", tmp_path / "a.pth", progress=False)
 
 
+def test_the_report_shows_them(run: Path, tmp_path: Path) -> None:
+    page = glocal.write_report(run, tmp_path / "a.html", progress=False).read_text()
+    assert "t-SNE of all 48 images" in page
+    assert page.count("data:image/jpeg") >= 6  # images and their crops
+
+
 def test_the_preview_shows_them(cubes: Path, tmp_path: Path) -> None:
     file = next(cubes.rglob("*.npy"))
     for data in (cubes, file):
