@@ -29,7 +29,7 @@ M = TypeVar("M", bound=MethodSettings)
 # What makes a run; all else in a recipe is of the machine, or says how the run was watched.
 _SECTIONS = ("method", "model", "optimizer", "views")
 _SINGLE = {
-    "data": ("size", "source", "shared_geometry"),
+    "data": ("size", "source", "shared_geometry", "channels", "rgb"),
     "train": ("epochs", "batch_size", "clip_norm", "freeze_backbone_epochs"),
 }
 # Of LoGo: they say what the views are, which are compared themselves.

@@ -74,7 +74,10 @@ def unchecked(section: Any, overrides: Mapping[str, Any]) -> DataSettings | None
         overrides: settings by dotted path.
 
     Returns:
-        None where it is wrong, of which the recipe's check tells.
+        None where it is wrong in what does not concern channels, of which the recipe's check tells.
+
+    Raises:
+        GlocalError: a setting of channels is wrong.
     """
     given = dict(section) if isinstance(section, Mapping) else {}
     whole = overrides.get("data")
@@ -82,7 +85,9 @@ def unchecked(section: Any, overrides: Mapping[str, Any]) -> DataSettings | None
     given |= {path.removeprefix("data."): value for path, value in overrides.items() if path.startswith("data.")}
     try:
         return validated(DataSettings, {key: given[key] for key in _OF_FILES if key in given}, "data")
-    except GlocalError:
+    except GlocalError as error:
+        if given.keys() & {"channels", "rgb", "channel_axis"}:
+            raise GlocalError(str(error).replace("data: ", "data.", 1)) from None
         return None
 
 

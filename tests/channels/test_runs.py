@@ -139,6 +139,8 @@ def test_wrong_channels_and_files_are_told_in_one_line(cubes: Path, tmp_path: Pa
         pretrain(cubes, tmp_path / "a", data__channels=4)
     with pytest.raises(GlocalError, match=r"shapes:train:64: its images are RGB|its images have 3 channels"):
         pretrain("shapes:train:64", tmp_path / "a", data__channels=4)
+    with pytest.raises(GlocalError, match=r"data.channels must be a whole number, not 'many'"):
+        pretrain(cubes, tmp_path / "a", data__channels="many")
     assert not (tmp_path / "a").exists()
     mixed = shutil.copytree(cubes, tmp_path / "mixed")
     np.save(mixed / "class0" / "0000.npy", np.zeros((16, 16, 3), np.float32))
