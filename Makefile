@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glocal demo --out runs/demo
@@ -19,8 +19,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A link, an anchor or an API name that leads nowhere is an error; pictures are looked for by tests/test_documented.py.
+docs: $(VENV)/.installed-docs
+	$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/demo
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .cache site runs/demo
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
