@@ -22,8 +22,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 def pieces() -> list[tuple[str, str]]:
     """Each command with the Python that follows it."""
     text = PAGE.read_text(encoding="utf-8")
-    found = re.findall(r"^    (glocal export [^\n]*)\n(?:    [^\n]*\n)*\n```python\n(.*?)```", text, re.M | re.S)
-    return [(command, code) for command, code in found if "|" not in command]
+    pattern = r"^```bash\n(glocal export [^\n]*)\n(?:glocal [^\n]*\n)*```\n\n```python\n(.*?)```"
+    return re.findall(pattern, text, re.M | re.S)
 
 
 def test_every_target_is_documented() -> None:
