@@ -1,4 +1,4 @@
-"""README and docs say what is so: commands, links, anchors, pictures and files are there, and so is all that is public."""
+"""What README and docs say is so: commands, links, anchors, pictures and files are there, and all that is public is told."""
 
 import re
 import shlex
