@@ -1,4 +1,4 @@
-"""What README and docs say is so: commands, links, anchors, pictures and files are there, and all that is public is told."""
+"""What README and docs say is so: commands, links, anchors, pictures, files are there, and the API is complete."""
 
 import re
 import shlex
