@@ -5,8 +5,10 @@ import shlex
 import tomllib
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -85,6 +87,11 @@ def _on_the_site(heading: str) -> str:
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", ascii_).strip().lower())
 
 
+@cache
+def _group() -> Any:
+    return typer.main.get_command(app)
+
+
 CASES = [(page.relative_to(ROOT), command) for page in PAGES for command in commands(page.read_text(encoding="utf-8"))]
 
 
@@ -96,9 +103,9 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize(("page", "command"), CASES, ids=[f"{page}: {command}"[:80] for page, command in CASES])
 def test_a_documented_command_can_be_read(page: Path, command: str) -> None:
-    group = typer.main.get_command(app)
+    group = _group()
     name, *arguments = shlex.split(command)
-    found = group.get_command(group.make_context("glocal", [], resilient_parsing=True), name)  # type: ignore[attr-defined]
+    found = group.get_command(group.make_context("glocal", [], resilient_parsing=True), name)
     assert found is not None, f"{page}: there is no command {name}"
     found.make_context(name, arguments)
 
