@@ -35,4 +35,4 @@ def test_kept_memory_is_not_cleared_again_page_by_page() -> None:
     assert said[::2] == ["True", "False"]
     kept, cleared = map(int, said[1::2])
     pages = 10 * (64 << 20) // resource.getpagesize()
-    assert kept < pages / 10 < cleared
+    assert kept < pages / 4 < cleared  # of ten blocks one or two may come from elsewhere first
