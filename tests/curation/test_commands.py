@@ -104,7 +104,9 @@ def test_sheets_show_images_that_are_no_files(tmp_path: Path, call: Call, monkey
     about = made.about.model_copy(update={"source": "shapes:test:16"})
     (made.folder / ABOUT).write_text(about.model_dump_json())
     opened: list[object] = []
-    monkeypatch.setattr(folder_module, "open_source", lambda source, **how: opened.append(source) or open_source(source, **how))
+    monkeypatch.setattr(
+        folder_module, "open_source", lambda source, **how: opened.append(source) or open_source(source, **how)
+    )
     for command in (["outliers", "-n", 3], ["select", "-n", 3], ["label", "-k", 3]):
         done = call(command[0], made.folder, *command[1:], "--out", tmp_path / "sheet.html")
         assert done.returncode == 0, done.stderr
