@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
+
 from glocal.console import note
+from glocal.data.sources.base import Source
 from glocal.pages.making import write_report
+from glocal.pages.record import read_record
 
 FILE = "report.html"
 _EVERY = 300.0  # seconds
-_IMAGES = 2_000  # of the map in the end
+_FEWEST, _IMAGES = 300, 2_000  # of the map in the end
+_PATIENCE = 30.0  # seconds that their embeddings may take, about
 
 
 class LivePage:
@@ -18,13 +23,12 @@ class LivePage:
 
     Args:
         folder: of the run.
-        whole: with the map in the end; else curves alone.
-        now: a clock, in seconds.
+        source: its images, of which some are on the map in the end; None: curves alone.
     """
 
-    def __init__(self, folder: Path, *, whole: bool) -> None:
+    def __init__(self, folder: Path, source: Source | None) -> None:
         self.folder = folder
-        self.whole = whole
+        self.source = source
         self._last = time.monotonic()
 
     def __call__(self) -> None:
@@ -35,10 +39,17 @@ class LivePage:
 
     def end(self) -> None:
         """Writes the whole page."""
-        self._write(_IMAGES if self.whole else 0)
+        self._write(0 if self.source is None else self._affordable())
+
+    def _affordable(self) -> int:
+        """How many images are embedded soon: a training step costs each image's views forward and backward."""
+        record = read_record(self.folder)
+        rates = record.metrics.get("images_per_second", np.array([np.inf]))
+        views = sum(view.count for view in record.recipe.views or ()) or 1
+        return int(np.clip(_PATIENCE * 2 * views * np.median(rates), _FEWEST, _IMAGES))
 
     def _write(self, images: int) -> None:
         try:
-            write_report(self.folder, self.folder / FILE, images=images, progress=False)
+            write_report(self.folder, self.folder / FILE, data=self.source, images=images, progress=False)
         except Exception as error:  # the training is worth more than its page
             note(f"{self.folder / FILE} was not written: {type(error).__name__}: {error}")

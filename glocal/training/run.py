@@ -152,7 +152,7 @@ def pretrain(
     planned = budget is not None and state is None
     page = None
     if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
-        page = LivePage(folder, whole=fabric.world_size == 1)  # several processes would share its embeddings
+        page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings
     _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
     if page is not None:
         page.end()

@@ -181,6 +181,31 @@ def test_every_training_writes_its_page(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "b" / "report.html").exists()
 
 
+@pytest.mark.parametrize(("rate", "images"), [(0.1, 300), (10.0, 1200), (5000.0, 2000)])
+def test_slow_networks_have_fewer_images_on_the_map(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, images: int
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text((trained / "recipe.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (run / "metrics.csv").write_text(f"step,epoch,loss,lr,images_per_second\n1,1,3.0,0.1,{rate}\n", encoding="utf-8")
+    asked = []
+    monkeypatch.setattr("glocal.pages.live.write_report", lambda *_, **options: asked.append(options["images"]))
+    LivePage(run, Shapes("train", 8)).end()  # two views: 30 seconds at four times the training's rate
+    assert asked == [images]
+
+
 def test_a_page_that_cannot_be_written_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    LivePage(tmp_path / "gone", whole=True).end()
+    LivePage(tmp_path / "gone", None).end()
     assert "report.html was not written: GlocalError" in capsys.readouterr().err
+
+
+def test_images_in_memory_are_on_the_page_of_their_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+) -> None:
+    monkeypatch.setenv("GLOCAL_REPORT", "1")
+    shapes = Shapes("train", 64)
+    source = MemorySource("mine", shapes.images(), shapes.labels, shapes.classes)
+    overrides = {**SMALL, **STEPS, "train.epochs": 1, "monitor.knn_epochs": 0}
+    glocal.pretrain(source, tmp_path / "a", recipe="demo-shapes", overrides=overrides, progress=False)
+    assert len(data_of(tmp_path / "a" / "report.html")["maps"][0]["keys"]) == 64
