@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +35,25 @@ class LivePage:
     def __call__(self) -> None:
         """Writes the curves, where the last page is some minutes old."""
         if time.monotonic() - self._last > _EVERY:
-            self._write(0)
+            self._write(lambda: 0)
             self._last = time.monotonic()
 
     def end(self) -> None:
         """Writes the whole page."""
-        self._write(0 if self.source is None else self._affordable())
+        self._write(self._affordable)
 
     def _affordable(self) -> int:
         """How many images are embedded soon: a training step costs each image's views forward and backward."""
+        if self.source is None:
+            return 0
         record = read_record(self.folder)
         rates = record.metrics.get("images_per_second", np.array([np.inf]))
         views = sum(view.count for view in record.recipe.views or ()) or 1
         return int(np.clip(_PATIENCE * 2 * views * np.median(rates), _FEWEST, _IMAGES))
 
-    def _write(self, images: int) -> None:
+    def _write(self, images: Callable[[], int]) -> None:
+        place = self.folder / FILE
         try:
-            write_report(self.folder, self.folder / FILE, data=self.source, images=images, progress=False)
+            write_report(self.folder, place, data=self.source, images=images(), progress=False)
         except Exception as error:  # the training is worth more than its page
-            note(f"{self.folder / FILE} was not written: {type(error).__name__}: {error}")
+            note(f"{place} was not written: {type(error).__name__}: {error}")

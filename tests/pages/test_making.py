@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,9 @@ def test_every_training_writes_its_page(tmp_path: Path, monkeypatch: pytest.Monk
     written = []
 
     class Seen(LivePage):
-        def _write(self, images: int) -> None:
+        def _write(self, images: Callable[[], int]) -> None:
             super()._write(images)
-            written.append((images, (self.folder / "report.html").stat().st_size))
+            written.append((images(), (self.folder / "report.html").stat().st_size))
 
     monkeypatch.setattr(running, "LivePage", Seen)
     overrides = {**SMALL, **STEPS, "train.epochs": 1, "monitor.knn_epochs": 0}
@@ -196,8 +197,9 @@ def test_slow_networks_have_fewer_images_on_the_map(
 
 
 def test_a_page_that_cannot_be_written_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    LivePage(tmp_path / "gone", None).end()
-    assert "report.html was not written: GlocalError" in capsys.readouterr().err
+    for source in (None, Shapes("train", 8)):
+        LivePage(tmp_path / "gone", source).end()
+    assert capsys.readouterr().err.count("report.html was not written: GlocalError") == 2
 
 
 def test_images_in_memory_are_on_the_page_of_their_training(
