@@ -27,6 +27,16 @@ class BrokenImageError(GlocalError):
         return type(self), (self.key, self.reason)
 
 
+def in_a_line(error: BaseException) -> str:
+    """An error in a line; of one that is no user's mistake, with its kind.
+
+    >>> in_a_line(GlocalError("no such run")), in_a_line(OSError("gone"))
+    ('no such run', 'OSError: gone')
+    """
+    kind = "" if isinstance(error, GlocalError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:300]
+
+
 # What a setting is called elsewhere (in papers, in other packages) and here.
 _SYNONYMS = {
     "learning_rate": "lr",

@@ -61,7 +61,9 @@ class DataSettings(Settings):
         kept = self.stored_channels is not None
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels and not (kept and not values):
-                raise ValueError(f"{name} has {len(values)} numbers for channels={self.channels}; give one for each")
+                measured = f", or {name}=null, which measures them" if kept else ""
+                said = f"{name} has {len(values)} numbers for channels={self.channels}; give one for each{measured}"
+                raise ValueError(said)
         if kept and any(value <= 0 for value in self.std):
             raise ValueError("std must be positive")
         if kept and self.range is not None:

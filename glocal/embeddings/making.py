@@ -62,6 +62,7 @@ def embed(
     device: str = "auto",
     workers: int | None = None,
     progress: bool = True,
+    tell_broken: bool = True,
 ) -> Embeddings:
     """Computes the features of all images of a source into a folder, or goes on with a folder that is not complete.
 
@@ -82,6 +83,7 @@ def embed(
         device: auto, cpu, cuda or mps.
         workers: processes that decode images; None chooses.
         progress: show progress.
+        tell_broken: warn of images that cannot be read; `skipped.txt` names them either way.
 
     Returns:
         The embeddings, opened.
@@ -140,7 +142,7 @@ def embed(
         work.write_missing()
         wait_for_all()
         if process_rank() == 0:
-            _finish(work)
+            _finish(work, tell_broken=tell_broken)
         wait_for_all()
         return Embeddings(folder)
 
@@ -363,7 +365,7 @@ def _labels(source: Source, index: Tensor) -> list[str | None]:
     return [printable(source.classes[label]) if label >= 0 else None for label in source.labels[index].tolist()]
 
 
-def _finish(work: Work) -> None:
+def _finish(work: Work, *, tell_broken: bool) -> None:
     """Names the unreadable images, and says that all is there.
 
     Raises:
@@ -390,4 +392,5 @@ def _finish(work: Work) -> None:
         left.unlink(missing_ok=True)
     write_text(folder / ABOUT, work.about.model_copy(update={"complete": True}).model_dump_json(indent=2) + "\n")
     fate = f"have no row; {folder / SKIPPED} names them"
-    tell_unreadable(work.source.name, work.about.images, broken, fate)
+    if tell_broken:
+        tell_unreadable(work.source.name, work.about.images, broken, fate)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from glocal.evaluation.features.cache import FeatureCache, default_cache
 from glocal.evaluation.features.extraction import Extractor, channels_of
 from glocal.evaluation.features.opening import open_extractor
 from glocal.files import check_output
-from glocal.report.maps import MOST_CLASSES, Map, choose_classes, draw_maps, project
+from glocal.report.maps import MOST_CLASSES, Map, check_map, choose_classes, draw_maps, project
 
 _FEWEST = 10  # images that a map can be made of
 _TITLE = 40  # letters in a line of it
@@ -90,8 +89,7 @@ def draw_side_by_side(
     check_output(out, (".png",), option="")
     if not 1 <= classes <= MOST_CLASSES:
         raise GlocalError(f"{classes} classes cannot be told apart; choose 1 to {MOST_CLASSES}")
-    if kind == "umap" and find_spec("umap") is None:
-        raise GlocalError("UMAP needs umap-learn: pip install 'glocal[umap]'")
+    check_map(kind)
     where = choose_device(device)
     first = open_extractor(backbones[0], device=where)
     chosen = _choose(open_source(data, values=channels_of(first) is not None), classes, images, seed)

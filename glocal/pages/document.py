@@ -13,7 +13,8 @@ from bokeh.embed import components
 from bokeh.resources import Resources
 
 from glocal.files import printable
-from glocal.pages.scatter import _OTHERS
+from glocal.pages.scatter import OTHERS
+from glocal.pages.verdict import Sentence
 
 
 class Part(NamedTuple):
@@ -70,7 +71,7 @@ def write_page(
     links = "".join(f'<a href="#{_anchor(part.title)}">{escaped(part.title)}</a>' for part in parts)
     if data is not None:
         # An element of a script ends at "</script", and begins another one at "<!--", wherever that stands.
-        text = json.dumps({**data, "others": _OTHERS}, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps({**data, "others": OTHERS}, ensure_ascii=False, separators=(",", ":"))
         text = printable(text.replace("<", "\\u003c"))
         ending += f'<script type="application/json" id="data">{text}</script><script>{packaged("page.js")}</script>'
     return "\n".join(
@@ -86,6 +87,15 @@ def write_page(
             "",
         ]
     )
+
+
+def verdict_list(sentences: Sequence[Sentence]) -> str:
+    """A verdict as HTML, commands in the letters of commands."""
+    lines = []
+    for mood, text, command in sentences:
+        typed = f" <code>{escaped(command)}</code>" if command else ""
+        lines.append(f'<li class="{mood}">{escaped(text)}{typed}</li>')
+    return f'<ul class="verdict">{"".join(lines)}</ul>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers_from: int) -> str:

@@ -10,17 +10,20 @@
     } else made.textContent = text ?? "–";
     return made;
   };
-  const path = (name) => name.split("/").map(encodeURIComponent).join("/");
+  const said = document.getElementById("said");
   const show = async () => {
     try {
-      const runs = await (await fetch("/runs.json")).json();
+      const answer = await fetch("/runs.json");
+      if (!answer.ok) throw new Error(await answer.text());
+      const runs = await answer.json();
       document.getElementById("lines").replaceChildren(...runs.map((run) => {
         const row = document.createElement("tr");
-        row.append(cell(run.name, `/run/${path(run.name)}`), cell(run.state), cell(run.method), cell(run.epoch?.toFixed(1)), cell(run.loss?.toFixed(3)), cell(run.knn?.toFixed(1)));
-        row.append(run.report ? cell("report", `/file/${path(run.name)}/report.html`) : cell(""));
+        row.append(cell(run.name, `/run/${run.place}`), cell(run.state), cell(run.method), cell(run.epoch?.toFixed(1)), cell(run.loss?.toFixed(3)), cell(run.knn?.toFixed(1)));
+        row.append(run.report ? cell("report", `/file/${run.place}/report.html`) : cell(""));
         return row;
       }));
-    } catch { /* the server is gone; the next look may find it again */ }
+      said.textContent = "";
+    } catch (error) { said.textContent = `The list cannot be had: ${error.message}`; }
     setTimeout(show, 5000);
   };
   show();

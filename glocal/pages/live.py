@@ -10,6 +10,7 @@ import numpy as np
 
 from glocal.console import note
 from glocal.data.sources.base import Source
+from glocal.errors import in_a_line
 from glocal.pages.making import write_report
 from glocal.pages.record import read_record
 
@@ -38,9 +39,9 @@ class LivePage:
             self._write(lambda: 0)
             self._last = time.monotonic()
 
-    def end(self) -> None:
-        """Writes the whole page."""
-        self._write(self._affordable)
+    def end(self, *, finished: bool) -> None:
+        """Writes the whole page, or of a training that was stopped, or failed, what there is."""
+        self._write(self._affordable if finished else lambda: 0)
 
     def _affordable(self) -> int:
         """How many images are embedded soon: a training step costs each image's views forward and backward."""
@@ -56,4 +57,4 @@ class LivePage:
         try:
             write_report(self.folder, place, data=self.source, images=images(), progress=False)
         except Exception as error:  # the training is worth more than its page
-            note(f"{place} was not written: {type(error).__name__}: {error}")
+            note(f"{place} was not written: {in_a_line(error)}")

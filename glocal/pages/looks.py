@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from glocal.data.sources.resized import resized
 from glocal.pages.curves import COLOURS
 from glocal.report.pictures import shown_views
 from glocal.report.preview import open_views
-from glocal.report.sheets import jpeg
+from glocal.report.sheets import data_address, jpeg
 from glocal.views.pictures import as_picture
 
 _LONG, _CROP = 320, 96  # pixels that the image and its crops have on the page, at most
@@ -45,7 +44,7 @@ def draw_looks(source: Source, recipe: AnyRecipe, places: Tensor) -> Iterator[st
             pixels = shown_views(views.images[view][row].cpu(), recipe.data)
             colour = COLOURS[view % len(COLOURS)]
             name = html.escape(f"{lane.plan.views[view].name}, {pixels.shape[-1]} px")
-            file = _address(jpeg(_picture(pixels), _CROP))
+            file = data_address(jpeg(_picture(pixels), _CROP))
             crops.append(f'<figure><img alt="" src="{file}" style="border-color:{colour}">{name}</figure>')
         boxes = [views.geometry[view].box[row].tolist() for view in shown]
         yield f'<div class="views">{_boxed(sample.image, boxes)}<div class="crops">{"".join(crops)}</div></div>'
@@ -59,7 +58,7 @@ def _boxed(image: Tensor, boxes: list[list[float]]) -> str:
     for number, (left, top, right, bottom) in enumerate(boxes):
         place = f'x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"'
         drawn.append(f'<rect {place} fill="none" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="{line:.2f}"/>')
-    file = _address(jpeg(_picture(as_picture(image)), _LONG))
+    file = data_address(jpeg(_picture(as_picture(image)), _LONG))
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the crops in the image">'
         f'<image href="{file}" width="{width}" height="{height}"/>{"".join(drawn)}</svg>'
@@ -72,10 +71,6 @@ def _picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
-def _address(file: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(file).decode()}"
-
-
 def attention_pictures(images: Tensor, attention: Tensor) -> str:
     """Images beside the attention of each head, as HTML.
 
@@ -85,14 +80,14 @@ def attention_pictures(images: Tensor, attention: Tensor) -> str:
     """
     rows = []
     for image, heads in zip(images, attention, strict=True):
-        shown = _address(jpeg(_picture(as_picture(image)), _CROP))
+        shown = data_address(jpeg(_picture(as_picture(image)), _CROP))
         drawn = [f'<figure><img alt="" src="{shown}" style="border:0">image</figure>']
         for number, head in enumerate(heads[:_MOST]):
             strength = (head / head.max()).clamp(0, 1).sqrt()  # the root shows what is not the strongest as well
             picture = Image.fromarray((255 * strength).byte().numpy()).resize((_CROP, _CROP), Image.Resampling.NEAREST)
             file = io.BytesIO()
             picture.save(file, "PNG")
-            address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+            address = data_address(file.getvalue())
             drawn.append(f'<figure><img alt="" src="{address}" style="border:0">head {number + 1}</figure>')
         rows.append(f'<div class="crops views">{"".join(drawn)}</div>')
     return "".join(rows)

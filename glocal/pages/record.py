@@ -10,7 +10,7 @@ import numpy as np
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.errors import GlocalError
-from glocal.training.log import monitor_series, read_metrics
+from glocal.training.log import FAILED, monitor_series, read_metrics
 
 MEASURES = ("knn", "spread", "effective_rank")
 """Names of what is measured now and then, in monitor.csv."""
@@ -26,7 +26,8 @@ class Record:
         recipe: as it was resolved.
         metrics: the columns of metrics.csv.
         measured: by name, (n, 2) epochs and values.
-        broken: names of images that could not be read.
+        broken: names of images that could not be read, each with its reason.
+        failed: why the training could not go on; empty where it could.
     """
 
     folder: Path
@@ -35,16 +36,17 @@ class Record:
     metrics: dict[str, np.ndarray]
     measured: dict[str, np.ndarray]
     broken: tuple[str, ...]
+    failed: str = ""
 
     @cached_property
     def steps_per_epoch(self) -> float:
         """Steps in an epoch; 0 before the first line of metrics.csv."""
-        return float(self.metrics["step"][-1] / self.metrics["epoch"][-1]) if self.metrics else 0.0
+        return float(self.metrics["step"][-1] / self.metrics["epoch"][-1]) if self.steps else 0.0
 
     @property
     def steps(self) -> int:
         """Steps that are done and logged."""
-        return int(self.metrics["step"][-1]) if self.metrics else 0
+        return int(self.metrics["step"][-1]) if self.metrics and self.metrics["epoch"][-1] > 0 else 0
 
     @property
     def total(self) -> int:
@@ -77,13 +79,13 @@ def read_record(folder: str | Path, name: str = "") -> Record:
         what = "holds no recipe.yaml" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise GlocalError(f"{folder} is no run: it {what}; give the folder that `glocal pretrain --out` named")
     metrics = {key: np.asarray(values) for key, values in read_metrics(folder).items()}
-    per_epoch = metrics["step"][-1] / metrics["epoch"][-1] if metrics else 1.0
+    per_epoch = metrics["step"][-1] / metrics["epoch"][-1] if metrics and metrics["epoch"][-1] > 0 else 1.0
     measured = {}
     for measure in MEASURES:
         if series := monitor_series(folder, measure):
             found = np.asarray(series, dtype=float)  # (n, 2) steps and values
             measured[measure] = found / [per_epoch, 1.0]
-    skipped = folder / "skipped.txt"
+    skipped, failed = folder / "skipped.txt", folder / FAILED
     broken = skipped.read_text(encoding="utf-8").splitlines() if skipped.is_file() else []
     return Record(
         folder,
@@ -92,4 +94,5 @@ def read_record(folder: str | Path, name: str = "") -> Record:
         metrics,
         measured,
         tuple(broken),
+        failed.read_text(encoding="utf-8").strip() if failed.is_file() else "",
     )

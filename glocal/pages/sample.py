@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from glocal.curation.outliers import THRESHOLD, find_outliers
 from glocal.data.sources.base import Source, Subset
-from glocal.embeddings.making import embed
+from glocal.embeddings.making import SKIPPED, embed
 from glocal.embeddings.nearest import neighbors_of_all
 from glocal.errors import GlocalError
 from glocal.neighbors.kmeans import kmeans
@@ -33,6 +33,8 @@ class Sample:
     Attributes:
         chosen: (M,) int64, their places in the source, in order.
         of: how many images the source has.
+        broken: names of chosen images that could not be read, each with its reason.
+        by: what the sample has its share of, "class" or "folder"; empty where it is drawn from all alike.
         keys: their names.
         groups: by what they can be coloured ("class", "folder", "cluster"), the name of each image's group.
         thumbnails: small JPEG files.
@@ -43,6 +45,8 @@ class Sample:
 
     chosen: Tensor
     of: int
+    broken: list[str]
+    by: str
     keys: list[str]
     groups: dict[str, list[str]]
     thumbnails: list[bytes | None]
@@ -55,16 +59,23 @@ class Sample:
         return len(self.keys)
 
 
-def choose(source: Source, most: int, seed: int) -> Tensor:
-    """Places of at most so many images, (M,) int64 in order: of each class its share."""
-    if len(source) <= most:
-        return torch.arange(len(source))
-    order = permutation(len(source), seed, "report")
-    if source.labels is None:
-        return order[:most].sort().values
-    # Images of a class stand together in the order of the draw; every n-th of them all is a share of each class.
-    together = order[source.labels[order].argsort(stable=True)]
-    return together[torch.linspace(0, len(source) - 1, most).long()].sort().values
+def choose(source: Source, most: int, seed: int) -> tuple[Tensor, str]:
+    """Places of at most so many images, (M,) int64 in order, and of what each has its share: "class", "folder" or "".
+
+    Images without classes are drawn by their folders, where there are several.
+    """
+    count = len(source)
+    if count <= most:
+        return torch.arange(count), ""
+    order, strata, by = permutation(count, seed, "report"), source.labels, "class"
+    if strata is None:
+        folders = [PurePath(key).parent.as_posix() for key in source.keys]
+        strata, by = torch.from_numpy(np.unique(folders, return_inverse=True)[1]), "folder"
+    if int(strata.min()) == int(strata.max()):
+        return order[:most].sort().values, ""
+    # Those of a class stand together in the order of the draw; every n-th of them all is a share of each class.
+    together = order[strata[order].argsort(stable=True)]
+    return together[torch.arange(most) * count // most].sort().values, by
 
 
 def look_at(
@@ -84,8 +95,10 @@ def look_at(
     Raises:
         GlocalError: fewer than three images can be read.
     """
-    chosen = choose(source, most, seed)
-    found = embed(backbone, Subset(source, chosen), folder, thumbnails=SIDE, progress=progress)
+    chosen, by = choose(source, most, seed)
+    some = Subset(source, chosen)
+    found = embed(backbone, some, folder, thumbnails=SIDE, progress=progress, tell_broken=False)
+    skipped = folder / SKIPPED
     if len(found) < _FEWEST:
         raise GlocalError(f"{source.name}: a map needs {_FEWEST} images, and {len(found)} can be read")
     places = torch.tensor(found.column("index").to_pylist())
@@ -99,6 +112,8 @@ def look_at(
     return Sample(
         chosen[places],
         len(source),
+        skipped.read_text(encoding="utf-8").splitlines() if skipped.is_file() else [],
+        by,
         found.keys,
         groups,
         found.thumbnails(range(len(found))),

@@ -13,7 +13,7 @@ from glocal.pages.sample import Sample
 from glocal.pages.sprites import SIDE, Sprites
 
 _MOST = 20  # groups with a colour of their own
-_OTHERS = "#999999"
+OTHERS = "#999999"
 _TIP = (
     '<div style="display:flex;gap:6px;max-width:260px"><div style="flex:none;'
     f"width:{SIDE}px;height:{SIDE}px;background-image:var(--sheet-@sheet);"
@@ -86,7 +86,7 @@ def colours_of(groups: list[str]) -> dict[str, str]:
     largest = {name for name, _ in Counter(groups).most_common(_MOST)}
     colours, place = {}, 0
     for name in sorted(set(groups)):
-        colours[name] = _OTHERS
+        colours[name] = OTHERS
         if name in largest:
             shade = place // len(COLOURS)
             colours[name] = COLOURS[place % len(COLOURS)] if shade == 0 else _lighter(COLOURS[place % len(COLOURS)])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image
+
+from glocal.report.sheets import data_address
 
 SIDE = 48  # of a thumbnail, in pixels
 _ACROSS = 32
@@ -55,5 +56,5 @@ def make_sprites(thumbnails: Sequence[bytes | None]) -> Sprites:
                 sheet.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
         file_ = io.BytesIO()
         sheet.save(file_, "WEBP", quality=_QUALITY, method=4)
-        sheets.append(f"data:image/webp;base64,{base64.b64encode(file_.getvalue()).decode()}")
+        sheets.append(data_address(file_.getvalue()))
     return Sprites(sheets, places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -20,13 +21,21 @@ _FELL = 1.0  # points below the best
 _RANK = 0.05  # share of the effective rank by which it has to change
 _SLOW = 0.5  # of the usual images a second
 _FEW = 10  # lines of metrics.csv that say anything
+_KNOWN = 5  # measurements after which one that stands still has levelled off
 
 
 class Sentence(NamedTuple):
-    """A sentence of the verdict: what is well, what is not, what else is known, and what to do."""
+    """A sentence of the verdict: what is well, what is not, what else is known, and what to do.
+
+    Attributes:
+        mood: which of these.
+        text: the words.
+        command: to be typed, where the words end with one.
+    """
 
     mood: Mood
     text: str
+    command: str = ""
 
 
 class Trend(NamedTuple):
@@ -44,11 +53,13 @@ class Trend(NamedTuple):
 
 def verdict(record: Record) -> list[Sentence]:
     """The sentences about a run, in the order in which they are read."""
+    failed = [Sentence("bad", f"The training could not go on: {record.failed}.")] if record.failed else []
     if record.steps == 0:
-        return [Sentence("note", "Nothing has been logged yet.")]
+        return failed or [Sentence("note", "Nothing has been logged yet.")]
     trends = {name: _of_measure(record, name) for name in ("knn", "effective_rank")}
     loss = _of_loss(record.metrics["loss"])
     found = [
+        *failed,
         _progress(record),
         *_health(record, trends["effective_rank"]),
         *_loss(record, loss),
@@ -68,8 +79,7 @@ def _progress(record: Record) -> Sentence:
 
 
 def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
-    if not np.isfinite(record.metrics["loss"]).all():
-        yield Sentence("bad", "The loss became infinite or no number. A smaller optimizer.lr may keep it finite.")
+    if record.failed:
         return
     spread = _last(record, "spread")
     width = _last(record, "effective_rank")
@@ -136,7 +146,7 @@ def _images(record: Record) -> Iterator[Sentence]:
 
 def _advice(record: Record, trends: dict[str, Trend | None], loss: Trend | None) -> Iterator[Sentence]:
     spread, width = _last(record, "spread"), _last(record, "effective_rank")
-    if not np.isfinite(record.metrics["loss"]).all():
+    if record.failed:
         return
     if (spread is not None and spread < LOW_SPREAD) or (width is not None and width < LOW_RANK):
         words = "a smaller optimizer.lr, a longer optimizer.warmup_epochs, a larger train.batch_size or stronger views"
@@ -144,20 +154,25 @@ def _advice(record: Record, trends: dict[str, Trend | None], loss: Trend | None)
         return
     if not record.finished:
         return
-    best = trends["knn"] or trends["effective_rank"]
-    if best is None and loss is None:
-        yield Sentence("next", "It is too short to say whether it still improves: train for longer (train.epochs).")
-    elif best.direction > 0 if best is not None else loss is not None and loss.direction < 0:
+    place = shlex.quote(str(record.folder))
+    name = "knn" if trends["knn"] is not None else "effective_rank"
+    best = trends[name]
+    direction = best.direction if best is not None else -loss.direction if loss is not None else None
+    if direction is not None and direction > 0:
         epochs = 2 * record.recipe.train.epochs
-        place = record.folder
         command = f"glocal pretrain --out {place} --recipe {place}/recipe.yaml --extend --set train.epochs={epochs}"
-        yield Sentence("next", f"It was still learning when it ended. Train longer: {command}")
+        yield Sentence("next", "It was still learning when it ended. Train longer:", command)
+    elif best is not None and best.direction < 0:
+        words = "It got worse towards its end. A smaller optimizer.lr may help; look at what the network is shown:"
+        yield Sentence("next", words, f"glocal views --recipe {place}/recipe.yaml --data IMAGES")
+    elif best is None or len(record.measured[name]) < _KNOWN:
+        yield Sentence("next", "It is too short to say whether it still improves: train for longer (train.epochs).")
     else:
         words = "More epochs of the same would change little. More images, a larger network (model.name) or another"
-        yield Sentence("next", f"{words} method may; `glocal report A B` lays runs side by side.")
+        yield Sentence("next", f"{words} method may. This lays runs side by side:", "glocal report RUN RUN")
     if not (record.folder / "evaluation").exists():
-        command = f"glocal evaluate {record.folder} --train LABELLED --test LABELLED"
-        yield Sentence("next", f"It has not been evaluated. With some labelled images: {command}")
+        command = f"glocal evaluate {place} --train LABELLED --test LABELLED"
+        yield Sentence("next", "It has not been evaluated. With some labelled images:", command)
 
 
 def _last(record: Record, name: str) -> float | None:

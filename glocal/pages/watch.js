@@ -12,10 +12,15 @@
           if (!source) return location.reload();
           source.data = { ...source.data, epoch, value };
         }
-        document.querySelector("ul.verdict").replaceChildren(...verdict.map(([mood, text]) => {
+        document.querySelector("ul.verdict").replaceChildren(...verdict.map(([mood, text, command]) => {
           const line = document.createElement("li");
           line.className = mood;
           line.textContent = text;
+          if (command) {
+            const typed = document.createElement("code");
+            typed.textContent = command;
+            line.append(" ", typed);
+          }
           return line;
         }));
       }

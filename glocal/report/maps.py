@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from glocal.errors import GlocalError
 from glocal.report.pictures import plain, save_picture, shortened
 from glocal.views.random import permutation
 
@@ -21,6 +23,16 @@ MAPS: dict[Map, str] = {"tsne": "t-SNE", "umap": "UMAP"}
 MOST_CLASSES = 20  # that can be told apart
 _LONGEST_NAME = 28
 _COLUMNS = 3
+
+
+def check_map(kind: Map) -> None:
+    """Says before anything is computed what a kind of map needs.
+
+    Raises:
+        GlocalError: its package is not installed.
+    """
+    if kind == "umap" and find_spec("umap") is None:
+        raise GlocalError("UMAP needs umap-learn: pip install 'glocal[umap]'")
 
 
 def choose_for_map(labels: Tensor, most: int, seed: int) -> tuple[Tensor, int]:

@@ -68,6 +68,12 @@ def jpeg(image: Image.Image, side: int = _SIDE) -> bytes:
     return file.getvalue()
 
 
+def data_address(file: bytes) -> str:
+    """An address that holds a JPEG, PNG or WebP file itself."""
+    kind = "png" if file.startswith(b"\x89PNG") else "webp" if file[8:12] == b"WEBP" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
+
+
 def write_sheet(path: str | Path, title: str, sections: Sequence[Section], text: Sequence[str] = ()) -> None:
     """Writes sections of pictures as a page (.html) that holds all that it shows, or as one picture (.png).
 
@@ -109,8 +115,7 @@ def _figure(tile: Tile) -> str:
     if tile.picture is None:
         shown = '<div class="none">no picture</div>'
     else:
-        kind = "png" if tile.picture.startswith(b"\x89PNG") else "jpeg"
-        shown = f'<img loading="lazy" alt="" src="data:image/{kind};base64,{base64.b64encode(tile.picture).decode()}">'
+        shown = f'<img loading="lazy" alt="" src="{data_address(tile.picture)}">'
     if tile.link:
         target = Path(tile.link).as_uri() if tile.link.startswith("/") else tile.link
         shown = f'<a href="{html.escape(target)}">{shown}</a>'

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from glocal.errors import GlocalError
+from glocal.errors import in_a_line
 from glocal.evaluation import evaluate
 from glocal.papers import Metric
 from glocal.reproduction.images import Images
@@ -53,7 +53,7 @@ def measure(
                 )
                 entries = found["protocols"][protocol]["results"]
             except Exception as error:  # what others find is worth having
-                errors |= dict.fromkeys(names, in_words(error))
+                errors |= dict.fromkeys(names, in_a_line(error))
                 continue
             for name in names:
                 value = _look_up(metrics[name], entries)
@@ -79,12 +79,6 @@ def grouped(metrics: Mapping[str, Metric]) -> list[tuple[dict[str, Any], list[st
         if metric.settings.get(_K):
             one[_K] = sorted({*one.get(_K, ()), *metric.settings[_K]})
     return list(groups.values())
-
-
-def in_words(error: BaseException) -> str:
-    """An error in a line; of one that is no user's mistake, with its kind."""
-    kind = "" if isinstance(error, GlocalError) else f"{type(error).__name__}: "
-    return kind + " ".join(str(error).split())[:300]
 
 
 def _asked(metric: Metric) -> str:

@@ -15,12 +15,13 @@ import torch
 
 from glocal.checkpoints import newest_checkpoint
 from glocal.config import AnyRecipe
+from glocal.errors import in_a_line
 from glocal.files import write_text
 from glocal.models.loading import choose_device
 from glocal.reproduction.clock import TrainingClock, read_times
 from glocal.reproduction.images import Images, open_images
 from glocal.reproduction.jobs import RESULT, Job, read_job
-from glocal.reproduction.measuring import in_words, measure
+from glocal.reproduction.measuring import measure
 from glocal.signals import Stopped
 from glocal.training.building import batch_order
 from glocal.training.log import monitor_series
@@ -44,7 +45,7 @@ def do(job: Job) -> dict[str, Any]:
     try:
         found = {**about, "equal": job.equal, **_done(job)}
     except Exception as error:
-        found = {**about, "equal": job.equal, "error": in_words(error)}
+        found = {**about, "equal": job.equal, "error": in_a_line(error)}
     write_text(Path(job.folder) / RESULT, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return found
 

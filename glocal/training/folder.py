@@ -25,6 +25,7 @@ from glocal.models.weights import Weights
 from glocal.training.extending import extended
 from glocal.training.flat import flatten
 from glocal.training.images import FILE, check_images, write_names
+from glocal.training.log import FAILED
 
 Resume = Literal["auto", "must", "never"]
 
@@ -57,7 +58,17 @@ _WAS = {"data.color": "exact"}
 _MILESTONES = "optimizer.milestones."
 
 _LOGS = (
-    *("metrics.csv", "monitor.csv", "loggers.json", "loss.png", "views.png", "report.html", "skipped.txt", FILE),
+    *(
+        "metrics.csv",
+        "monitor.csv",
+        "loggers.json",
+        "loss.png",
+        "views.png",
+        "report.html",
+        "skipped.txt",
+        FAILED,
+        FILE,
+    ),
     *("method.py", "base.py"),
 )
 

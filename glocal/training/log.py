@@ -12,6 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from glocal.console import warn
 from glocal.files import printable, write_text
 
+FAILED = "failed.txt"
+"""In the run's folder: why it could not go on; gone when it does."""
+
 
 class Others(Protocol):
     """Whatever else is told the numbers of a run."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from glocal.config import AnyRecipe, LoggerName
 from glocal.console import warn
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, in_a_line
 from glocal.files import write_text
 
 FILE = "loggers.json"
@@ -28,7 +28,8 @@ def check_loggers(names: Sequence[LoggerName]) -> None:
         GlocalError: one is.
     """
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, as wandb makes one, is no package
             raise GlocalError(f"train.loggers={name}: the package is not installed; pip install 'glocal[{name}]'")
 
 
@@ -41,7 +42,7 @@ class Loggers:
         recipe: is told to each as the run's settings.
 
     The services are set up by their own environment: WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI,
-    MLFLOW_EXPERIMENT_NAME. Without the latter two MLflow writes into `mlruns` in the folder.
+    MLFLOW_EXPERIMENT_NAME. Without a tracking URI MLflow writes into `mlruns` in the folder.
     """
 
     def __init__(self, names: Sequence[LoggerName], folder: Path, recipe: AnyRecipe) -> None:
@@ -83,7 +84,7 @@ def _tried(name: str, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except Exception as error:  # each service has its own errors, and none is worth a training
-        warn(f"{name} is left out from here on: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        warn(f"{name} is left out from here on: {in_a_line(error)}")
         return None
 
 
@@ -105,9 +106,9 @@ def _opened(name: LoggerName, folder: Path, version: str | None) -> Any:
         )
         logger.experiment.define_metric("*", step_metric="trainer/global_step")
         return logger
-    return loggers.MLFlowLogger(
-        experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
-        run_name=folder.name,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").resolve().as_uri(),
-        run_id=version,
-    )
+    place = os.environ.get("MLFLOW_TRACKING_URI")
+    if not place:
+        place = (folder / "mlruns").resolve().as_uri()
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # else newer MLflow refuses plain files
+    project = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+    return loggers.MLFlowLogger(experiment_name=project, run_name=folder.name, tracking_uri=place, run_id=version)

@@ -13,6 +13,7 @@ from typing import Any
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.sources.opening import Images
+from glocal.files import write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 from glocal.pages.live import LivePage
@@ -22,9 +23,9 @@ from glocal.training.building import Training, batch_order, build
 from glocal.training.extending import what_changes
 from glocal.training.folder import Resume, has_checkpoint, prepare_folder
 from glocal.training.forecast import Forecast
-from glocal.training.log import RunLog, read_metrics
+from glocal.training.log import FAILED, RunLog, read_metrics
 from glocal.training.loggers import Loggers, check_loggers
-from glocal.training.loop import Hooks, train
+from glocal.training.loop import Hooks, NonFiniteLossError, train
 from glocal.training.machine import is_first_process, launch, place, suit_to_machine
 from glocal.training.monitors import KNNMonitor, knn_monitor
 from glocal.training.planning import check_time, drop_plan, plan, planned_before
@@ -41,8 +42,8 @@ class Run:
 
     Attributes:
         folder: holds recipe.yaml, checkpoints/, metrics.csv, monitor.csv, tensorboard/, report.html, loss.png,
-            views.png, images.txt (the names of the images); skipped.txt where images could not be read; method.py, a
-            copy of the method where that is in a file of its own.
+            views.png, images.txt (the names of the images); skipped.txt where images could not be read; failed.txt
+            where the loss became no number; method.py, a copy of the method where that is in a file of its own.
     """
 
     folder: Path
@@ -96,7 +97,8 @@ def pretrain(
             later, and a run in `out` keeps its plan.
         watch: is told of every step, and of what is done in between (`glocal.training.stopwatch`).
         report: write report.html every few minutes, with curves, and in the end with a map of up to 2,000 of the images
-            (`glocal.write_report`). With GLOCAL_REPORT=0 in the environment none is written.
+            (`glocal.write_report`); without one where several processes train, or where the training failed. With
+            GLOCAL_REPORT=0 in the environment none is written.
 
     Returns:
         The finished run.
@@ -154,8 +156,6 @@ def pretrain(
     if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
         page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings
     _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
-    if page is not None:
-        page.end()
     return Run(folder)
 
 
@@ -184,7 +184,9 @@ def _train(
     forecast = Forecast(training, first_step, monitor, given) if main and progress and not planned else None
     measure = (lambda: monitor.measure(evaluated)) if monitor and main else None
     hooks = Hooks(partial(save, training), log, measure, watch or forecast, page)
-    finished = False
+    failed, finished = training.folder / FAILED, False
+    if main:
+        failed.unlink(missing_ok=True)
     try:
         train(
             method,
@@ -198,9 +200,15 @@ def _train(
             progress=progress,
         )
         finished = True
+    except NonFiniteLossError as error:
+        if main:
+            write_text(failed, f"{error}\n")
+        raise
     finally:
         if log:
             log.close()
             draw_loss(training.folder)
         if others:
             others.close(finished=finished)
+        if page:
+            page.end(finished=finished)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from glocal.pages.sample import choose
 from glocal.training import run as running
 from tests.pages.conftest import SMALL, STEPS
 
-PARTS = ["Curves", "Measured", "Map of the embeddings", "Nearest neighbours", "Views", "Suspicious images"]
+PARTS = ["Curves", "Measured", "Map of the embeddings", "Views", "Nearest neighbours", "Suspicious images"]
 
 
 def headings(page: Path) -> list[str]:
@@ -62,14 +63,75 @@ def test_neighbours_on_the_page_are_the_nearest_by_a_plain_search(
     assert found["groups"]["class"] == labels
 
 
-def test_a_sample_gives_each_class_its_share() -> None:
+def test_a_sample_gives_each_class_or_folder_its_share() -> None:
     labels = torch.tensor([0] * 700 + [1] * 200 + [2] * 100)
     source = MemorySource("some", torch.zeros(1000, 3, 4, 4, dtype=torch.uint8), labels, ["a", "b", "c"])
-    chosen = choose(source, 100, 0)
+    chosen, by = choose(source, 100, 0)
+    assert by == "class"
     assert chosen.unique().numel() == 100
     assert labels[chosen].bincount().tolist() == pytest.approx([70, 20, 10], abs=1)
-    assert torch.equal(choose(source, 1000, 0), torch.arange(1000))
-    assert not torch.equal(choose(source, 100, 1), chosen)
+    whole, by = choose(source, 1000, 0)
+    assert torch.equal(whole, torch.arange(1000))
+    assert by == ""
+    assert not torch.equal(choose(source, 100, 1)[0], chosen)
+    source.labels = None
+    assert choose(source, 100, 0)[1] == ""  # all in one place
+    source.keys = [f"{'abc'[label]}/{number}" for number, label in enumerate(labels.tolist())]
+    chosen, by = choose(source, 100, 0)
+    assert by == "folder"
+    assert labels[chosen].bincount().tolist() == pytest.approx([70, 20, 10], abs=1)
+
+
+def test_runs_without_a_map_leave_those_of_others(trained: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    shutil.copytree(trained, begun)
+    shutil.rmtree(begun / "checkpoints")
+    broken = tmp_path / "broken"
+    shutil.copytree(trained, broken)
+    for file in (broken / "checkpoints").iterdir():
+        file.write_bytes(b"nothing")
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    page = glocal.write_report([begun, broken, trained, other], tmp_path / "page.html", images=32, progress=False)
+    text = page.read_text(encoding="utf-8")
+    assert len(data_of(page)["maps"]) == 2
+    neighbours = text[text.index("<h2>Nearest neighbours") :]
+    assert re.findall("<h3>(.*?)</h3>", neighbours)[:2] == ["first", "other"]
+    assert re.search(r"<h3>broken</h3><p>[^<]*checkpoint", text)  # why it has no map
+
+
+def test_the_page_says_how_many_images_it_shows(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number, image in enumerate(Shapes("train", 12).images()):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:02d}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    text = glocal.write_report(trained, tmp_path / "a.html", data=folder, progress=False).read_text(encoding="utf-8")
+    assert "t-SNE of all 12 images that can be read, of 13." in text
+    assert "Unreadable: 1 image" in text
+    assert "bad.png" in text
+    assert "cannot be read" not in capsys.readouterr().err  # which would name a file that is gone
+    (folder / "bad.png").unlink()
+    some = glocal.write_report(trained, tmp_path / "b.html", data=folder, images=8, progress=False)
+    assert "t-SNE of 8 of 12 images. Near" in some.read_text(encoding="utf-8")
+
+
+def test_a_training_that_fails_leaves_a_page_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+) -> None:
+    monkeypatch.setenv("GLOCAL_REPORT", "1")
+    overrides = {**SMALL, **STEPS, "monitor.knn_epochs": 0, "optimizer.warmup_epochs": 0}
+    with pytest.raises(GlocalError, match="the loss is"):
+        glocal.pretrain(
+            "shapes:train:64", tmp_path / "a", recipe="demo-shapes", overrides={**overrides, "optimizer.lr": 1e12},
+            progress=False,
+        )  # fmt: skip
+    assert "The training could not go on: the loss is" in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    glocal.pretrain("shapes:train:64", tmp_path / "a", recipe="demo-shapes", overrides=overrides, progress=False)
+    assert not (tmp_path / "a" / "failed.txt").exists()
+    assert headings(tmp_path / "a" / "report.html") == PARTS
 
 
 def test_names_of_images_are_text_and_nothing_else(tmp_path: Path, trained: Path) -> None:
@@ -143,7 +205,7 @@ def test_images_that_are_gone_leave_the_rest_of_the_page(trained: Path, tmp_path
     assert "The images cannot be opened: there is no folder" in page.read_text(encoding="utf-8")
 
 
-def test_wrong_places_are_told(trained: Path, tmp_path: Path) -> None:
+def test_wrong_places_are_told(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GlocalError, match=r"page.png: the name must end in .html"):
         glocal.write_report(trained, tmp_path / "page.png")
     (tmp_path / "empty").mkdir()
@@ -151,6 +213,11 @@ def test_wrong_places_are_told(trained: Path, tmp_path: Path) -> None:
         glocal.write_report(tmp_path / "empty", tmp_path / "page.html")
     with pytest.raises(GlocalError, match="no run: name the folder"):
         glocal.write_report([], tmp_path / "page.html")
+    with pytest.raises(GlocalError, match="first is named 2 times"):
+        glocal.write_report([trained, f"{trained}/"], tmp_path / "page.html")
+    monkeypatch.setattr("glocal.report.maps.find_spec", lambda _: None)
+    with pytest.raises(GlocalError, match="UMAP needs umap-learn"):
+        glocal.write_report(trained, tmp_path / "page.html", kind="umap")
     wrong = CliRunner().invoke(app, ["report", str(trained), "--map", "tsn"])
     assert "did you mean tsne" in str(wrong.exception)
 
@@ -192,14 +259,14 @@ def test_slow_networks_have_fewer_images_on_the_map(
     (run / "metrics.csv").write_text(f"step,epoch,loss,lr,images_per_second\n1,1,3.0,0.1,{rate}\n", encoding="utf-8")
     asked = []
     monkeypatch.setattr("glocal.pages.live.write_report", lambda *_, **options: asked.append(options["images"]))
-    LivePage(run, Shapes("train", 8)).end()  # two views: 30 seconds at four times the training's rate
+    LivePage(run, Shapes("train", 8)).end(finished=True)  # two views: 30 seconds at four times the training's rate
     assert asked == [images]
 
 
 def test_a_page_that_cannot_be_written_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source in (None, Shapes("train", 8)):
-        LivePage(tmp_path / "gone", source).end()
-    assert capsys.readouterr().err.count("report.html was not written: GlocalError") == 2
+        LivePage(tmp_path / "gone", source).end(finished=True)
+    assert capsys.readouterr().err.count("gone is no run: it holds no recipe.yaml") == 2
 
 
 def test_images_in_memory_are_on_the_page_of_their_training(

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from glocal.errors import GlocalError
+from glocal.pages import serving
+from glocal.pages.record import read_record
 from glocal.pages.serving import Server
 
 
@@ -58,6 +62,7 @@ def test_runs_are_listed_with_how_they_stand(server: Server, trained: Path) -> N
         "/run/..",
         "/run/%2e%2e/first",
         "/run/none",
+        "/run/first%00",
         "/run//etc",
         "/file/first/recipe.yaml",
         "/file/first/../first/loss.png/..",
@@ -97,18 +102,52 @@ def test_nothing_can_be_written_and_no_other_name_leads_here(server: Server) -> 
         assert ask(server, "/runs.json", method=method)[0] == 501
 
 
-def test_a_run_that_cannot_be_read_is_named(server: Server, trained: Path) -> None:
-    broken = trained.parent / "broken"
-    broken.mkdir()
-    (broken / "recipe.yaml").write_text("train: {epoch: 3}")
+@pytest.mark.parametrize("change", ["recipe", "no number", "epoch 0", "name"])
+def test_a_run_that_is_odd_leaves_the_others_on_the_list(server: Server, trained: Path, change: str) -> None:
+    odd = Path(os.fsdecode(os.fsencode(trained.parent) + (b"/bad\xff" if change == "name" else b"/odd")))
+    odd.mkdir()
+    recipe = (trained / "recipe.yaml").read_text(encoding="utf-8")
+    (odd / "recipe.yaml").write_text("train: {epoch: 3}" if change == "recipe" else recipe, encoding="utf-8")
+    epoch, loss = (0, 3.0) if change == "epoch 0" else (1, "nan" if change == "no number" else 3.0)
+    (odd / "metrics.csv").write_text(
+        f"step,epoch,loss,lr,images_per_second\n4,{epoch},{loss},0.1,9\n", encoding="utf-8"
+    )
     try:
-        lines = json.loads(ask(server, "/runs.json")[2])
-        assert ask(server, "/run/broken")[0] == 503
+        lines = {line["name"]: line for line in json.loads(ask(server, "/runs.json")[2])}
+        [place] = [line["place"] for name, line in lines.items() if name != "first"]
+        status, _, text = ask(server, f"/run/{place}")
+        curves = ask(server, f"/curves/{place}")[0]
     finally:
-        (broken / "recipe.yaml").unlink()
-        broken.rmdir()
-    [state] = [line["state"] for line in lines if line["name"] == "broken"]
-    assert state.startswith("cannot be read: ")
+        shutil.rmtree(odd)
+    assert lines["first"]["state"] == "finished"
+    assert status == curves == (503 if change == "recipe" else 200), text
+    if change == "recipe":
+        assert lines["odd"]["state"].startswith("cannot be read: ")
+
+
+def test_a_line_is_read_again_only_when_its_files_changed(
+    server: Server, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(serving, "read_record", lambda folder: read.append(folder) or read_record(folder))
+    first = ask(server, "/runs.json")[2]
+    assert ask(server, "/runs.json")[2] == first
+    assert len(read) == 1
+    log = trained / "metrics.csv"
+    log.write_text(log.read_text(encoding="utf-8"), encoding="utf-8")
+    ask(server, "/runs.json")
+    assert len(read) == 2
+
+
+def test_runs_that_are_linked_from_elsewhere_are_not_listed(server: Server, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "recipe.yaml").write_text((trained / "recipe.yaml").read_text(encoding="utf-8"))
+    link = trained.parent / "link"
+    link.symlink_to(tmp_path)
+    try:
+        assert "secret" not in ask(server, "/runs.json")[2]
+    finally:
+        link.unlink()
 
 
 def test_wrong_folders_and_ports_are_told(server: Server, tmp_path: Path) -> None:

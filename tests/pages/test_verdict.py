@@ -36,7 +36,7 @@ def record(
 
 
 def said(one: Record) -> str:
-    return "\n".join(f"{mood}: {text}" for mood, text in verdict(one))
+    return "\n".join(f"{mood}: {text} {command}".rstrip() for mood, text, command in verdict(one))
 
 
 def test_a_healthy_run_that_still_learns_is_to_be_trained_for_longer() -> None:
@@ -96,10 +96,27 @@ def test_a_run_under_way_gets_no_advice() -> None:
     assert "next:" not in text
 
 
-def test_a_loss_that_is_no_number_is_all_that_matters() -> None:
-    text = said(record(loss=np.append(np.linspace(6, 3, LINES - 1), np.nan)))
-    assert "bad: The loss became infinite or no number." in text
-    assert "levelled off" not in text
+def test_why_a_training_failed_is_all_that_matters() -> None:
+    failed = replace(record(), failed="the loss is nan at step 7; try a smaller optimizer.lr")
+    text = said(failed)
+    assert text.startswith("bad: The training could not go on: the loss is nan at step 7; try a smaller optimizer.lr.")
+    assert "Healthy" not in text
+    assert "next:" not in text
+    early = replace(failed, metrics={})  # before the first line of the log
+    assert said(early) == text.splitlines()[0]
+
+
+def test_a_run_that_got_worse_is_not_said_to_have_levelled_off() -> None:
+    text = said(record(knn=[20, 35, 40, 38, 33, 30]))
+    assert "next: It got worse towards its end. A smaller optimizer.lr may help" in text
+    assert "would change little" not in text
+    few = said(record(knn=[39.9, 40.0, 40.1]))
+    assert "next: It is too short to say whether it still improves" in few
+
+
+def test_commands_can_be_typed_whatever_the_folder_is_called() -> None:
+    odd = replace(record(knn=[20, 30, 35, 38, 40, 42]), folder=Path("my runs/a&b"))
+    assert "glocal pretrain --out 'my runs/a&b' --recipe 'my runs/a&b'/recipe.yaml --extend" in said(odd)
 
 
 def test_slow_times_and_broken_images_are_told() -> None:

@@ -29,8 +29,9 @@ def pretrain(out: Path, name: str, **more: Any) -> glocal.Run:
 @pytest.mark.usefixtures("no_pictures")
 def test_mlflow_has_the_numbers_and_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "")  # so that it is put back, and
+        monkeypatch.delenv(name)  # what a user without either has
     run = pretrain(tmp_path / "run", "mlflow")
     client = mlflow.tracking.MlflowClient((tmp_path / "run" / "mlruns").resolve().as_uri())
     number = json.loads((tmp_path / "run" / "loggers.json").read_text())["mlflow"]
@@ -91,6 +92,11 @@ def test_a_service_that_fails_is_left_out(
 def test_missing_packages_and_wrong_names_are_told_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb_like").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(GlocalError, match="is not installed"):
+        loggers.check_loggers(("wandb_like",))  # type: ignore[arg-type]  # a folder is no package
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(
         GlocalError, match=r"loggers=wandb: the package is not installed; pip install 'glocal\[wandb\]'"
