@@ -28,13 +28,14 @@ def run_demo(out: Path, *, progress: bool = True) -> Table:
     table = Table(title=f"k-NN accuracy (k={K}) on {TEST}, 8 classes", title_justify="left")
     table.add_column("features")
     table.add_column("top-1 %", justify="right")
-    for name, backbone in (
-        ("raw pixels", "pixels"),
-        ("untrained backbone", f"untrained:{run.folder}"),
-        ("pretrained backbone", run.folder),
+    for name, backbone, place in (
+        ("raw pixels", "pixels", "evaluation/pixels"),
+        ("untrained backbone", f"untrained:{run.folder}", "evaluation/untrained"),
+        ("pretrained backbone", run.folder, "evaluation"),  # where the report looks for it
     ):
-        place = run.folder / "evaluation" / name.split()[0]
-        found = evaluate(backbone, train=TRAIN, test=TEST, protocols=["knn"], k=[K], out=place, progress=False)
+        found = evaluate(
+            backbone, train=TRAIN, test=TEST, protocols=["knn"], k=[K], out=run.folder / place, progress=False
+        )
         table.add_row(name, f"{found['protocols']['knn']['results'][0]['metrics']['top1']:.1f}")
     write_report(run.folder, run.folder / "report.html", images=_IMAGES, progress=False)
     return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.cache import Kept
 from glocal.evaluation.features.extraction import Features
 from glocal.evaluation.metrics.structure import alignment, class_similarity, effective_rank, spread, uniformity
-from glocal.report.maps import MAPS, MOST_CLASSES, Map, choose_for_map, draw_map, project
+from glocal.report.maps import MAPS, MOST_CLASSES, Map, check_map, choose_for_map, draw_map, project
 from glocal.settings import Settings
 from glocal.views.crops import render_batch
 from glocal.views.geometry import ViewGeometry
@@ -46,8 +45,8 @@ def measure(bench: Bench, settings: StructureSettings) -> list[Measurement]:
     source = bench.test
     if source is None or source.labels is None or source.classes is None:
         raise GlocalError("protocol structure needs test images with labels: --test")
-    if "umap" in settings.pictures and find_spec("umap") is None:  # before anything is computed
-        raise GlocalError("structure.pictures: UMAP needs umap-learn: pip install 'glocal[umap]'")
+    for kind in settings.pictures:
+        check_map(kind)
     found = bench.features(source)
     assert found.labels is not None
     if len(found.labels) < 2:
