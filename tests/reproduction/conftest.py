@@ -18,7 +18,7 @@ TINY = {
     "settings": {"train.batch_size": 32, "monitor.knn_epochs": 1},
 }
 KNN = {"title": "k-NN (%)", "protocol": "knn", "settings": {"knn.k": [5]}, "setting": "k=5", "result": "top1"}
-SHAPES: dict[str, Any] = {"data": ["shapes"], "test": ["shapes:test:64"]}
+SHAPES: dict[str, Any] = {"data": ["shapes:train:128"], "test": ["shapes:test:64"]}
 
 
 @pytest.fixture

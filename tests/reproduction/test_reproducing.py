@@ -74,7 +74,7 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
     assert f"| MoCo | 50.5 | {its['mean']['knn']:.2f} ± {its['deviation']['knn']:.2f} |" in written
     assert "train.epochs 200 → 1" in written
     assert "\n± is the sample standard deviation over the seeds of a row.\n" in written
-    assert "torchvision:CIFAR10 → shapes:train: the first 8 images of each class (64)" in written
+    assert "torchvision:CIFAR10 → shapes:train:128: the first 8 images of each class (64)" in written
     assert (out / "reproduced.png").stat().st_size > 10_000
 
     done.clear()
@@ -336,19 +336,19 @@ def test_the_command_runs_workers_and_prints_the_table(
     study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes", "--quiet"]
+    words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes:train:128", "--quiet"]
     answer = CliRunner().invoke(app, [*words, "--test", "shapes:test:64"])
     assert answer.exit_code == 0, answer.output
     assert "written to reproduced/tiny" in answer.output
     found = json.loads((tmp_path / "reproduced/tiny/reproduced.json").read_text(encoding="utf-8"))
-    assert found["command"].endswith("--rows MoCo --data shapes --test shapes:test:64")
+    assert found["command"].endswith("--rows MoCo --data shapes:train:128 --test shapes:test:64")
     assert found["rows"][0]["results"]["epochs"]["mean"]["knn"] >= 0
     job = read_job(tmp_path / "reproduced/tiny/runs/MoCo,seed=0/job.json")
     assert worker.views_per_image(glocal.Run(Path(tmp_path / job.folder)).recipe) == 2
 
 
 def test_a_worker_stops_when_nobody_waits_for_it(study: Write, tmp_path: Path) -> None:
-    words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes", "--quiet"]
+    words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes:train:128", "--quiet"]
     words += ["--test", "shapes:test:64", "--set", "train.epochs=2000", "--out", str(tmp_path / "out")]
     parent = subprocess.Popen([sys.executable, "-m", "glocal", *words])
     folder = tmp_path / "out" / "runs" / "MoCo,seed=0"
