@@ -41,7 +41,9 @@ _OPTIONAL = (  # module, package, extra of glocal, what it brings
     ("onnxscript", "onnxscript", "export", "glocal export --to onnx"),
     ("tifffile", "tifffile", "channels", "TIFF of several channels or pages: data.channels"),
     ("pydicom", "pydicom", "dicom", "DICOM: data.channels"),
-    ("umap", "umap-learn", "umap", "maps by UMAP: glocal maps"),
+    ("umap", "umap-learn", "umap", "maps by UMAP: glocal maps, glocal report"),
+    ("wandb", "wandb", "wandb", "Weights & Biases: train.loggers=[wandb]"),
+    ("mlflow", "mlflow", "mlflow", "MLflow: train.loggers=[mlflow]"),
     ("faster_coco_eval", "faster-coco-eval", "detection", "detection and segmentation: glocal evaluate"),
 )
 _GIB = 1 << 30

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glocal.cli.app import app, show
+from glocal.console import note
 from glocal.files import RESULTS, check_output, check_output_folder
 
 PANEL = "Use"
@@ -117,6 +118,8 @@ def select(
         progress=not quiet,
     )
     show(table(found, opened))
+    if not paths:
+        note("--out chosen.txt names the images; .csv, .html and .png work too")
     write = {".txt": write_list, ".csv": write_table}
     for path in paths:
         write.get(path.suffix.lower(), write_page)(found, opened, path)

@@ -184,10 +184,12 @@ class _Page:
         if not self.shown:
             return grid
         first = self.shown[0][1]
+        clusters = f" Clusters are those of {escaped(self.shown[0][0].name)}." if len(trained) > 1 else ""
         choices = "".join(f"<option>{escaped(name)}</option>" for name in first.groups)
         return (
             f"<p>{MAPS[self.kind]} of {_counted(first)}. Near points are images that the network finds alike; "
-            "distances between far groups mean little. Hover shows an image, a click its nearest neighbours.</p>"
+            "distances between far groups mean little. Hover shows an image, a click its nearest neighbours."
+            f"{clusters}</p>"
             f'<p>Colours: <select id="colour-by">{choices}</select></p><div class="legend" id="legend"></div>{grid}'
         )
 
@@ -197,6 +199,8 @@ class _Page:
             sample = look_at(one.folder, source, Path(folder) / "embeddings", **options)
         if self.shown and sample.keys != self.shown[0][1].keys:
             raise GlocalError("this run could not read the same images, so its map cannot stand beside the first")
+        if self.shown:  # where the clusters of one run lie in the map of another
+            sample.groups["cluster"] = self.shown[0][1].groups["cluster"]
         sprites = self.sprites if self.shown else make_sprites(sample.thumbnails)
         number = len(self.shown)
         figure = draw_map(sample, sprites, number, height=560 if alone else 420)

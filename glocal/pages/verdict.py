@@ -83,6 +83,7 @@ def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
         return
     spread = _last(record, "spread")
     width = _last(record, "effective_rank")
+    known = len(record.metrics["loss"]) >= _FEW
     if spread is None or width is None:
         yield Sentence("note", "The embeddings were not looked at (monitor.collapse_epochs=0).")
     elif spread < LOW_SPREAD:
@@ -90,8 +91,9 @@ def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
     elif width < LOW_RANK:
         yield Sentence("bad", f"The embeddings use {width:.1f} directions only (effective rank): they have collapsed.")
     else:
-        words = f"Healthy: the embeddings are spread out ({spread:.2f}; 1 is even, 0 is collapse)"
-        yield Sentence("good", f"{words} and use {width:.1f} directions (effective rank).")
+        healthy = "Healthy" if known else "Healthy so far"
+        words = f"{healthy}: the embeddings are spread out ({spread:.2f}; 1 is even, 0 is collapse)"
+        yield Sentence("good" if known else "note", f"{words} and use {width:.1f} directions (effective rank).")
         if rank is not None and rank.direction < 0:
             words = f"The effective rank fell from {rank.before:.1f} to {rank.last:.1f} in the last fifth"
             yield Sentence("note", f"{words}: fewer directions are in use.")
@@ -107,7 +109,9 @@ def _loss(record: Record, trend: Trend | None) -> Iterator[Sentence]:
 
 def _accuracy(record: Record, trend: Trend | None) -> Iterator[Sentence]:
     if "knn" not in record.measured:
-        words = "There is no k-NN accuracy, for the images have no labels or it is not measured (monitor.knn_epochs)."
+        off = record.recipe.monitor.knn_epochs == 0
+        why = "is not measured (monitor.knn_epochs=0)" if off else "needs images with labels"
+        words = f"There is no k-NN accuracy: it {why}."
         yield Sentence("note", f"{words} The effective rank stands in for it: of two runs of a method, more is better.")
         return
     epochs, values = record.measured["knn"].T

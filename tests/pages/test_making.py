@@ -159,6 +159,7 @@ def test_runs_side_by_side_share_their_images(trained: Path, tmp_path: Path) -> 
     first, second = data_of(page)["maps"]
     assert first["keys"] == second["keys"]
     assert first["neighbors"] != second["neighbors"]
+    assert first["groups"] == second["groups"]  # the same colours mean the same
     assert "<h3>first</h3>" in page.read_text(encoding="utf-8")
     with pytest.raises(GlocalError, match="runs/none is no run: it does not exist"):
         glocal.write_report([trained, "runs/none"], tmp_path / "page.html")

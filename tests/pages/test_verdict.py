@@ -83,7 +83,7 @@ def test_collapse_is_bad_and_something_can_be_done(measured: dict[str, list[floa
 
 def test_without_labels_the_effective_rank_decides() -> None:
     rising = said(record(effective_rank=[5, 8, 12, 16, 20, 24]))
-    assert "There is no k-NN accuracy" in rising
+    assert "note: There is no k-NN accuracy: it needs images with labels. The effective rank stands in for it" in rising
     assert "Train longer" in rising
     falling = said(record(effective_rank=[24, 24, 24, 24, 24, 12]))
     assert "note: The effective rank fell from 24.0 to 12.0 in the last fifth" in falling
@@ -135,5 +135,6 @@ def test_a_run_of_few_lines_gets_no_judgement() -> None:
     short = replace(one, metrics={key: value[-1:] for key, value in one.metrics.items()})
     text = said(short)
     assert "The training is finished: 1 epoch, 50 steps." in text
+    assert "note: Healthy so far: the embeddings are spread out" in text
     assert "next: It is too short to say whether it still improves" in text
     assert "would change little" not in text

@@ -69,6 +69,7 @@ class SkippedImages:
             first = ", ".join(f"{key} ({reason})" for key, reason in list(self.reasons.items())[:5])
             more = ", …" if len(self) > 5 else ""
             raise GlocalError(
-                f"{len(self)} of {self.total} images cannot be read, more than data.broken_limit={self.limit:g} "
-                f"allows: {first}{more}; mend or remove them, or raise data.broken_limit"
+                f"at least {len(self)} of {self.total} images cannot be read, more than "
+                f"data.broken_limit={self.limit:g} allows: {first}{more}; mend or remove them (glocal check finds all), "
+                "or raise data.broken_limit"
             )
