@@ -70,6 +70,6 @@ class SkippedImages:
             more = ", …" if len(self) > 5 else ""
             raise GlocalError(
                 f"at least {len(self)} of {self.total} images cannot be read, more than "
-                f"data.broken_limit={self.limit:g} allows: {first}{more}; mend or remove them (glocal check finds all), "
+                f"data.broken_limit={self.limit:g} allows: {first}{more}; mend or remove them (glocal check finds all) "
                 "or raise data.broken_limit"
             )
