@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Generic, TypeVar
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from glocal.data.lanes.central import as_it_is, default_workers
-from glocal.data.lanes.workers import batches_of, outlive_signals
+from glocal.data.lanes.central import default_workers
+from glocal.data.lanes.workers import batches_of
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -44,12 +44,5 @@ def applied(
     """
     if workers is None:
         workers = 0 if len(items) <= _FEW else default_workers()
-    requests = [list(range(first, min(first + batch, len(items)))) for first in range(0, len(items), batch)]
-    loader = DataLoader(
-        _Applied(function, items),
-        batch_sampler=requests,
-        collate_fn=as_it_is,
-        num_workers=workers,
-        worker_init_fn=outlive_signals,
-    )
-    yield from batches_of(loader)
+    requests = [range(first, min(first + batch, len(items))) for first in range(0, len(items), batch)]
+    yield from batches_of(_Applied(function, items), requests, workers=workers)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from glocal.data.annotated.boxes import DetectionImages
 from glocal.data.annotated.outlines import Outline, filled
-from glocal.data.lanes.central import as_it_is
+from glocal.data.lanes.workers import batches_of
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.random import permutation, random_bits, uniform
 
@@ -270,14 +270,10 @@ def read_annotated(images: DetectionImages, index: int) -> Tensor:
 
 def plain_images(images: DetectionImages, workers: int) -> Iterator[tuple[int, Tensor | BrokenImageError]]:
     """All images in order, one at a time, (3, H, W) uint8; an error in the place of one that cannot be read."""
-    yield from DataLoader(_Plain(images), batch_size=None, num_workers=workers)
+    for [one] in batches_of(_Plain(images), ([index] for index in range(len(images))), workers=workers):
+        yield one
 
 
 def example_batches(reader: ExampleReader, requests: Iterator[list[Request]], workers: int) -> Iterator[ExampleBatch]:
     """The batches that are asked for, read by `workers` processes."""
-    yield from DataLoader(
-        reader,
-        batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists; it is passed over once
-        collate_fn=as_it_is,
-        num_workers=workers,
-    )
+    yield from batches_of(reader, requests, workers=workers)

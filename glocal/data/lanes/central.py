@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from glocal.data.lanes.thumbnails import thumbnail_of
-from glocal.data.lanes.workers import batches_of, outlive_signals
+from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError
 from glocal.views.crops import Interpolation, central_geometry, render_batch, render_one
@@ -28,11 +28,6 @@ def default_workers() -> int:
     """Processes that decode images: one for each core that this process may use but one, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores - 1))
-
-
-def as_it_is(batch: T) -> T:
-    """The collation of batches that a dataset has put together itself."""
-    return batch
 
 
 def central_share(size: int) -> float:
@@ -165,15 +160,12 @@ def central_batches(
             thumbnails = [] if thumbnail is None else [thumbnail_of(image, thumbnail) for image in images[rows]]
             yield CentralBatch(index, squares, sides, thumbnails, [])
         return
-    loader = DataLoader(
+    yield from batches_of(
         _Central(source, size, central_share(size) if share is None else share, interpolation, thumbnail),
-        batch_sampler=parts,  # type: ignore[arg-type]  # ranges, which are smaller than lists
-        collate_fn=as_it_is,
-        num_workers=default_workers() if workers is None else workers,
-        worker_init_fn=outlive_signals,
+        parts,
+        workers=default_workers() if workers is None else workers,
         pin_memory=pinned,
     )
-    yield from batches_of(loader)
 
 
 def images_of(

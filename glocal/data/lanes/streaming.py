@@ -8,12 +8,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from glocal.data.lanes.central import as_it_is, images_of
+from glocal.data.lanes.central import images_of
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.skipped import SkippedImages
-from glocal.data.lanes.workers import batches_of, outlive_signals
+from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import PartnerRule, Source, Subset
 from glocal.data.sources.channels import StoredChannels
 from glocal.data.sources.decoding import StoredImage
@@ -209,17 +209,15 @@ class StreamingLane:
             GlocalError: too many images are unreadable, or a worker process died.
         """
         requests = (self._request(epoch, index) for epoch, index in self.order.batches(first_step, last_step))
-        loader = DataLoader(
+        made = batches_of(
             self.dataset,
-            batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists; it is passed over once
-            collate_fn=as_it_is,
-            num_workers=self.workers,
+            requests,
+            workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=outlive_signals,
         )
         try:
-            for batch in batches_of(loader):
+            for batch in made:
                 self.skipped.record(batch.broken)
                 if not batch.complete:
                     raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")

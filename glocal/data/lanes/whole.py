@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from glocal.data.lanes.central import as_it_is, default_workers
+from glocal.data.lanes.central import default_workers
+from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError
 
@@ -113,15 +114,12 @@ def whole_images(
     Yields:
         index (B,) int64 in the source and images (B, 3, H, W) uint8. The indices ascend within a batch only.
     """
-    loader = DataLoader(
+    made = batches_of(
         _Whole(source, fit, boxes),
-        batch_sampler=[
-            list(range(first, min(first + batch_size, len(source)))) for first in range(0, len(source), batch_size)
-        ],
-        collate_fn=as_it_is,
-        num_workers=default_workers() if workers is None else workers,
+        [range(first, min(first + batch_size, len(source))) for first in range(0, len(source), batch_size)],
+        workers=default_workers() if workers is None else workers,
     )
-    for groups, broken in loader:
+    for groups, broken in made:
         if skipped is not None:
             skipped.extend(broken)
         yield from groups

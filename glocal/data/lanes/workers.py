@@ -7,10 +7,11 @@ import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from glocal.signals import STOP
 
@@ -19,14 +20,37 @@ T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def batches_of(loader: DataLoader[T]) -> Iterator[Any]:
-    """What a loader made with `worker_init_fn=outlive_signals` gives.
+def batches_of(
+    dataset: Dataset[Any], requests: Iterable[Sequence[Any]], *, workers: int, **options: Any
+) -> Generator[Any, None, None]:
+    """The batches of a dataset that are asked for, in order.
 
-    Signals that come between the start of a process and its `outlive_signals` are held back until it ignores them.
+    Nothing is drawn from torch's own numbers, which are those of the training. Signals that come between the start of a
+    process and its `outlive_signals` are held back until it ignores them.
+
+    Args:
+        dataset: its `__getitems__` makes a batch.
+        requests: what each batch is asked for; it is passed over once.
+        workers: processes that make the batches; 0: this one.
+        options: others of torch's loader.
     """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of sequences
+        collate_fn=as_it_is,
+        num_workers=workers,
+        worker_init_fn=outlive_signals,
+        generator=torch.Generator(),
+        **options,
+    )
     with _held_back():
         batches = iter(loader)  # starts the processes
     yield from batches
+
+
+def as_it_is(batch: T) -> T:
+    """The collation of batches that a dataset has put together itself."""
+    return batch
 
 
 def outlive_signals(_: int = 0) -> None:
