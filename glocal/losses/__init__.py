@@ -7,7 +7,7 @@ from glocal.losses.cosine import negative_cosine
 from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
 from glocal.losses.prototypes import proto_nce
-from glocal.losses.redundancy import arb, barlow_twins, vicreg
+from glocal.losses.redundancy import arb, barlow_twins, decorrelation, vicreg
 from glocal.losses.soft import ceil, relational, sce
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "batch_info_nce",
     "ceil",
     "cutmix_info_nce",
+    "decorrelation",
     "dino",
     "info_nce",
     "instance_nce",

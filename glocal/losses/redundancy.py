@@ -106,6 +106,33 @@ def arb(first: Tensor, second: Tensor, *, shrinkage: float = 1e-4, eps: float = 
     return torch.stack([(1 - (z * base).sum(dim=0) / batch).square().sum() for z, base in pairs]).sum()
 
 
+@full_precision
+def decorrelation(z: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """How much each dimension says what others say: the sum of its squared correlations with them, on average.
+
+    Σᵢ Σ_{j≠i} Cᵢⱼ² / D, with C the correlations of the dimensions over the rows. It is the covariance term of VICReg
+    (Bardes, Ponce and LeCun, ICLR 2022, eq. 3) of standardised dimensions, and for one batch of views what the
+    redundancy term of Barlow Twins (Zbontar et al., ICML 2021, eq. 1) is between two.
+
+    Args:
+        z: (B, D) representations, B ≥ 2.
+        eps: added to the variances, which are about 1/D for unit vectors.
+
+    Returns:
+        Scalar in the dtype of the inputs: 0 for dimensions without correlation, D − 1 where all are the same.
+
+    Raises:
+        GlocalError: a batch of one.
+
+    >>> round(float(decorrelation(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), eps=0.0)), 4)
+    1.0
+    """
+    batch, dim = _several(z), z.shape[1]
+    z = _standardised(z, eps)
+    itself = z.square().sum(dim=0) / batch  # (D,), 1 but for eps
+    return (_squared_products(z, z) / batch**2 - itself.square().sum()) / dim
+
+
 @torch.no_grad()
 @full_precision
 def whiten(z: Tensor, *, shrinkage: float = 0.0, eps: float = 0.0) -> Tensor:

@@ -1,13 +1,18 @@
-"""glocal: views of an image, and regions of them, find the whole views of their image among those of the batch.
+"""glocal: the views of an image find one another among those of the batch, after two stages of the network.
 
 What composes of the four lines of work that this package brings together, on SimCLR's symmetric contrast within the
-batch (Chen et al., ICML 2020), which learns faster than a momentum teacher and its queue where time is short. Regions:
-each place of the last feature map is a local view that costs nothing. Local crops: small, cheap queries that are drawn
-to the whole views, and pushed apart by a learned affinity (LoGo: Zhang et al., CVPR 2022). Soft targets: the positive
-says how similar the image is to others (SCE: Denize et al., WACV 2023). Mixed positives: the first whole view is mixed
-with that of a neighbour that lies nearer to the centre of its cluster (CLIM: Li et al., BMVC 2021). Matched patches of
-vision transformers: each follows the patch of another view that shows the same part of the image (Javidani, Sadeghi and
-Araabi, 2023).
+batch (Chen et al., ICML 2020), which learns faster than a momentum teacher and its queue where time is short.
+
+Two parts are on by default. Both cost nearly nothing. Decorrelation: no dimension of the projection says what others
+say, as in VICReg (Bardes et al., ICLR 2022). Stage: the contrast is learned after the last stage but one as well, so
+that the first layers hear of it directly (deep supervision: Lee et al., AISTATS 2015).
+
+The other parts did not pay in short trainings, and are off. Regions: each place of the last feature map is a local view
+that costs nothing. Local crops: small, cheap queries that are drawn to the whole views, and pushed apart by a learned
+affinity (LoGo: Zhang et al., CVPR 2022). Soft targets: the positive says how similar the image is to others (SCE:
+Denize et al., WACV 2023). Mixed positives: the first whole view is mixed with that of a neighbour that lies nearer to
+the centre of its cluster (CLIM: Li et al., BMVC 2021). Matched patches of vision transformers: each follows the patch
+of another view that shows the same part of the image (Javidani, Sadeghi and Araabi, 2023).
 """
 
 from __future__ import annotations
@@ -21,13 +26,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glocal.losses import local_dissimilarity, sce, view_contrast
+from glocal.distributed import all_gather_with_gradient
+from glocal.losses import decorrelation, local_dissimilarity, sce, view_contrast
 from glocal.methods.base import Method, ParameterGroup
 from glocal.methods.clim import SelectionSettings, draw_partners, mix, select
 from glocal.models.affinity import affinity_loss, fixed_affinity
 from glocal.models.backbone import Backbone
 from glocal.models.heads import AffinityRegressor, mlp
-from glocal.models.regions import pooled_regions, view_and_regions
+from glocal.models.regions import pooled_regions, regions_of
+from glocal.models.stages import stage_before_last, unpooled_and_stage
 from glocal.schedules import Share, Temperature
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution, by_size
@@ -39,14 +46,16 @@ _SIDE = 8  # regions a side at most: a patch of a large image shows too little, 
 
 
 class GlocalSettings(SelectionSettings):
-    """Local crops, repulsion, soft targets, mixing and patches, each with what turns it off."""
+    """What is added to the contrast of whole views, each with what turns it off."""
 
     name: Literal["glocal"] = "glocal"
     hidden_dim: int = Field(512, ge=1)
     output_dim: int = Field(128, ge=1)
     temperature: Temperature = 0.1
     scale: Range = (0.08, 1.0)  # shares of the area of whole views
-    regions: float = Field(0.5, ge=0)  # weight of the regions of whole views; 0: none
+    decorrelation: float = Field(0.3, ge=0)  # weight of the correlations between the projection's dimensions; 0: none
+    stage: float = Field(0.5, ge=0)  # weight of the same contrast after the last stage but one; 0: none
+    regions: float = Field(0.0, ge=0)  # weight of the regions of whole views; 0: none
     locals: int = Field(0, ge=0)  # local crops; 0: none
     local_size: int | None = Field(None, ge=8)  # null: half of the whole views' side up to 64 pixels, 96 beside 224
     local_scale: Range = (0.08, 0.4)
@@ -85,6 +94,9 @@ class Glocal(Method):
             self.refresh_epochs, self.refresh_first = settings.refresh_epochs, settings.first_epoch
         widths = [backbone.dim, settings.hidden_dim, settings.output_dim]
         self.projector = mlp(widths, norm=True, last_norm=True)
+        if settings.stage:
+            self.stage = stage_before_last(backbone)
+            self.stage_projector = mlp([self.stage.dim, *widths[1:]], norm=True, last_norm=True)
         if settings.repulsion:
             self.regressor = AffinityRegressor(settings.output_dim, hidden=settings.regressor_dim)
         self.positives = torch.empty(0, settings.positives, dtype=torch.int32)  # on the CPU, for the loader
@@ -123,11 +135,16 @@ class Glocal(Method):
                 images[:1], images[-2:-1], settings, index=views.index, seed=self.seed, step=self.now.step
             )
             images = [*images[:_WHOLE], images[-1], *images[_WHOLE:-2]]
-        tokens = self.tokens(images)
+        tokens, stages = self.look(images)
         count = _WHOLE + settings.mixed
         unit, regions = self.project_all(tokens)
         self.embedding = unit[0].detach()
         loss = self.contrast(unit, count, share)
+        if settings.decorrelation:
+            loss = loss + settings.decorrelation * decorrelation(all_gather_with_gradient(unit.flatten(0, 1)))
+        if settings.stage:
+            early = normalize(self.stage_projector(torch.cat(stages)).float(), dim=1)
+            loss = loss + settings.stage * self.contrast(early.unflatten(0, (len(stages), -1)), count, share)
         if settings.regions:
             loss = loss + settings.regions * self.contrast(torch.cat([unit[:count], regions]), count, share)
         if settings.repulsion:
@@ -136,12 +153,28 @@ class Glocal(Method):
             loss = loss + settings.patches * self.match(tokens, unit[:count], views.geometry)
         return loss
 
-    def tokens(self, images: list[Tensor]) -> list[Tensor]:
-        """The features of each view and of its regions (B, 1 + N, D); where none are needed, of the view alone."""
-        batch = len(images[0])
-        if not self.settings.patches and not self.settings.regions:
-            return [its[:, None] for its in by_resolution(self.backbone, images).split(batch)]
-        return [its for run in by_size(images) for its in view_and_regions(self.backbone, run).split(batch)]
+    def look(self, images: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The features of each view and of its regions (B, 1 + N, D), and those of the earlier stage (B, C).
+
+        Where regions are not needed there is the view alone, and where the stage is not, none of it.
+        """
+        batch, settings = len(images[0]), self.settings
+        local = settings.patches > 0 or settings.regions > 0
+        if not local and not settings.stage:
+            return [its[:, None] for its in by_resolution(self.backbone, images).split(batch)], []
+        tokens, stages = [], []
+        for run in by_size(images):
+            if settings.stage:
+                unpooled, early = unpooled_and_stage(self.backbone, run, self.stage)
+                stages += early.split(batch)
+            else:
+                unpooled = self.backbone.forward_unpooled(run)
+            if local:
+                tokens += regions_of(self.backbone, unpooled).split(batch)
+            else:
+                whole = self.backbone.network.forward_head(unpooled)  # type: ignore[operator]
+                tokens += whole[:, None].split(batch)
+        return tokens, stages
 
     def project_all(self, tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Unit vectors of the views (V, B, D), and of the regions of whole views that are not mixed (R, B, D)."""
@@ -240,6 +273,8 @@ class Glocal(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         groups = [ParameterGroup(self.backbone), ParameterGroup(self.projector)]
+        if self.settings.stage:
+            groups.append(ParameterGroup(self.stage_projector))
         if self.settings.repulsion:
             groups.append(ParameterGroup(self.regressor, constant_lr=True))
         return groups

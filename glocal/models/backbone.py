@@ -316,6 +316,16 @@ class Backbone(nn.Module):
         with self._memory():
             return self.network.forward_features(images)  # type: ignore[operator, no-any-return]
 
+    def forward_with_map(self, images: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """`forward_unpooled`, and on the way the map (B, C, h, w) of a stage, by its place in timm's `feature_info`."""
+        if isinstance(self.network, VisionTransformer):
+            self._check_patches(images)
+        with self._memory():
+            unpooled, [places] = self.network.forward_intermediates(  # type: ignore[operator]
+                images, indices=[stage], norm=False, output_fmt="NCHW"
+            )
+        return unpooled, places
+
     def forward_map(self, images: Tensor) -> Tensor:
         """The last feature map (B, C, h, w) of normalised images.
 

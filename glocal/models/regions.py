@@ -15,6 +15,11 @@ from glocal.models.backbone import Backbone
 
 
 def view_and_regions(backbone: Backbone, images: Tensor) -> Tensor:
+    """`regions_of` normalised images (B, 3, S, S)."""
+    return regions_of(backbone, backbone.forward_unpooled(images))
+
+
+def regions_of(backbone: Backbone, unpooled: Tensor) -> Tensor:
     """The features of each view and of its regions, (B, 1 + N, D): what region-level methods train.
 
     The view has the features that `backbone(images)` gives. A region is a place of the last feature map, or a patch of
@@ -23,13 +28,12 @@ def view_and_regions(backbone: Backbone, images: Tensor) -> Tensor:
 
     Args:
         backbone: the network.
-        images: (B, 3, S, S), normalised.
+        unpooled: what `backbone.forward_unpooled` gives.
 
     Raises:
         GlocalError: the network has no such map, or its patches do not divide the images.
     """
     network = backbone.network
-    unpooled = backbone.forward_unpooled(images)
     of_view = network.forward_head(unpooled)  # type: ignore[operator]
     if unpooled.ndim == 3:  # tokens (B, T, D)
         regions = unpooled[:, getattr(network, "num_prefix_tokens", 0) :]

@@ -1,11 +1,12 @@
-"""Barlow Twins' and VICReg's losses against the papers' pseudo-code and finite differences."""
+"""Losses against redundancy, beside the papers' pseudo-code and finite differences."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.losses import barlow_twins, vicreg
+from glocal.losses import barlow_twins, decorrelation, vicreg
 
 
 def pair(batch: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -40,6 +41,16 @@ def test_vicreg_equals_the_authors_formula_with_whole_covariances(batch: int, di
         off = covariance - covariance.diagonal().diag()
         expected += float(off.square().sum()) / dim
     assert vicreg(first, second).item() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(("batch", "dim"), SHAPES)
+def test_decorrelation_equals_a_loop_over_the_correlations(batch: int, dim: int) -> None:
+    z, _ = pair(batch, dim)
+    whole = np.corrcoef(z.numpy(), rowvar=False)
+    expected = sum(whole[i, j] ** 2 for i in range(dim) for j in range(dim) if i != j) / dim
+    assert decorrelation(z, eps=0.0).item() == pytest.approx(expected, rel=1e-10)
+    assert decorrelation(z[:, :1].expand(-1, dim), eps=0.0).item() == pytest.approx(dim - 1, rel=1e-10)
+    assert torch.autograd.gradcheck(decorrelation, [z.requires_grad_()])
 
 
 @pytest.mark.parametrize(("batch", "dim"), SHAPES)

@@ -9,7 +9,7 @@ from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather, all_gather_with_gradient, process_rank
-from glocal.losses import barlow_twins, batch_info_nce, mine, nt_xent, vicreg, view_contrast
+from glocal.losses import barlow_twins, batch_info_nce, decorrelation, mine, nt_xent, vicreg, view_contrast
 from glocal.losses.clustering import sinkhorn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -48,6 +48,7 @@ LOSSES: dict[str, Loss] = {
     ),
     "barlow_twins": gathered(lambda first, second: barlow_twins(first, second, coefficient=0.1)),
     "vicreg": gathered(vicreg),
+    "decorrelation": gathered(lambda first, second: decorrelation(torch.cat([first, second]))),
     "batch_info_nce": against_keys,
 }
 

@@ -1,5 +1,7 @@
 """glocal: each part against what it comes from, written out."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -18,10 +20,15 @@ from glocal.views.random import uniform
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
-    trained={"loss": {"backbone", "projector"}},
+    trained={"loss": {"backbone", "projector", "stage_projector"}},
     run={**RESNET_RUN},
     budget={"train.epochs": 6},
 )
+
+
+def part(**settings: Any) -> Method:
+    """The method with nothing but what the settings name."""
+    return make("glocal", **{"decorrelation": 0.0, "stage": 0.0, "regions": 0.0, **settings})
 
 
 def units(method: Method, *sizes: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -31,14 +38,38 @@ def units(method: Method, *sizes: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def test_without_local_crops_it_is_simclr() -> None:
-    method, plain = make("glocal", regions=0.0, hidden_dim=64), make("simclr", temperature=0.1, hidden_dim=64)
+    method, plain = part(hidden_dim=64), make("simclr", temperature=0.1, hidden_dim=64)
     plain.load_state_dict(method.state_dict(), strict=False)
     batch = views(plain)
     assert method(batch).item() == pytest.approx(plain(batch).item(), rel=1e-5)
 
 
+def test_the_dimensions_of_the_projection_are_decorrelated() -> None:
+    method, fresh = (part(decorrelation=0.3) for _ in range(2))
+    batch = views(method)
+    unit = units(fresh, batch.images)
+    rows = unit.flatten(0, 1).double()
+    correlation = torch.corrcoef(rows.T)
+    others = correlation.square().sum() - correlation.diagonal().square().sum()
+    expected = view_contrast(unit, 2, temperature=0.1) + 0.3 * others / unit.shape[2]
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("regions", [0.0, 0.5])
+def test_the_stage_before_the_last_learns_the_same(regions: float) -> None:
+    method, fresh = (part(stage=0.7, regions=regions) for _ in range(2))
+    plain = part(regions=regions)
+    plain.load_state_dict(method.state_dict(), strict=False)
+    batch, maps = views(method), []
+    fresh.backbone.network.layer3.register_forward_hook(lambda *given: maps.append(given[-1]))
+    fresh.backbone(torch.cat(batch.images))
+    rows = normalize(fresh.stage_projector(maps[0].mean(dim=(2, 3))), dim=1).unflatten(0, (2, -1))
+    expected = plain(batch) + 0.7 * view_contrast(rows, 2, temperature=0.1)
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_local_crops_find_both_whole_views() -> None:
-    method, fresh = (make("glocal", regions=0.0, locals=3, local_size=8, coefficient=0.7) for _ in range(2))
+    method, fresh = (part(locals=3, local_size=8, coefficient=0.7) for _ in range(2))
     batch = views(method)
     assert [image.shape[-1] for image in batch.images] == [16, 16, 8, 8, 8]
     unit = units(fresh, batch.images[:2], batch.images[2:])
@@ -49,7 +80,7 @@ def test_local_crops_find_both_whole_views() -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_regions_find_the_whole_views_of_their_image(mixed: bool) -> None:
     whole, expected = 3 if mixed else 2, 0.0
-    method, fresh = (make("glocal", regions=0.7, mixed=mixed) for _ in range(2))
+    method, fresh = (part(regions=0.7, mixed=mixed) for _ in range(2))
     batch = views(method)
     images = list(batch.images)
     share = torch.full((8,), 0.5)
@@ -83,7 +114,7 @@ def test_regions_find_the_whole_views_of_their_image(mixed: bool) -> None:
 
 
 def test_the_mixed_view_follows_its_image_and_the_partner_by_their_shares() -> None:
-    method, fresh = (make("glocal", regions=0.0, locals=2, local_size=8, mixed=True) for _ in range(2))
+    method, fresh = (part(locals=2, local_size=8, mixed=True) for _ in range(2))
     batch = views(method)
     first, second, one, two, partner, clean = batch.images
     ratio = draw_ratio(2.0, 0, "mix", 0, batch.index).float()
@@ -99,8 +130,8 @@ def test_the_mixed_view_follows_its_image_and_the_partner_by_their_shares() -> N
 
 
 def test_repulsion_adds_the_affinity_of_local_crops_and_trains_the_regressor_on_detached_ones() -> None:
-    method, fresh = (make("glocal", regions=0.0, locals=2, repulsion=0.5) for _ in range(2))
-    plain = make("glocal", regions=0.0, locals=2)
+    method, fresh = (part(locals=2, repulsion=0.5) for _ in range(2))
+    plain = part(locals=2)
     plain.load_state_dict(method.state_dict(), strict=False)
     batch = views(method)
     local = units(fresh, batch.images[:2], batch.images[2:])[2:]
@@ -119,13 +150,13 @@ def test_repulsion_adds_the_affinity_of_local_crops_and_trains_the_regressor_on_
 
 
 def test_partners_are_themselves_until_positives_are_selected() -> None:
-    method = make("glocal", mixed=True, neighbors=4, positives=2)
+    method = part(mixed=True, neighbors=4, positives=2)
     index = torch.arange(8)
     assert method.partners(0, index).tolist() == index.tolist()
     method.refresh(normalize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1), 1)
     partners = method.partners(1, index)
     assert (partners != index).all()
-    other = make("glocal", mixed=True, neighbors=4, positives=2)
+    other = part(mixed=True, neighbors=4, positives=2)
     other.load_state_dict(method.state_dict())
     assert other.partners(1, index).tolist() == partners.tolist()
 
@@ -191,7 +222,7 @@ def whole_views(method: Method, batch: Views) -> torch.Tensor:
 
 def test_networks_without_patches_and_repulsion_of_one_crop_are_told() -> None:
     with pytest.raises(GlocalError, match="has no patches"):
-        make("glocal", patches=1.0)
+        part(patches=1.0)
     with pytest.raises(GlocalError, match="repulsion pushes local crops apart: it needs locals=2"):
         build_recipe({}, {"method.name": "glocal", "method.locals": 1, "method.repulsion": 0.1})
 

@@ -1,0 +1,46 @@
+"""A stage of a network before its last one, whose features are taught beside the last ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from glocal.errors import GlocalError
+from glocal.models.backbone import Backbone
+
+
+class Stage(NamedTuple):
+    """A stage of a network.
+
+    Attributes:
+        place: in timm's `feature_info`.
+        dim: the channels of its map.
+    """
+
+    place: int
+    dim: int
+
+
+def stage_before_last(backbone: Backbone) -> Stage:
+    """The last stage but one; where all have one resolution (vision transformers), the block three quarters through.
+
+    Raises:
+        GlocalError: timm does not know the network's stages.
+    """
+    network = backbone.network
+    stages = getattr(network, "feature_info", None)
+    if not isinstance(stages, list) or len(stages) < 2 or not hasattr(network, "forward_intermediates"):
+        raise GlocalError(
+            f"{type(network).__name__} has no stages that can be told apart; choose a ResNet (model.name), or do "
+            "without (method.stage=0)"
+        )
+    alike = stages[0]["reduction"] == stages[-1]["reduction"]
+    place = max(0, 3 * len(stages) // 4 - 1) if alike else len(stages) - 2
+    return Stage(place, stages[place]["num_chs"])
+
+
+def unpooled_and_stage(backbone: Backbone, images: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+    """What `backbone.forward_unpooled` gives of normalised images, and the mean (B, C) of a stage's map."""
+    unpooled, places = backbone.forward_with_map(images, stage.place)
+    return unpooled, places.mean(dim=(2, 3))
