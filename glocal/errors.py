@@ -16,15 +16,17 @@ class BrokenImageError(GlocalError):
     Attributes:
         key: the image's name in its source (a path relative to the folder, for a folder).
         reason: why it cannot be read, in a few words.
+        gone: the folder that is no longer there, where that is why; no fault of the image.
     """
 
-    def __init__(self, key: str, reason: str) -> None:
+    def __init__(self, key: str, reason: str, gone: str = "") -> None:
         super().__init__(f"{key}: {reason}")
         self.key = key
         self.reason = reason
+        self.gone = gone
 
-    def __reduce__(self) -> tuple[type[BrokenImageError], tuple[str, str]]:  # crosses process borders
-        return type(self), (self.key, self.reason)
+    def __reduce__(self) -> tuple[type[BrokenImageError], tuple[str, str, str]]:  # crosses process borders
+        return type(self), (self.key, self.reason, self.gone)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.data.lanes.skipped import read_skipped
 from glocal.errors import GlocalError
 from glocal.training.log import FAILED, monitor_series, read_metrics
 
@@ -85,14 +86,13 @@ def read_record(folder: str | Path, name: str = "") -> Record:
         if series := monitor_series(folder, measure):
             found = np.asarray(series, dtype=float)  # (n, 2) steps and values
             measured[measure] = found / [per_epoch, 1.0]
-    skipped, failed = folder / "skipped.txt", folder / FAILED
-    broken = skipped.read_text(encoding="utf-8").splitlines() if skipped.is_file() else []
+    failed = folder / FAILED
     return Record(
         folder,
         name or folder.resolve().name,
         build_recipe(load_mapping(folder / "recipe.yaml")),
         metrics,
         measured,
-        tuple(broken),
+        tuple(read_skipped(folder / "skipped.txt")),
         failed.read_text(encoding="utf-8").strip() if failed.is_file() else "",
     )

@@ -72,7 +72,7 @@ def _open_board(folder: Path, first_step: int) -> SummaryWriter | None:
 
 
 def _append(path: Path, row: Mapping[str, float | str]) -> None:
-    new = not path.exists()
+    new = not path.exists() or path.stat().st_size == 0  # empty: the disk was full at the first line
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
         if new:
@@ -84,14 +84,19 @@ def _drop_after(path: Path, step: int) -> None:
     """Removes the lines that a killed run wrote after its last checkpoint, a torn last line included."""
     if not path.exists():
         return
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    header, *lines = _whole_lines(path)
+    kept = [line for line in lines if int(line.split(",")[0]) <= step]
+    if kept:
+        write_text(path, "\n".join([header, *kept, ""]))
+    else:
+        path.unlink()  # the header too, which may be torn
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The header and the lines that were written whole; a header alone, which may be torn, where there is none."""
+    header, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     columns = header.count(",")
-    kept = [
-        line
-        for line in lines
-        if line.count(",") == columns and line.split(",")[0].isdigit() and int(line.split(",")[0]) <= step
-    ]
-    write_text(path, "\n".join([header, *kept, ""]))
+    return [header, *(line for line in lines[:-1] if line.count(",") == columns and line.split(",")[0].isdigit())]
 
 
 def monitor_series(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -99,8 +104,8 @@ def monitor_series(folder: Path, name: str) -> list[tuple[int, float]]:
     path = folder / "monitor.csv"
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [(int(row["step"]), float(row["value"])) for row in csv.DictReader(file) if row["name"] == name]
+    rows = csv.DictReader(_whole_lines(path))
+    return [(int(row["step"]), float(row["value"])) for row in rows if row["name"] == name]
 
 
 def read_monitor(folder: Path, name: str) -> float | None:
@@ -114,6 +119,5 @@ def read_metrics(folder: Path) -> dict[str, list[float]]:
     path = folder / "metrics.csv"
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(_whole_lines(path)))
     return {key: [float(row[key]) for row in rows] for key in rows[0]} if rows else {}

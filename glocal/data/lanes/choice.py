@@ -89,7 +89,7 @@ def open_lane(
         GlocalError: too many unreadable images, or a resident lane for images of several sizes.
     """
     source = resized(source, settings.resize)
-    skipped = SkippedImages(len(source), settings.broken_limit, skipped_file)
+    skipped = SkippedImages(source, settings.broken_limit, skipped_file)
     reason = _against_memory(source, settings, device) if settings.lane == "auto" else ""
     lane: Lane | None = None
     color: Way = settings.color if settings.stored_channels is None else "values"

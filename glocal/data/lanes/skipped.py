@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glocal.console import warn
+from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError, GlocalError
+from glocal.files import write_atomically
 
 
 def tell_unreadable(name: str, total: int, broken: Sequence[BrokenImageError], fate: str = "are left out") -> None:
@@ -26,25 +28,34 @@ def tell_unreadable(name: str, total: int, broken: Sequence[BrokenImageError], f
         )
 
 
+def read_skipped(file: Path) -> list[str]:
+    """The lines of the file that `SkippedImages` writes; none where there is no file."""
+    if not file.is_file():
+        return []
+    text = file.read_bytes().decode("utf-8", "surrogateescape")
+    return [line for line in text.split("\n") if line]
+
+
 class SkippedImages:
     """The record of unreadable images.
 
     Args:
-        total: images in the source.
+        source: the images. Those that `file` names already, of the run before a resume, are read again: what was
+            mended or came back is forgotten.
         limit: share of them above which `record` stops the work.
-        file: where each is named, one line with its key and the reason; None keeps no file. Lines that it holds
-            already (of the run before a resume) are counted.
+        file: where each is named, one line with its key and the reason; None keeps no file.
+
+    Raises:
+        GlocalError: the folder of an image is gone.
     """
 
-    def __init__(self, total: int, limit: float, file: Path | None = None) -> None:
-        self.total = total
+    def __init__(self, source: Source, limit: float, file: Path | None = None) -> None:
+        self.total = len(source)
         self.limit = limit
         self.file = file
         self.reasons: dict[str, str] = {}
-        if file is not None and file.exists():
-            for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-                key, _, reason = line.partition("\t")
-                self.reasons[key] = reason
+        if file is not None:
+            self._try_again(source, file)
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -53,9 +64,11 @@ class SkippedImages:
         """Notes unreadable images; one that is known already counts once.
 
         Raises:
-            GlocalError: more than the limit are unreadable; the message has the first names.
+            GlocalError: the folder of one is gone, of which nothing is noted; or more than the limit are unreadable, of
+                which the message has the first names.
         """
         for error in errors:
+            _check_not_gone(error)
             if error.key in self.reasons:
                 continue
             if not self.reasons:
@@ -64,7 +77,7 @@ class SkippedImages:
             self.reasons[error.key] = error.reason
             if self.file is not None:
                 with self.file.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(f"{error.key}\t{error.reason}\n")
+                    file.write(f"{_line(error)}\n")
         if len(self) > self.limit * self.total:
             first = ", ".join(f"{key} ({reason})" for key, reason in list(self.reasons.items())[:5])
             more = ", …" if len(self) > 5 else ""
@@ -73,3 +86,32 @@ class SkippedImages:
                 f"data.broken_limit={self.limit:g} allows: {first}{more}; mend or remove them (glocal check finds all) "
                 "or raise data.broken_limit"
             )
+
+    def _try_again(self, source: Source, file: Path) -> None:
+        before, lines = read_skipped(file), []
+        named = {line.partition("\t")[0] for line in before}
+        for index, key in enumerate(source.keys):
+            if _printed(key) in named:
+                try:
+                    source[index]
+                except BrokenImageError as error:
+                    _check_not_gone(error)
+                    self.reasons[error.key] = error.reason
+                    lines.append(_line(error))
+        if lines != before:
+            text = "".join(f"{line}\n" for line in lines)
+            write_atomically(file, lambda opened: opened.write(text.encode("utf-8", "surrogateescape")))
+
+
+def _check_not_gone(error: BrokenImageError) -> None:
+    if error.gone:
+        raise GlocalError(f"{error.gone} is gone, with {error.key} in it; when it is back, the same command goes on")
+
+
+def _line(error: BrokenImageError) -> str:
+    return f"{_printed(error.key)}\t{_printed(error.reason)}"
+
+
+def _printed(text: str) -> str:
+    """In one field of a line."""
+    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")

@@ -141,6 +141,8 @@ def _opened(file: str | Path | BinaryIO, key: str, decoding: Decoding, opened: C
         unknown = isinstance(error, UnidentifiedImageError)
         if unknown and decoding.channels is None and (mend := how_to_read(content)):
             raise BrokenImageError(key, mend) from None
+        if isinstance(error, FileNotFoundError) and isinstance(file, str | Path):
+            raise BrokenImageError(key, _reason(error), _gone(Path(file))) from None
         raise _broken(error, key, empty=unknown and not content) from None
 
 
@@ -302,6 +304,12 @@ def _broken(error: Exception, key: str, *, empty: bool) -> BrokenImageError:
             key, "more pixels than Pillow thinks safe (decompression bomb); data.max_pixels allows more"
         )
     return BrokenImageError(key, _reason(error))
+
+
+def _gone(file: Path) -> str:
+    """The highest folder of a file's that is not there; empty where the file alone is missing."""
+    missing = [folder for folder in file.absolute().parents if not folder.exists()]
+    return str(missing[-1]) if missing else ""
 
 
 def image_size(file: str | Path) -> tuple[int, int]:

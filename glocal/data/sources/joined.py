@@ -60,7 +60,7 @@ class JoinedSource:
         try:
             return Sample(part[place].image, label, self.keys[index])
         except BrokenImageError as error:
-            raise BrokenImageError(self.keys[index], error.reason) from None
+            raise BrokenImageError(self.keys[index], error.reason, error.gone) from None
 
     def stored_values(self, index: int, *, deep: bool = False) -> tuple[str, np.ndarray] | None:
         """Mode and values of an image as they are stored; None for unreadable files and sources of other kinds."""
@@ -91,7 +91,7 @@ class JoinedSource:
         try:
             stored: StoredImage | StoredChannels = part.open(place)  # type: ignore[attr-defined]
         except BrokenImageError as error:
-            raise BrokenImageError(self.keys[index], error.reason) from None
+            raise BrokenImageError(self.keys[index], error.reason, error.gone) from None
         stored.key = self.keys[index]
         return stored
 

@@ -14,11 +14,13 @@ from glocal.data.lanes.central import images_of
 from glocal.data.lanes.choice import _processes, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.resident import MixedSizesError, ResidentLane
+from glocal.data.lanes.skipped import SkippedImages, read_skipped
 from glocal.data.lanes.streaming import StreamingLane
 from glocal.data.settings import DataSettings
+from glocal.data.sources.base import Source
 from glocal.data.sources.decoding import StoredImage
 from glocal.data.sources.opening import open_source
-from glocal.errors import GlocalError
+from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.color import APPLY_COLOR
 from glocal.views.plan import Blur, Color, Jitter, Solarize, View, ViewPlan
 
@@ -325,3 +327,47 @@ def test_remarks_on_damaged_files_do_not_reach_the_terminal_from_a_loader(
         assert len(list(lane.batches(0, 1))) == 1
         said = capfd.readouterr().err
         assert ("Corrupt JPEG data" in said) == (workers == 0)
+
+
+def test_images_that_came_back_are_forgotten(image_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder, file = image_folder(40), tmp_path / "skipped.txt"
+    whole = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    first, second = break_files(folder, 2)
+    source = open_source(folder)
+    skipped = SkippedImages(source, 0.1, file)
+    skipped.record([broken(source, name) for name in (first, second)])
+    (folder / second).write_bytes(whole[folder / second])
+    again = SkippedImages(source, 0.1, file)
+    assert list(again.reasons) == [first]
+    assert [line.split("\t")[0] for line in file.read_text().splitlines()] == [first]
+
+
+def test_a_folder_that_is_gone_stops_the_run_and_is_no_images_fault(
+    image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, file = image_folder(40), tmp_path / "skipped.txt"
+    source, order = open_source(folder), BatchOrder(length=40, batch_size=8, seed=0)
+    settings = DataSettings(lane="streaming", workers=1, broken_limit=0.1)
+    opened = open_lane(source, settings, ViewPlan(VIEWS), order, CPU, skipped_file=file, progress=False)
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(GlocalError, match=rf"^{folder} is gone, with .* in it; when it is back, the same command"):
+        list(opened.batches(0, 5))
+    assert not file.exists()
+    (tmp_path / "elsewhere").rename(folder)
+    assert len(list(opened.batches(0, 5))) == 5
+
+
+def test_names_with_line_breaks_stay_in_their_line(tmp_path: Path) -> None:
+    for name in ("a\nb\t.png", "c.png"):
+        (tmp_path / name).write_bytes(b"")
+    source, file = open_source(tmp_path), tmp_path / "skipped.txt"
+    skipped = SkippedImages(source, 1.0, file)
+    skipped.record([broken(source, name) for name in source.keys])
+    assert [line.split("\t")[0] for line in read_skipped(file)] == ["a\\nb\\t.png", "c.png"]
+    assert list(SkippedImages(source, 1.0, file).reasons) == list(source.keys)
+
+
+def broken(source: Source, name: str) -> BrokenImageError:
+    with pytest.raises(BrokenImageError) as caught:
+        source[list(source.keys).index(name)]
+    return caught.value
