@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from glocal.cli.app import app, show
-from glocal.console import note
 from glocal.files import RESULTS, check_output, check_output_folder
 
 PANEL = "Use"
@@ -119,6 +118,8 @@ def select(
     )
     show(table(found, opened))
     if not paths:
+        from glocal.console import note
+
         note("--out chosen.txt names the images; .csv, .html and .png work too")
     write = {".txt": write_list, ".csv": write_table}
     for path in paths:

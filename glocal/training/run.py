@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,10 +24,11 @@ from glocal.training.building import Training, batch_order, build
 from glocal.training.extending import what_changes
 from glocal.training.folder import Resume, has_checkpoint, prepare_folder
 from glocal.training.forecast import Forecast
+from glocal.training.lock import locked
 from glocal.training.log import FAILED, RunLog, read_metrics
 from glocal.training.loggers import Loggers, check_loggers
 from glocal.training.loop import Hooks, NonFiniteLossError, train
-from glocal.training.machine import is_first_process, launch, place, suit_to_machine
+from glocal.training.machine import as_launched, is_first_process, launch, place, suit_to_machine
 from glocal.training.monitors import KNNMonitor, knn_monitor
 from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
@@ -104,7 +106,8 @@ def pretrain(
         The finished run.
 
     Raises:
-        GlocalError: wrong settings or data, or another run or one with other images is in `out`.
+        GlocalError: wrong settings or data, another run or one with other images is in `out`, or a training is running
+            there.
         NonFiniteLossError: the loss became infinite or no number.
         RunInterrupted: Ctrl-C, SIGTERM or another signal that means stop (`glocal.signals`); a checkpoint is
             written and the same call goes on from there.
@@ -118,45 +121,49 @@ def pretrain(
     if budget:
         check_time(given, extend=extend)
     resolved, source, weights = resolve(data, recipe, given, folder, progress=progress)
+    resolved = as_launched(resolved)
     check_loggers(resolved.train.loggers)
     first = is_first_process(resolved.train.devices)
     method = rehearse(resolved, progress=progress and first)
     # What is wrong with the images of a measurement is told before a folder is made.
     monitor = knn_monitor(source, resolved) if first and not has_checkpoint(folder) else None
     fabric = launch(resolved, several_updates=len(method.phases) > 1)
-    if budget and has_checkpoint(folder):
-        resolved = planned_before(resolved, source, folder, given)
-    elif budget and resume != "must":
-        resolved = plan(resolved, source, fabric, folder, budget, given, progress=progress)
-    elif not has_checkpoint(folder):
-        resolved = drop_plan(resolved, given)
-    resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend, weights=weights)
-    if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
-        note(advice)
+    with ExitStack() as held:
+        if not folder.is_file() and (folder.is_dir() or not (extend or resume == "must")):  # else nothing will begin
+            held.enter_context(locked(folder, fabric))
+        if budget and has_checkpoint(folder):
+            resolved = planned_before(resolved, source, folder, given)
+        elif budget and resume != "must":
+            resolved = plan(resolved, source, fabric, folder, budget, given, progress=progress)
+        elif not has_checkpoint(folder):
+            resolved = drop_plan(resolved, given)
+        resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend, weights=weights)
+        if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
+            note(advice)
 
-    order = batch_order(resolved, source, fabric)
-    total = resolved.train.epochs * order.steps_per_epoch
-    first_step = 0 if state is None else int(state["step"])
-    if first_step >= total:
-        more = f"; to extend it, give more than train.epochs={resolved.train.epochs}" if extend else ""
-        note(f"{folder} is finished ({total} steps); nothing to do{more}")
+        order = batch_order(resolved, source, fabric)
+        total = resolved.train.epochs * order.steps_per_epoch
+        first_step = 0 if state is None else int(state["step"])
+        if first_step >= total:
+            more = f"; to extend it, give more than train.epochs={resolved.train.epochs}" if extend else ""
+            note(f"{folder} is finished ({total} steps); nothing to do{more}")
+            return Run(folder)
+        if extend and resolved.train.extended_from:
+            note(what_changes(resolved, order.steps_per_epoch))
+        begins = (weights or True) if state is None else False
+        training = build(resolved, source, order, fabric, folder, weights=begins, progress=progress)
+        del weights, begins  # they are in the network now
+        if state is not None:
+            monitor = knn_monitor(source, resolved)  # in all processes, which end together where it cannot be
+            note(f"{folder} continues after step {first_step} of {total}")
+            restore(state, training)
+        training.method = suit_to_machine(training.method, resolved.train, fabric.device)
+        planned = budget is not None and state is None
+        page = None
+        if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
+            page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings
+        _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
         return Run(folder)
-    if extend and resolved.train.extended_from:
-        note(what_changes(resolved, order.steps_per_epoch))
-    begins = (weights or True) if state is None else False
-    training = build(resolved, source, order, fabric, folder, weights=begins, progress=progress)
-    del weights, begins  # they are in the network now
-    if state is not None:
-        monitor = knn_monitor(source, resolved)  # in all processes, which end together where it cannot be
-        note(f"{folder} continues after step {first_step} of {total}")
-        restore(state, training)
-    training.method = suit_to_machine(training.method, resolved.train, fabric.device)
-    planned = budget is not None and state is None
-    page = None
-    if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
-        page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings
-    _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
-    return Run(folder)
 
 
 def _train(
