@@ -44,8 +44,8 @@ def as_launched(recipe: AnyRecipe) -> AnyRecipe:
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     if recipe.train.devices not in (1, here):
         raise GlocalError(
-            f"train.devices={recipe.train.devices}, but torchrun has --nproc-per-node={here}; leave train.devices out, or "
-            "give both the same number"
+            f"train.devices={recipe.train.devices}, but torchrun has --nproc-per-node={here}; leave train.devices out, "
+            "or give both the same number"
         )
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"devices": here})})
 
