@@ -97,6 +97,10 @@ class MonitorSettings(Settings):
     collapse_epochs: float = Field(1.0, ge=0)  # epochs between two looks at the embeddings; 0: none
 
 
+DEFAULT_METHOD = "glocal"
+_DEFAULT_RATE = 0.24  # of that method
+
+
 class Recipe(Settings, Generic[M]):
     """Everything that decides a run."""
 
@@ -218,7 +222,7 @@ def _resolved(
     for path, value in overrides.items():
         if path not in of_views:
             assign(raw, path, value)
-    recipe = _check(raw)
+    recipe = _check(_with_method(raw))
     kind = method_class(recipe.method.name)
     size = recipe.data.size or data_size or 224
     raw["data"] = {**(raw.get("data") or {}), "size": size}
@@ -237,7 +241,15 @@ def _resolved(
         raw["views"] = [{**view.model_dump(mode="json"), **resized} for view in plan]
     for path, value in of_views.items():
         assign(raw, path, value)
-    return _fit_to_channels(_check(raw))
+    return _fit_to_channels(_check(_with_method(raw)))
+
+
+def _with_method(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sections with the default method and its rate, where they name none."""
+    method, optimizer = raw.get("method") or {}, raw.get("optimizer") or {}
+    if not isinstance(method, Mapping) or not isinstance(optimizer, Mapping) or "name" in method:
+        return raw  # what is no section is told later
+    return {**raw, "method": {"name": DEFAULT_METHOD, **method}, "optimizer": {"lr": _DEFAULT_RATE, **optimizer}}
 
 
 def _fit_to_channels(recipe: AnyRecipe) -> AnyRecipe:
@@ -345,9 +357,9 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
 
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:
     where = f"recipe {raw.get('name', 'custom')}"
-    method = raw.get("method", {})
+    method = raw.get("method")
     if not isinstance(method, Mapping):
         raise GlocalError(f"{where}: method must be a section with a name, for example method.name=sce")
-    settings = method_class(str(method.get("name", "sce"))).Settings
+    settings = method_class(str(method["name"])).Settings
     schema = Recipe[settings]  # type: ignore[valid-type]
-    return validated(schema, {**raw, "method": {**method, "name": method.get("name", "sce")}}, where)
+    return validated(schema, raw, where)

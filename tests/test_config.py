@@ -192,18 +192,26 @@ def test_swav_as_logos_baseline_has_four_crops() -> None:
 )
 def test_wrong_settings_are_named_with_the_mend(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(GlocalError, match=message) as caught:
-        build_recipe({"name": "mine"}, overrides, data_size=32)
+        build_recipe({"name": "mine", "method": {"name": "sce"}}, overrides, data_size=32)
     assert "\n" not in str(caught.value)
 
 
 def test_overrides_are_yaml_and_reach_lists() -> None:
     overrides = parse_overrides(["train.epochs=3", "views.1.grey=0.5", "method.momentum={start: 0.9, end: 1.0}"])
-    recipe = build_recipe({}, overrides, data_size=48)
+    recipe = build_recipe({"method": {"name": "sce"}}, overrides, data_size=48)
     assert recipe.train.epochs == 3
     assert recipe.views is not None
     assert recipe.views[1].grey == 0.5
     assert recipe.views[1].size == 48
     assert recipe.method.momentum == Schedule(start=0.9, end=1.0)
+
+
+def test_without_a_method_it_is_the_default_one_at_its_rate() -> None:
+    recipe = build_recipe({}, {"train.epochs": 3}, data_size=32)
+    assert (recipe.method.name, recipe.optimizer.lr) == ("glocal", 0.24)
+    assert build_recipe({}, {"optimizer.lr": 0.1}, data_size=32).optimizer.lr == 0.1
+    assert build_recipe({}, {"method.name": "sce"}, data_size=32).optimizer.lr == 0.06
+    assert build_recipe({"method": {"locals": 2}}, data_size=32).method.locals == 2
 
 
 @pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.epochs=[1"])

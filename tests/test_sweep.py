@@ -144,7 +144,7 @@ def test_a_run_that_fails_is_in_the_table_and_a_wrong_setting_ends_the_sweep(tmp
 def test_the_whole_grid_is_checked_before_the_first_run(
     grid: dict[str, list[Any]], message: str, tmp_path: Path
 ) -> None:
-    overrides = {"train.epochs": 1, "train.batch_size": 32, "method.queue_size": 64}
+    overrides = {"train.epochs": 1, "train.batch_size": 32, "method.name": "moco", "method.queue_size": 64}
     with pytest.raises(GlocalError, match=message):
         sweep("shapes:train:128", tmp_path / "s", grid=grid, overrides=overrides, progress=False)
     assert not (tmp_path / "s").exists()

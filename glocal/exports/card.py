@@ -34,7 +34,7 @@ def front_matter(subject: Subject, origin: Origin, library: str) -> dict[str, An
         "license": subject.license or "unknown",
         "library_name": library,
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["image-feature-extraction", "self-supervised-learning", "glocal", name, *method],
+        "tags": list(dict.fromkeys(["image-feature-extraction", "self-supervised-learning", "glocal", name, *method])),
     }
     datasets = [_ON_THE_HUB[part] for one in _sources(origin) for part in one.split(":")[1:2] if part in _ON_THE_HUB]
     if datasets:

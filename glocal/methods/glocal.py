@@ -54,7 +54,7 @@ class GlocalSettings(SelectionSettings):
     temperature: Temperature = 0.1
     scale: Range = (0.08, 1.0)  # shares of the area of whole views
     decorrelation: float = Field(0.3, ge=0)  # weight of the correlations between the projection's dimensions; 0: none
-    stage: float = Field(0.5, ge=0)  # weight of the same contrast after the last stage but one; 0: none
+    stage: float = Field(0.5, ge=0)  # weight of the same contrast after the last stage but one, where there is one
     regions: float = Field(0.0, ge=0)  # weight of the regions of whole views; 0: none
     locals: int = Field(0, ge=0)  # local crops; 0: none
     local_size: int | None = Field(None, ge=8)  # null: half of the whole views' side up to 64 pixels, 96 beside 224
@@ -94,8 +94,8 @@ class Glocal(Method):
             self.refresh_epochs, self.refresh_first = settings.refresh_epochs, settings.first_epoch
         widths = [backbone.dim, settings.hidden_dim, settings.output_dim]
         self.projector = mlp(widths, norm=True, last_norm=True)
-        if settings.stage:
-            self.stage = stage_before_last(backbone)
+        self.stage = stage_before_last(backbone) if settings.stage else None
+        if self.stage:
             self.stage_projector = mlp([self.stage.dim, *widths[1:]], norm=True, last_norm=True)
         if settings.repulsion:
             self.regressor = AffinityRegressor(settings.output_dim, hidden=settings.regressor_dim)
@@ -142,7 +142,7 @@ class Glocal(Method):
         loss = self.contrast(unit, count, share)
         if settings.decorrelation:
             loss = loss + settings.decorrelation * decorrelation(all_gather_with_gradient(unit.flatten(0, 1)))
-        if settings.stage:
+        if self.stage:
             early = normalize(self.stage_projector(torch.cat(stages)).float(), dim=1)
             loss = loss + settings.stage * self.contrast(early.unflatten(0, (len(stages), -1)), count, share)
         if settings.regions:
@@ -160,11 +160,11 @@ class Glocal(Method):
         """
         batch, settings = len(images[0]), self.settings
         local = settings.patches > 0 or settings.regions > 0
-        if not local and not settings.stage:
+        if not local and not self.stage:
             return [its[:, None] for its in by_resolution(self.backbone, images).split(batch)], []
         tokens, stages = [], []
         for run in by_size(images):
-            if settings.stage:
+            if self.stage:
                 unpooled, early = unpooled_and_stage(self.backbone, run, self.stage)
                 stages += early.split(batch)
             else:
@@ -273,7 +273,7 @@ class Glocal(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         groups = [ParameterGroup(self.backbone), ParameterGroup(self.projector)]
-        if self.settings.stage:
+        if self.stage:
             groups.append(ParameterGroup(self.stage_projector))
         if self.settings.repulsion:
             groups.append(ParameterGroup(self.regressor, constant_lr=True))

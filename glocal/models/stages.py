@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from glocal.errors import GlocalError
 from glocal.models.backbone import Backbone
 
 
@@ -22,19 +21,15 @@ class Stage(NamedTuple):
     dim: int
 
 
-def stage_before_last(backbone: Backbone) -> Stage:
+def stage_before_last(backbone: Backbone) -> Stage | None:
     """The last stage but one; where all have one resolution (vision transformers), the block three quarters through.
 
-    Raises:
-        GlocalError: timm does not know the network's stages.
+    None for a network of one stage, or of stages that timm does not know (small_alexnet).
     """
     network = backbone.network
     stages = getattr(network, "feature_info", None)
     if not isinstance(stages, list) or len(stages) < 2 or not hasattr(network, "forward_intermediates"):
-        raise GlocalError(
-            f"{type(network).__name__} has no stages that can be told apart; choose a ResNet (model.name), or do "
-            "without (method.stage=0)"
-        )
+        return None
     alike = stages[0]["reduction"] == stages[-1]["reduction"]
     place = max(0, 3 * len(stages) // 4 - 1) if alike else len(stages) - 2
     return Stage(place, stages[place]["num_chs"])

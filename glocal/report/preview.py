@@ -50,7 +50,7 @@ def preview(
     Args:
         data: a source, the path of one image, or several of these.
         out: the PNG file.
-        recipe: whose views; None takes SCE's, with `match` those of patch-wise DINO.
+        recipe: whose views; None takes those of `glocal`, with `match` those of patch-wise DINO.
         overrides: settings by dotted path; `seed` draws other crops.
         match: two views, counted from 0, that are drawn side by side, matched patches in one colour.
         index: with `match`, the image's number in the source.

@@ -21,6 +21,7 @@ from glocal.training.run import pretrain
 from tests.methods.test_own_file import OWN
 
 SMALL = {
+    "method.name": "sce",
     "train.epochs": 1,
     "train.batch_size": 16,
     "data.size": 32,

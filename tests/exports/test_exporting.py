@@ -466,7 +466,7 @@ def test_what_a_file_says_of_network_and_images_is_taken_with_its_weights(
 def test_the_weights_of_a_run_bring_its_network_and_images(tmp_path: Path) -> None:
     settings = {
         **{"model.name": "vit_tiny", "model.options": VIT, "data.size": 32, "data.mean": [0.1, 0.2, 0.3]},
-        **{"train.epochs": 1, "train.batch_size": 16, "train.precision": "fp32", "method.queue_size": 32},
+        **{"train.epochs": 1, "train.batch_size": 16, "train.precision": "fp32"},
         **{"monitor.knn_epochs": 0, "train.device": "cpu"},
     }
     pretrain("shapes:train:32", tmp_path / "run", overrides=settings, progress=False)

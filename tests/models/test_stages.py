@@ -4,8 +4,7 @@ import pytest
 import timm
 import torch
 
-from glocal.errors import GlocalError
-from glocal.models.backbone import Backbone
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.models.stages import Stage, stage_before_last, unpooled_and_stage
 
 NETWORKS = {
@@ -36,8 +35,7 @@ def test_a_stage_is_found_and_passed_by(name: str) -> None:
         assert torch.allclose(early, places.mean(dim=(2, 3)))
 
 
-def test_a_network_whose_stages_timm_does_not_know_says_so() -> None:
-    network = torch.nn.Flatten()
-    network.num_features = 12
-    with pytest.raises(GlocalError, match=r"Flatten has no stages.*method\.stage=0"):
-        stage_before_last(Backbone(network, size=2))
+def test_a_network_of_one_stage_has_none_before_it() -> None:
+    options = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    for settings in (ModelSettings(name="vit_tiny", options=options), ModelSettings(name="small_alexnet")):
+        assert stage_before_last(build_backbone(settings, size=32)) is None

@@ -31,6 +31,7 @@ TINY: dict[str, Any] = {
     "train.checkpoint_steps": 1,
     "train.log_steps": 1,
     "train.precision": "fp32",  # what is compared must not depend on the machine
+    "method.name": "sce",
     "method.queue_size": 64,
     "monitor.knn_epochs": 0,
 }

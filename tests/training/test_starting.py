@@ -311,7 +311,7 @@ def test_the_rate_is_a_tenth_unless_it_was_chosen_for_weights(tmp_path: Path, fi
         return build_recipe(start.mapping, start.overrides).optimizer.lr
 
     scratch = {"optimizer": {"lr": 0.5}}
-    assert rate({}, {}) == 0.06
+    assert rate({"method": {"name": "sce"}}, {}) == 0.06
     assert rate({}, init) == 0.006
     assert rate({}, {"model.pretrained": True}) == 0.006
     assert rate({"model": {"pretrained": True}}, {}) == 0.006

@@ -22,6 +22,7 @@ SETTINGS = [
     "train.batch_size=8",
     "train.log_steps=1",
     "train.precision=fp32",
+    "method.name=sce",
     "method.queue_size=16",
     "monitor.knn_epochs=0",
     "data.lane=streaming",
