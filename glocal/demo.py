@@ -15,7 +15,7 @@ _IMAGES = 2_000  # of the map in the report
 
 
 def run_demo(out: Path, *, progress: bool = True) -> Table:
-    """Pretrains by the recipe `demo-shapes` and compares k-NN accuracies on the shapes' test split; writes its report.
+    """Pretrains by the recipe `glocal-shapes` and compares k-NN accuracies on the shapes' test split; writes its report.
 
     Args:
         out: the run's folder; a finished run in it is measured again.
@@ -24,7 +24,7 @@ def run_demo(out: Path, *, progress: bool = True) -> Table:
     Returns:
         A table with the accuracy of raw pixels, of the untrained and of the pretrained backbone.
     """
-    run = pretrain(None, out, recipe="demo-shapes", progress=progress, report=False)
+    run = pretrain(None, out, recipe="glocal-shapes", progress=progress, report=False)
     table = Table(title=f"k-NN accuracy (k={K}) on {TEST}, 8 classes", title_justify="left")
     table.add_column("features")
     table.add_column("top-1 %", justify="right")
