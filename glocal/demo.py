@@ -15,7 +15,7 @@ _IMAGES = 2_000  # of the map in the report
 
 
 def run_demo(out: Path, *, progress: bool = True) -> Table:
-    """Pretrains by the recipe `glocal-shapes` and compares k-NN accuracies on the shapes' test split; writes its report.
+    """Pretrains by the recipe `glocal-shapes`, compares k-NN accuracies on the shapes' test split, writes a report.
 
     Args:
         out: the run's folder; a finished run in it is measured again.
