@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import textwrap
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from glocal.errors import GlocalError
 from glocal.files import write_atomically
 
 FORMAT = 1
+
+# What reading a file that is torn, or no checkpoint, ends in; zip's own reader says the last two of some flags.
+_DAMAGE = (
+    *(OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
+_KINDS = {"format": int, "step": int, "recipe": str, "method": dict, "evaluated": str}
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -47,10 +55,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         GlocalError: the file is missing, damaged, not of this package or of a newer format.
     """
     try:
+        with zipfile.ZipFile(path) as parts:  # torch looks at no checksum
+            if damaged := parts.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has another checksum than when it was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise GlocalError(f"there is no checkpoint {path}") from None
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         # torch's advice for files that it will not unpickle is a page long, and no advice for users of this package
         why = (
             ""
@@ -60,6 +71,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise GlocalError(f"{path} is no readable checkpoint{why}") from error
     if not isinstance(state, dict) or "format" not in state or "method" not in state:
         raise GlocalError(f"{path} is no checkpoint of glocal; name its network: `timm:NAME --weights {path}`")
+    for key, kind in _KINDS.items():
+        if key in state and not isinstance(state[key], kind):
+            raise GlocalError(f"{path} is no readable checkpoint: its {key} is no {kind.__name__}")
     if state["format"] > FORMAT:
         raise GlocalError(f"{path} was written by a newer glocal (format {state['format']}); upgrade glocal")
     return state
