@@ -42,6 +42,9 @@ AnyImages = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | I
 Of a backbone that takes values in their own units, (B, C, H, W) and (H, W, C) of any type."""
 
 
+_FILES = {"checkpoint_path", "file", "custom_load"}  # what timm's constructors and their configurations call a file
+
+
 class ModelSettings(Settings):
     """The network to train.
 
@@ -59,6 +62,14 @@ class ModelSettings(Settings):
     def _check(self) -> Self:
         if self.init and self.pretrained:
             raise ValueError("init and pretrained both name weights to begin with; leave one of them out")
+        given = {
+            "": self.options,
+            **{f"{name}.": its for name, its in self.options.items() if isinstance(its, Mapping)},
+        }
+        for place, options in given.items():
+            for name in _FILES & options.keys():
+                if not str(options[name]).endswith(".safetensors"):  # others may be pickles, which can execute anything
+                    raise ValueError(f"options.{place}{name} would read a file of weights; name it as model.init")
         return self
 
     @property

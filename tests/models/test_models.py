@@ -2,12 +2,15 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import nn
 
 from glocal.config import build_recipe
@@ -202,8 +205,8 @@ def test_the_small_alexnet_takes_crops_of_any_size() -> None:
 def test_pretrained_networks_keep_their_stem_and_bring_their_statistics(tmp_path: Path) -> None:
     torch.manual_seed(1)
     stored = timm.create_model("resnet18", **TINY, num_classes=0).state_dict()
-    torch.save(stored, tmp_path / "weights.pth")
-    overlay = {"file": str(tmp_path / "weights.pth"), "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    save_file(stored, tmp_path / "weights.safetensors")
+    overlay = {"file": str(tmp_path / "weights.safetensors"), "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     model = {"name": "resnet18", "pretrained": True, "options": {**TINY, "pretrained_cfg_overlay": overlay}}
     recipe = build_recipe({"model": model}, data_size=32)
     assert recipe.model.stem == "standard"
@@ -216,7 +219,7 @@ def test_pretrained_networks_keep_their_stem_and_bring_their_statistics(tmp_path
     assert torch.equal(backbone.network.conv1.weight, stored["conv1.weight"])
     assert backbone.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert "kept" in notes_on(build_method(recipe), recipe)[0]
-    (tmp_path / "weights.pth").unlink()
+    (tmp_path / "weights.safetensors").unlink()
     statistics = statistics_of_weights(recipe.model)
     assert statistics is not None
     assert known_interpolation(statistics.interpolation) == "bicubic"
@@ -272,3 +275,16 @@ def test_features_take_what_people_have_and_refuse_the_rest_in_one_line() -> Non
     assert len(fixed.features(torch.zeros(1, 3, 32, 32))) == 1
     with pytest.raises(GlocalError, match="takes no images of 40 × 32 pixels"):
         fixed.features(torch.zeros(1, 3, 40, 32))
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"checkpoint_path": "a.pth"}, "checkpoint_path"),
+        ({"pretrained_cfg": {"file": "a.pth"}}, "pretrained_cfg.file"),
+        ({"pretrained_cfg_overlay": {"custom_load": True}}, "pretrained_cfg_overlay.custom_load"),
+    ],
+)
+def test_options_that_would_read_a_pickle_are_refused(options: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValidationError, match=rf"options.{place} would read a file of weights; name it as model.init"):
+        ModelSettings(options=options)
