@@ -98,7 +98,7 @@ class MonitorSettings(Settings):
 
 
 DEFAULT_METHOD = "glocal"
-_DEFAULT_RATE = 0.24  # of that method
+_DEFAULT_RATE = 0.24  # of that method, by SGD
 
 
 class Recipe(Settings, Generic[M]):
@@ -245,11 +245,22 @@ def _resolved(
 
 
 def _with_method(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The sections with the default method and its rate, where they name none."""
-    method, optimizer = raw.get("method") or {}, raw.get("optimizer") or {}
-    if not isinstance(method, Mapping) or not isinstance(optimizer, Mapping) or "name" in method:
-        return raw  # what is no section is told later
-    return {**raw, "method": {"name": DEFAULT_METHOD, **method}, "optimizer": {"lr": _DEFAULT_RATE, **optimizer}}
+    """The sections with the default method where they name none, and with its rate where it has none.
+
+    Raises:
+        GlocalError: the method is no section.
+    """
+    method, optimizer = raw.get("method"), raw.get("optimizer")
+    method = {} if method is None else method
+    if not isinstance(method, Mapping):
+        raise GlocalError(
+            f"recipe {raw.get('name', 'custom')}: method must be a section with a name, for example method.name=sce"
+        )
+    raw = {**raw, "method": {"name": DEFAULT_METHOD, **method}}
+    optimizer = {} if optimizer is None else optimizer
+    if raw["method"]["name"] == DEFAULT_METHOD and isinstance(optimizer, Mapping) and "name" not in optimizer:
+        raw["optimizer"] = {"lr": _DEFAULT_RATE, **optimizer}
+    return raw
 
 
 def _fit_to_channels(recipe: AnyRecipe) -> AnyRecipe:
@@ -357,9 +368,6 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
 
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:
     where = f"recipe {raw.get('name', 'custom')}"
-    method = raw.get("method")
-    if not isinstance(method, Mapping):
-        raise GlocalError(f"{where}: method must be a section with a name, for example method.name=sce")
-    settings = method_class(str(method["name"])).Settings
+    settings = method_class(str(raw["method"]["name"])).Settings
     schema = Recipe[settings]  # type: ignore[valid-type]
     return validated(schema, raw, where)

@@ -292,12 +292,21 @@ class Backbone(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls."""
+    def forward(self, images: Tensor, stage: int | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Pooled features (B, D) of normalised images (B, 3, S, S): what training calls.
+
+        With a stage, by its place in timm's `feature_info`: what `forward_unpooled` gives, and the map (B, C, h, w) of
+        the stage on the way.
+        """
         if isinstance(self.network, VisionTransformer):
             self._check_patches(images)
         with self._memory():
-            return self.network(images)  # type: ignore[no-any-return]
+            if stage is None:
+                return self.network(images)  # type: ignore[no-any-return]
+            unpooled, [places] = self.network.forward_intermediates(  # type: ignore[operator]
+                images, indices=[stage], norm=False, output_fmt="NCHW"
+            )
+        return unpooled, places
 
     def forward_tokens(self, images: Tensor) -> Tensor:
         """Class and patch tokens (B, 1 + N, D) of normalised images: what patch-wise methods train.
@@ -326,16 +335,6 @@ class Backbone(nn.Module):
             raise GlocalError(f"{type(self.network).__name__} has no feature map; choose a ResNet (model.name)")
         with self._memory():
             return self.network.forward_features(images)  # type: ignore[operator, no-any-return]
-
-    def forward_with_map(self, images: Tensor, stage: int) -> tuple[Tensor, Tensor]:
-        """`forward_unpooled`, and on the way the map (B, C, h, w) of a stage, by its place in timm's `feature_info`."""
-        if isinstance(self.network, VisionTransformer):
-            self._check_patches(images)
-        with self._memory():
-            unpooled, [places] = self.network.forward_intermediates(  # type: ignore[operator]
-                images, indices=[stage], norm=False, output_fmt="NCHW"
-            )
-        return unpooled, places
 
     def forward_map(self, images: Tensor) -> Tensor:
         """The last feature map (B, C, h, w) of normalised images.

@@ -28,6 +28,8 @@ def stage_before_last(backbone: Backbone) -> Stage | None:
     """
     network = backbone.network
     stages = getattr(network, "feature_info", None)
+    if type(network).__name__ == "Hiera":  # its forward_intermediates ends at an earlier stage
+        return None
     if not isinstance(stages, list) or len(stages) < 2 or not hasattr(network, "forward_intermediates"):
         return None
     alike = stages[0]["reduction"] == stages[-1]["reduction"]
@@ -37,5 +39,5 @@ def stage_before_last(backbone: Backbone) -> Stage | None:
 
 def unpooled_and_stage(backbone: Backbone, images: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
     """What `backbone.forward_unpooled` gives of normalised images, and the mean (B, C) of a stage's map."""
-    unpooled, places = backbone.forward_with_map(images, stage.place)
+    unpooled, places = backbone(images, stage.place)
     return unpooled, places.mean(dim=(2, 3))

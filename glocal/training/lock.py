@@ -2,55 +2,82 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 
-from glocal.console import warn
 from glocal.errors import GlocalError
 
+if sys.platform != "win32":
+    import fcntl
+
 FILE = ".lock"
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @contextmanager
 def locked(folder: Path, fabric: Fabric) -> Iterator[None]:
     """Keeps other trainings out of a folder, which is made where it is not there; with nothing in it, it goes again.
 
-    It is a lock of the operating system: a process that was killed holds none. Where the file system knows no locks
-    there is none, and a warning.
+    It is a lock of the operating system: a process that was killed holds none. Where the folder cannot be written in,
+    or its file system knows no locks, there is none.
 
     Args:
         folder: the run's.
         fabric: the training's processes, of which the first one asks for all.
 
     Raises:
-        GlocalError: another training is in it, or it cannot be made or written in; in all processes.
+        GlocalError: another training is in it, or it cannot be made; in all processes.
     """
-    lock, refused, new = FileLock(folder / FILE), "", not folder.exists()
+    refused, held, new = "", None, not folder.exists()
     if fabric.global_rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            held = _take(folder / FILE)
+        except BlockingIOError:
+            refused = f"a training is running in {folder}: wait for it, stop it, or choose another folder (--out)"
         except OSError as error:
             refused = f"{folder} cannot be made: {error.strerror}"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            refused = f"a training is running in {folder}: wait for it, stop it, or choose another folder (--out)"
-        except NotImplementedError:
-            warn(f"{folder} lies where files cannot be locked: nothing keeps a second training out of it")
-        except OSError as error:
-            refused = refused or f"{folder} cannot be written in: {error.strerror}"
     if refused := fabric.broadcast(refused):
         raise GlocalError(refused)
     try:
         yield
     finally:
-        if new and lock.is_locked:
-            with suppress(OSError):  # nothing, or something else is in it
-                if {path.name for path in folder.iterdir()} == {FILE}:
-                    (folder / FILE).unlink()
-                    folder.rmdir()
-        lock.release()
+        if held is not None:
+            with suppress(OSError):
+                (folder / FILE).unlink()  # while it is held: who waits for it finds another file, and looks again
+            os.close(held)
+        if new and fabric.global_rank == 0:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing began
+
+
+def _take(path: Path) -> int | None:
+    """The open file that holds the lock; None where there can be none.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    while sys.platform != "win32":
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        except FileNotFoundError:  # its holder has ended in between
+            pass
+        except OSError as error:
+            os.close(file)
+            if error.errno in _TAKEN:
+                raise BlockingIOError from None
+            return None
+        os.close(file)
+    return None

@@ -37,24 +37,19 @@ def as_launched(recipe: AnyRecipe) -> AnyRecipe:
     """The recipe with as many devices on this machine as torchrun has started processes here; else as it is.
 
     Raises:
-        GlocalError: it names another number.
+        GlocalError: it names another number, or there are several machines.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return recipe
     here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if int(os.environ["WORLD_SIZE"]) != here:
+        raise GlocalError("torchrun has started processes on several machines, and a training has those of one (yet)")
     if recipe.train.devices not in (1, here):
         raise GlocalError(
             f"train.devices={recipe.train.devices}, but torchrun has --nproc-per-node={here}; leave train.devices out, "
             "or give both the same number"
         )
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"devices": here})})
-
-
-def _machines() -> int:
-    """On how many machines torchrun has started processes; 1 without it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 1
-    return int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
 
 
 def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
@@ -82,12 +77,10 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
         raise GlocalError(f"train.devices={recipe.train.devices}, but {torch.cuda.device_count()} GPUs are visible")
     # A backbone that stands still at first has no gradients, for which the processes would wait.
     some = several_updates or recipe.train.freeze_backbone_epochs > 0
-    several = recipe.train.devices * _machines() > 1
-    strategy: Any = DDPStrategy(find_unused_parameters=some) if several else "auto"
+    strategy: Any = DDPStrategy(find_unused_parameters=some) if recipe.train.devices > 1 else "auto"
     return Fabric(
         accelerator=device,
         devices=recipe.train.devices,
-        num_nodes=_machines(),
         strategy=strategy,
         precision=_PRECISION[recipe.train.precision],  # type: ignore[arg-type]
     )

@@ -20,6 +20,7 @@ from glocal.models.loading import choose_device
 from glocal.models.weights import Weights
 from glocal.training.flat import flatten
 from glocal.training.folder import has_checkpoint
+from glocal.training.machine import as_launched
 from glocal.training.precision import choose_precision
 from glocal.training.starting import begin
 
@@ -53,7 +54,7 @@ def resolve(
     described, mapping = mapping, dict(start.mapping)
     overrides = dict(start.overrides) | {"data.source": names_of(source)}
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
-    built = build_recipe(mapping, overrides, data_size=size, statistics=start.statistics)
+    built = as_launched(build_recipe(mapping, overrides, data_size=size, statistics=start.statistics))
     start.check(built)
     resolved = settle_row(_fit_to(built, source), described)
     resolved = _settle_precision(resolved, folder)

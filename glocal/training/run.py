@@ -28,7 +28,7 @@ from glocal.training.lock import locked
 from glocal.training.log import FAILED, RunLog, read_metrics
 from glocal.training.loggers import Loggers, check_loggers
 from glocal.training.loop import Hooks, NonFiniteLossError, train
-from glocal.training.machine import as_launched, is_first_process, launch, place, suit_to_machine
+from glocal.training.machine import is_first_process, launch, place, suit_to_machine
 from glocal.training.monitors import KNNMonitor, knn_monitor
 from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
@@ -122,7 +122,6 @@ def pretrain(
     if budget:
         check_time(given, extend=extend)
     resolved, source, weights = resolve(data, recipe, given, folder, progress=progress)
-    resolved = as_launched(resolved)
     check_loggers(resolved.train.loggers)
     first = is_first_process(resolved.train.devices)
     method = rehearse(resolved, progress=progress and first)

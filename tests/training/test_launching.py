@@ -26,9 +26,12 @@ def test_torchruns_processes_are_one_training(tmp_path: Path) -> None:
 
 
 def test_another_number_of_processes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     recipe = build_recipe({}, {"train.devices": 3})
     with pytest.raises(GlocalError, match=r"train.devices=3, but torchrun has --nproc-per-node=2; leave"):
         as_launched(recipe)
     assert as_launched(build_recipe({}, {})).train.devices == 2
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(GlocalError, match="several machines"):
+        as_launched(build_recipe({}, {}))

@@ -35,8 +35,11 @@ def test_a_second_training_is_refused_and_the_first_goes_on(
     assert run(tmp_path / "a", train__epochs=1).metrics["step"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_folder_that_cannot_be_written_in_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/.lock").mkdir()  # who tests as root may write everywhere
-    with pytest.raises(GlocalError, match=r"a cannot be written in: Is a directory"):
-        glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, progress=False)
+def test_nothing_is_left_of_it_and_what_cannot_be_locked_is_trained(tmp_path: Path) -> None:
+    run(tmp_path / "a", train__epochs=1)
+    assert not (tmp_path / "a/.lock").exists()
+    with pytest.raises(GlocalError, match="no run in .* to continue"):
+        glocal.pretrain(DATA, tmp_path / "b", overrides=TINY, progress=False, resume="must")
+    assert not (tmp_path / "b").exists()
+    (tmp_path / "c/.lock").mkdir(parents=True)  # cannot be opened, as in a folder where nothing can be written
+    assert run(tmp_path / "c", train__epochs=1).metrics["step"] == [1, 2, 3, 4, 5, 6]

@@ -89,6 +89,8 @@ class SkippedImages:
 
     def _try_again(self, source: Source, file: Path) -> None:
         before, lines = read_skipped(file), []
+        if not before:
+            return
         named = {line.partition("\t")[0] for line in before}
         for index, key in enumerate(source.keys):
             if _printed(key) in named:
