@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import logging
@@ -141,8 +142,8 @@ def _opened(file: str | Path | BinaryIO, key: str, decoding: Decoding, opened: C
         unknown = isinstance(error, UnidentifiedImageError)
         if unknown and decoding.channels is None and (mend := how_to_read(content)):
             raise BrokenImageError(key, mend) from None
-        if isinstance(error, FileNotFoundError) and isinstance(file, str | Path):
-            raise BrokenImageError(key, _reason(error), _gone(Path(file))) from None
+        if isinstance(error, OSError) and isinstance(file, str | Path) and (gone := _gone(error, Path(file))):
+            raise BrokenImageError(key, _reason(error), gone) from None
         raise _broken(error, key, empty=unknown and not content) from None
 
 
@@ -306,8 +307,15 @@ def _broken(error: Exception, key: str, *, empty: bool) -> BrokenImageError:
     return BrokenImageError(key, _reason(error))
 
 
-def _gone(file: Path) -> str:
-    """The highest folder of a file's that is not there; empty where the file alone is missing."""
+def _gone(error: OSError, file: Path) -> str:
+    """The folder for want of which a file could not be read: the highest that is not there, or whose server is gone.
+
+    Empty where the file alone is at fault.
+    """
+    if error.errno in (errno.ESTALE, errno.ENOTCONN):
+        return str(file.absolute().parent)
+    if not isinstance(error, FileNotFoundError):
+        return ""
     missing = [folder for folder in file.absolute().parents if not folder.exists()]
     return str(missing[-1]) if missing else ""
 

@@ -1,5 +1,7 @@
 """The lanes of the loader: the same views, in any number of processes, and what happens to broken images."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -371,3 +373,18 @@ def broken(source: Source, name: str) -> BrokenImageError:
     with pytest.raises(BrokenImageError) as caught:
         source[list(source.keys).index(name)]
     return caught.value
+
+
+def test_a_server_that_is_gone_is_no_images_fault(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(image_folder(4))
+
+    def stale(path: Path) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    error = broken(source, source.keys[0])
+    assert error.gone
+    with pytest.raises(GlocalError, match="is gone, with"):
+        SkippedImages(source, 0.5).record([error])
