@@ -121,7 +121,7 @@ def test_maps_keep_classes_apart_and_survive_few_and_equal_images() -> None:
 
 
 def test_umap_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glocal.evaluation.protocols.structure.find_spec", lambda name: None)
+    monkeypatch.setattr("glocal.report.maps.find_spec", lambda name: None)
     with pytest.raises(GlocalError, match=r"UMAP needs umap-learn: pip install 'glocal\[umap\]'"):
         run(open_source("shapes:test:16"), {"structure.pictures": ["tsne", "umap"]})
 
