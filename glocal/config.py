@@ -222,7 +222,8 @@ def _resolved(
     for path, value in overrides.items():
         if path not in of_views:
             assign(raw, path, value)
-    recipe = _check(_with_method(raw))
+    raw = _with_method(raw)
+    recipe = _check(raw)
     kind = method_class(recipe.method.name)
     size = recipe.data.size or data_size or 224
     raw["data"] = {**(raw.get("data") or {}), "size": size}
@@ -241,10 +242,10 @@ def _resolved(
         raw["views"] = [{**view.model_dump(mode="json"), **resized} for view in plan]
     for path, value in of_views.items():
         assign(raw, path, value)
-    return _fit_to_channels(_check(_with_method(raw)))
+    return _fit_to_channels(_check(raw))
 
 
-def _with_method(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_method(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The sections with the default method where they name none, and with its rate where it has none.
 
     Raises:
@@ -258,8 +259,10 @@ def _with_method(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         )
     raw = {**raw, "method": {"name": DEFAULT_METHOD, **method}}
     optimizer = {} if optimizer is None else optimizer
-    if raw["method"]["name"] == DEFAULT_METHOD and isinstance(optimizer, Mapping) and "name" not in optimizer:
-        raw["optimizer"] = {"lr": _DEFAULT_RATE, **optimizer}
+    if isinstance(optimizer, Mapping):  # what is no section is told later
+        of_sgd = optimizer.get("name", "sgd") == "sgd"
+        if raw["method"]["name"] == DEFAULT_METHOD and of_sgd:
+            raw["optimizer"] = {"lr": _DEFAULT_RATE, **optimizer}
     return raw
 
 

@@ -213,6 +213,7 @@ def test_without_a_method_it_is_the_default_one_at_its_rate() -> None:
     assert build_recipe({}, {"method.name": "sce"}, data_size=32).optimizer.lr == 0.06
     assert build_recipe({"method": {"locals": 2}}, data_size=32).method.locals == 2
     assert build_recipe({}, {"method.name": "glocal"}, data_size=32).optimizer.lr == 0.24
+    assert build_recipe({}, {"optimizer.name": "sgd"}, data_size=32).optimizer.lr == 0.24
     assert build_recipe({}, {"optimizer.name": "adamw"}, data_size=32).optimizer.lr == 0.06
     for wrong, words in (({"optimizer": 5}, "optimizer"), ({"method": 0}, "method must be a section with a name")):
         with pytest.raises(GlocalError, match=words):

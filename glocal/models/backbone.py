@@ -68,7 +68,8 @@ class ModelSettings(Settings):
         }
         for place, options in given.items():
             for name in _FILES & options.keys():
-                if not str(options[name]).endswith(".safetensors"):  # others may be pickles, which can execute anything
+                # Others than these may be pickles, which can execute anything.
+                if options[name] and not str(options[name]).endswith(".safetensors"):
                     raise ValueError(f"options.{place}{name} would read a file of weights; name it as model.init")
         return self
 

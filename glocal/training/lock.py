@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ if sys.platform != "win32":
     import fcntl
 
 FILE = ".lock"
+_PATIENCE = 3.0  # seconds: the processes that decode for a training that was killed hold its lock until they end
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
@@ -38,7 +40,7 @@ def locked(folder: Path, fabric: Fabric) -> Iterator[None]:
     if fabric.global_rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held = _take(folder / FILE)
+            held = _take(folder / FILE, time.monotonic() + _PATIENCE)
         except BlockingIOError:
             refused = f"a training is running in {folder}: wait for it, stop it, or choose another folder (--out)"
         except OSError as error:
@@ -57,11 +59,11 @@ def locked(folder: Path, fabric: Fabric) -> Iterator[None]:
                 folder.rmdir()  # where nothing began
 
 
-def _take(path: Path) -> int | None:
+def _take(path: Path, until: float) -> int | None:
     """The open file that holds the lock; None where there can be none.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds it even then.
     """
     while sys.platform != "win32":
         try:
@@ -75,9 +77,12 @@ def _take(path: Path) -> int | None:
         except FileNotFoundError:  # its holder has ended in between
             pass
         except OSError as error:
-            os.close(file)
-            if error.errno in _TAKEN:
+            if error.errno not in _TAKEN:
+                os.close(file)
+                return None
+            if time.monotonic() > until:
+                os.close(file)
                 raise BlockingIOError from None
-            return None
+            time.sleep(0.1)
         os.close(file)
     return None

@@ -288,3 +288,6 @@ def test_features_take_what_people_have_and_refuse_the_rest_in_one_line() -> Non
 def test_options_that_would_read_a_pickle_are_refused(options: dict[str, Any], place: str) -> None:
     with pytest.raises(ValidationError, match=rf"options.{place} would read a file of weights; name it as model.init"):
         ModelSettings(options=options)
+    ModelSettings(
+        options={"checkpoint_path": "", "pretrained_cfg": {"custom_load": False, "file": None}}
+    )  # as timm does

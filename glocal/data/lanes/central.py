@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from glocal.errors import BrokenImageError
 from glocal.views.crops import Interpolation, central_geometry, render_batch, render_one
 from glocal.views.geometry import ViewGeometry
 
-T = TypeVar("T")
 
 CENTRAL_SHARE = 7 / 8
 """Of the shorter side of large images, what their central square has: 224 of 256."""
