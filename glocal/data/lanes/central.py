@@ -17,7 +17,6 @@ from glocal.errors import BrokenImageError
 from glocal.views.crops import Interpolation, central_geometry, render_batch, render_one
 from glocal.views.geometry import ViewGeometry
 
-
 CENTRAL_SHARE = 7 / 8
 """Of the shorter side of large images, what their central square has: 224 of 256."""
 
