@@ -4,6 +4,7 @@ Loading torch takes seconds of computing, most of what a small command takes. Si
 everything a command changes in its process are as real as in a process started afresh.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -24,6 +25,8 @@ import glocal.embeddings.making, glocal.evaluation, glocal.training.run
 from glocal.cli import main
 for line in sys.stdin:
     task = json.loads(line)
+    if "end" in task:  # the pipe's end is not seen where another process has inherited it
+        break
     if "wait" in task:
         ended, status = os.waitpid(task["wait"], os.WNOHANG)
         print(os.waitstatus_to_exitcode(status) if ended else "runs", flush=True)
@@ -84,7 +87,9 @@ class Preloaded:
             if command.running():
                 os.killpg(command.pid, signal.SIGKILL)
         assert self.parent.stdin is not None
-        self.parent.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.parent.stdin.write(json.dumps({"end": True}) + "\n")
+            self.parent.stdin.close()
         self.parent.wait(timeout=20)
 
 

@@ -100,11 +100,16 @@ def start_itself(arguments: list[str]) -> str:
     return done.stdout
 
 
-def start_both(preloaded: Preloaded, arguments: list[str]) -> str:
+def start_both(preloaded: Preloaded, arguments: list[str], **environment: str) -> str:
     """The command in two processes that were told their ranks, as torchrun and SLURM do; what both print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        meeting = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": "2",
+            **environment,
+        }
     ranks = [{**meeting, "NODE_RANK": "0", "LOCAL_RANK": str(rank), "RANK": str(rank)} for rank in range(2)]
     both = [preloaded.start(*arguments, before=NO_PICTURES, environment=rank) for rank in ranks]
     done = [process.finish() for process in both]

@@ -1,7 +1,5 @@
 """Processes that torchrun has started train together, whatever the recipe says of their number."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,18 +9,18 @@ from glocal.checkpoints import checkpoint_files
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.training.machine import as_launched
+from tests.preloaded import Preloaded
+from tests.training.test_every_method import start_both
 from tests.training.test_lock import SETTINGS
 
 
-def test_torchruns_processes_are_one_training(tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "glocal"]
+def test_torchruns_processes_are_one_training(tmp_path: Path, preloaded: Preloaded) -> None:
     words = ["pretrain", "--data=shapes:train:64", f"--out={tmp_path}", *SETTINGS, "--set=train.device=cpu"]
-    done = subprocess.run([*launch, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said = start_both(preloaded, words, TORCHELASTIC_RUN_ID="a", LOCAL_WORLD_SIZE="2", GROUP_RANK="0")
     assert Run(tmp_path).recipe.train.devices == 2
     assert Run(tmp_path).metrics["step"] == [1, 2, 3, 4]
     assert checkpoint_files(tmp_path / "checkpoints")[0].name == "step-000000004.pt"
-    assert done.stdout.count("run:") == 1
+    assert said.count("run:") == 1
 
 
 def test_another_number_of_processes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

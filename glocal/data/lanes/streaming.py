@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -217,11 +218,12 @@ class StreamingLane:
             pin_memory=self.device.type == "cuda",
         )
         try:
-            for batch in made:
-                self.skipped.record(batch.broken)
-                if not batch.complete:
-                    raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")
-                yield self.finish(batch)
+            with closing(made):  # its processes end with an error, not when somebody forgets that
+                for batch in made:
+                    self.skipped.record(batch.broken)
+                    if not batch.complete:
+                        raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")
+                    yield self.finish(batch)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
