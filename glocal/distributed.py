@@ -92,6 +92,12 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@torch.no_grad()
+def all_mean(tensor: Tensor) -> Tensor:
+    """The mean over all processes, without gradient; the tensor itself in a single process."""
+    return all_sum(tensor) / process_count() if process_count() > 1 else tensor
+
+
 def own_share(length: int) -> slice:
     """This process' part of 0 … length − 1: consecutive, of equal size but for the end."""
     size = -(-length // process_count())

@@ -68,10 +68,11 @@ def fixed_affinity(regressor: AffinityRegressor, first: Tensor, second: Tensor) 
 
 def _of_two_images(one: Tensor, other: Tensor, *, every: bool) -> tuple[Tensor, Tensor]:
     """Crops of different images, row by row: one pair for each image, or every pair of the batch, O(B²)."""
-    if not every:
-        # The batch reversed, which would pair the middle one of an odd batch with itself.
-        return one, other.flip(0) if len(other) % 2 == 0 else other.roll(1, 0)
     others = all_gather(other)  # (P·B, D)
+    if not every:
+        # The whole batch reversed, which would pair the middle one of an odd batch with itself.
+        first = process_rank() * len(one)
+        return one, (others.flip(0) if len(others) % 2 == 0 else others.roll(1, 0))[first : first + len(one)]
     row = torch.arange(len(one), device=one.device).repeat_interleave(len(others) - 1)
     column = torch.arange(len(others) - 1, device=one.device).repeat(len(one))
     column = column + (column >= process_rank() * len(one) + row)  # its own image is passed over

@@ -18,6 +18,7 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import Source
 from glocal.methods.base import Method
 from glocal.methods.building import build_method
+from glocal.models.batch_norm import normalise_together
 from glocal.models.weights import Weights
 from glocal.training.images import ImageSet
 from glocal.training.optimizers import build_optimizers
@@ -65,13 +66,16 @@ def batch_order(recipe: AnyRecipe, source: Source, fabric: Fabric) -> BatchOrder
     )
 
 
-def synchronised(method: M) -> M:
-    """Batch normalisation with the statistics of all processes' images.
+def synchronised(method: M, device: torch.device) -> M:
+    """Batch normalisation with the statistics of all processes' images, for a device.
 
-    By timm's conversion, for torch's drops the activation that timm's own layers apply (those of EfficientNets).
+    On GPUs by timm's conversion, for torch's drops the activation that timm's own layers apply (as in EfficientNets).
     """
-    converted: M = convert_sync_batchnorm(method)
-    return converted
+    if device.type == "cuda":
+        converted: M = convert_sync_batchnorm(method)
+        return converted
+    normalise_together(method)
+    return method
 
 
 def build(
@@ -99,8 +103,8 @@ def build(
     """
     torch.manual_seed(recipe.seed)
     method = build_method(recipe, weights=weights)
-    if recipe.train.devices > 1 and fabric.device.type == "cuda":  # torch has it for GPUs only
-        method = synchronised(method)
+    if fabric.world_size > 1:
+        method = synchronised(method, fabric.device)
     lane = open_lane(
         source,
         recipe.data,

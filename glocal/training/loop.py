@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
 from glocal.config import AnyRecipe
 from glocal.console import progress_bar, warn
@@ -95,8 +95,6 @@ def train(
     """
     settings = recipe.train
     total = settings.epochs * order.steps_per_epoch
-    # Processes exchange the statistics of normalisation; queues and memory banks are large, and alike in all of them.
-    method._ddp_params_and_buffers_to_ignore = _alike(method)  # type: ignore[assignment]
     module, *wrapped = fabric.setup(method, *optimizers.values())
     optimizers = dict(zip(optimizers, wrapped, strict=True))
     refresh_every = method.refresh_epochs * order.steps_per_epoch
@@ -182,16 +180,6 @@ def train(
                 hooks.watch.step(done)
             if stopping and not last:
                 raise RunInterrupted(f"stopped after step {done} of {total}", stop.received or signal.SIGTERM)
-
-
-def _alike(method: Method) -> list[str]:
-    """The names of the buffers outside of normalisation layers, which every process computes from the rows of all."""
-    return [
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in method.named_modules()
-        for name, _ in module.named_buffers(recurse=False)
-        if not isinstance(module, nn.modules.batchnorm._NormBase)
-    ]
 
 
 def steps_of(epochs: float, order: BatchOrder) -> int:

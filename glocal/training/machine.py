@@ -77,7 +77,9 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
         raise GlocalError(f"train.devices={recipe.train.devices}, but {torch.cuda.device_count()} GPUs are visible")
     # A backbone that stands still at first has no gradients, for which the processes would wait.
     some = several_updates or recipe.train.freeze_backbone_epochs > 0
-    strategy: Any = DDPStrategy(find_unused_parameters=some) if recipe.train.devices > 1 else "auto"
+    # Buffers are alike in all processes, which compute them from the rows of all.
+    several = DDPStrategy(find_unused_parameters=some, broadcast_buffers=False)
+    strategy: Any = several if recipe.train.devices > 1 else "auto"
     return Fabric(
         accelerator=device,
         devices=recipe.train.devices,

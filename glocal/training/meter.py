@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glocal.distributed import all_mean
 from glocal.training.clock import DeviceClock
 
 
@@ -71,7 +72,7 @@ class LossMeter:
         """Starts the copy of what was added since the last call; `step` is the last one."""
         if not self._losses:
             return
-        losses = torch.stack(self._losses).float()
+        losses = all_mean(torch.stack(self._losses).float())  # so that all processes log, and judge, the same
         self._losses.clear()
         if self._on_gpu:
             losses = torch.empty(losses.shape, pin_memory=True).copy_(losses, non_blocking=True)
@@ -91,7 +92,7 @@ class LossMeter:
             yield last, losses
             step = last
         if self._losses:
-            yield step + len(self._losses), torch.stack(self._losses).float().cpu()
+            yield step + len(self._losses), all_mean(torch.stack(self._losses).float()).cpu()
 
     def arrived(self, *, wait: bool) -> Iterator[Line]:
         """The lines that have come, in their order; with `wait` all that were sent."""

@@ -1,0 +1,36 @@
+"""Run in each of several processes, and in one alone: trains methods in float64, otherwise as `pretrain` does."""
+
+import os
+from pathlib import Path
+
+import torch
+
+import glocal
+from glocal.data.sources.shapes import Shapes
+from glocal.training import loop, machine, run
+from glocal.views.batch import Views
+
+SETTINGS = {
+    "train.batch_size": 16,
+    "train.log_steps": 1,
+    "train.precision": "fp32",
+    "train.epochs": 2,
+    "train.device": "cpu",
+    "monitor.knn_epochs": 0,
+    "data.lane": "resident",
+}
+
+
+def train_each(folder: Path, settings: dict[str, dict[str, object]]) -> None:
+    """Trains each method for some steps, into a folder of its name."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # as methods say where they leave bfloat16
+    machine._PRECISION["fp32"] = "64-true"
+    plain, run.draw_views, run.draw_loss = loop._in_layout, lambda *_, **__: None, lambda *_, **__: None
+    loop._in_layout = lambda views, last: plain(
+        Views(tuple(image.double() for image in views.images), views.geometry, views.index), last
+    )
+    for name, own in settings.items():
+        overrides = {**SETTINGS, **own, "method.name": name, "train.devices": int(os.environ.get("WORLD_SIZE", "1"))}
+        glocal.pretrain(Shapes("train", 48), folder / name, overrides=overrides, progress=False, report=False)
