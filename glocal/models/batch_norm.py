@@ -82,7 +82,7 @@ class BatchNorm3d(_OfAllProcesses, nn.BatchNorm3d):
     """`torch.nn.BatchNorm3d` over all processes."""
 
 
-class BatchNormAct(_OfAllProcesses, BatchNormAct2d):
+class BatchNormAct(_OfAllProcesses, BatchNormAct2d):  # type: ignore[misc]
     """timm's normalisation with its activation, over all processes."""
 
     def _get_name(self) -> str:
