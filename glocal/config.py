@@ -59,12 +59,19 @@ class TrainSettings(Settings):
     recompute: bool = True  # vision transformers: keep fewer activations, make them again; a third less memory an image
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1)
+    devices: int = Field(1, ge=1)  # processes on each machine, of which each has a GPU where there are any
+    machines: int = Field(1, ge=1)  # that train together, started by torchrun or SLURM on each of them
+    requeue: bool = True  # on SIGUSR1, a SLURM job goes back into the queue when its checkpoint is written
     log_steps: int = Field(10, ge=1)  # optimiser steps between two lines of metrics.csv
     loggers: tuple[LoggerName, ...] = ()  # wandb, mlflow: told as well, beside metrics.csv and TensorBoard
     checkpoint_minutes: float = Field(5.0, gt=0)
     checkpoint_steps: int | None = Field(None, ge=1)  # in addition to the time
     keep_checkpoints: int = Field(2, ge=1)
+
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self.devices * self.machines
 
     @field_validator("freeze_backbone_epochs")
     @classmethod

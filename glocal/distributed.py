@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -36,6 +38,12 @@ def processes_together() -> Iterator[None]:
     dist.init_process_group("gloo", timeout=timedelta(days=7))
     yield
     dist.destroy_process_group()  # not after an error, of which one process tells as long as it knows its number
+
+
+def leave() -> None:
+    """Takes leave of the other processes: one that just ends can end the others' waiting with an error."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def wait_for_all() -> None:
@@ -96,6 +104,14 @@ def all_sum(tensor: Tensor) -> Tensor:
 def all_mean(tensor: Tensor) -> Tensor:
     """The mean over all processes, without gradient; the tensor itself in a single process."""
     return all_sum(tensor) / process_count() if process_count() > 1 else tensor
+
+
+def all_objects(value: T) -> list[T]:
+    """What each process has, in the order of their ranks; small things that can be pickled."""
+    found: list[Any] = [value] * process_count()
+    if process_count() > 1:
+        dist.all_gather_object(found, value)
+    return found
 
 
 def own_share(length: int) -> slice:

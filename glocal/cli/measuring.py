@@ -54,6 +54,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Measure a backbone by the protocols of the papers."""
+    from glocal.distributed import process_rank, processes_together
     from glocal.evaluation import IncompleteError, evaluate, results
     from glocal.settings import parse_overrides
 
@@ -81,16 +82,20 @@ def evaluate(
         cache=cache,
         workers=workers,
         progress=not quiet,
+        shared=True,
     )
-    try:
-        found = measure()
-    except IncompleteError as error:
-        if error.result["protocols"]:
-            show(results.table(error.result), *results.remarks(error.result))
-        raise
-    show(results.table(found), *results.remarks(found))
-    if out is not None:
-        show(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
+    with processes_together():
+        first = process_rank() == 0
+        try:
+            found = measure()
+        except IncompleteError as error:
+            if error.result["protocols"] and first:
+                show(results.table(error.result), *results.remarks(error.result))
+            raise
+        if first:
+            show(results.table(found), *results.remarks(found))
+            if out is not None:
+                show(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from glocal.console import note, warn
 from glocal.data.sources.base import Source
 from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import Images, open_source
+from glocal.distributed import own_device, process_count, process_rank, processes_together
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
@@ -57,6 +59,7 @@ def evaluate(
     workers: int | None = None,
     cache: bool | Path = True,
     progress: bool = True,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Measures a backbone.
 
@@ -79,6 +82,8 @@ def evaluate(
         workers: processes that decode images; None chooses.
         cache: keep features on the disk: in $GLOCAL_CACHE or ~/.cache/glocal/features, or in the folder given.
         progress: show progress bars.
+        shared: the processes that torchrun has started, all of which call this, share the images of which features are
+            computed. What is learned from features each of them computes; the first one writes.
 
     Returns:
         Names, counts, versions, and for each protocol its settings and results; see `glocal.evaluation.results`.
@@ -104,61 +109,67 @@ def evaluate(
     names = [protocols] if isinstance(protocols, str) else None if protocols is None else list(protocols)
     every = names is not None and "all" in names
     chosen = _choose(names, raw, tuple(data or ()), labelled=train is not None and test is not None)
-    where = choose_device(device)
-    backbone = open_extractor(backbone, weights, device=where)
-    _leave_out_colors(chosen, backbone, every=every)
-    folder = None if out is None else Path(out)
-    bench = Bench(
-        backbone=backbone,
-        train=None if train is None else _open_labelled(train, backbone),
-        val=None if val is None else _open_labelled(val, backbone),
-        test=None if test is None else _open_labelled(test, backbone),
-        device=where,
-        workers=workers,
-        progress=progress,
-        out=folder,
-        cache=None if cache is False else FeatureCache(default_cache() if cache is True else cache),
-    )
-    bench.decode(*(source for source in (bench.train, bench.val, bench.test) if source is not None))
-    if any(protocol(name).labels and getattr(its, "data", None) is None for name, its in chosen.items()):
-        bench.sources()  # wrong classes are told once, and before anything is computed
-    if every:
-        for name in [name for name, its in chosen.items() if protocol(name).too_much(bench, its)]:
-            note(f"left out: {protocol(name).too_much(bench, chosen.pop(name))}")
-    result: dict[str, Any] = {
-        "backbone": backbone.label,
-        "fingerprint": bench.fingerprint(),
-        "features": {"dim": backbone.dim, "size": backbone.size},
-        "protocols": {},
-        "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},
-    }
-    failed: dict[str, Exception] = {}
-    for name, its in chosen.items():
-        started = time.perf_counter()
-        bench.resolved.clear()
-        try:
-            found = protocol(name).measure(bench, its)
-        except Exception as error:  # whatever it is, it shall not cost what the others found
-            if len(chosen) == 1:
-                raise
-            failed[name] = error
-            warn(f"{name}: {_said(error)}")
-            continue
-        result["protocols"][name] = {
-            "protocol": name,
-            **_images(bench, its, labels=protocol(name).labels),
-            "settings": {**its.model_dump(mode="json"), **bench.resolved},
-            "results": [{"setting": setting, "metrics": metrics} for setting, metrics in found],
-            "remarks": [*shortened(its), *(seen_before(backbone, bench.test) if protocol(name).labels else ())],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - started, 3),
+    with processes_together() if shared else nullcontext():
+        together = shared and process_count() > 1
+        if together and process_rank() > 0:  # it computes what the first one does, which writes
+            out, progress = None, False
+        where = own_device(choose_device(device)) if together else choose_device(device)
+        backbone = open_extractor(backbone, weights, device=where)
+        _leave_out_colors(chosen, backbone, every=every)
+        folder = None if out is None else Path(out)
+        kept = None if cache is False else FeatureCache(default_cache() if cache is True else cache, shared=together)
+        bench = Bench(
+            backbone=backbone,
+            train=None if train is None else _open_labelled(train, backbone),
+            val=None if val is None else _open_labelled(val, backbone),
+            test=None if test is None else _open_labelled(test, backbone),
+            device=where,
+            workers=workers,
+            progress=progress,
+            out=folder,
+            cache=kept,
+            shared=together,
+        )
+        bench.decode(*(source for source in (bench.train, bench.val, bench.test) if source is not None))
+        if any(protocol(name).labels and getattr(its, "data", None) is None for name, its in chosen.items()):
+            bench.sources()  # wrong classes are told once, and before anything is computed
+        if every:
+            for name in [name for name, its in chosen.items() if protocol(name).too_much(bench, its)]:
+                note(f"left out: {protocol(name).too_much(bench, chosen.pop(name))}")
+        result: dict[str, Any] = {
+            "backbone": backbone.label,
+            "fingerprint": bench.fingerprint(),
+            "features": {"dim": backbone.dim, "size": backbone.size},
+            "protocols": {},
+            "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},
         }
-        if folder is not None:  # after each one: what the next ones do cannot harm it
-            results.save(result, folder)
-    if failed:
-        name, first = next(iter(failed.items()))
-        raise IncompleteError(f"{name}: {_said(first)}", result) from first
-    return result
+        failed: dict[str, Exception] = {}
+        for name, its in chosen.items():
+            started = time.perf_counter()
+            bench.resolved.clear()
+            try:
+                found = protocol(name).measure(bench, its)
+            except Exception as error:  # whatever it is, it shall not cost what the others found
+                if len(chosen) == 1:
+                    raise
+                failed[name] = error
+                warn(f"{name}: {_said(error)}")
+                continue
+            result["protocols"][name] = {
+                "protocol": name,
+                **_images(bench, its, labels=protocol(name).labels),
+                "settings": {**its.model_dump(mode="json"), **bench.resolved},
+                "results": [{"setting": setting, "metrics": metrics} for setting, metrics in found],
+                "remarks": [*shortened(its), *(seen_before(backbone, bench.test) if protocol(name).labels else ())],
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            if folder is not None:  # after each one: what the next ones do cannot harm it
+                results.save(result, folder)
+        if failed:
+            name, first = next(iter(failed.items()))
+            raise IncompleteError(f"{name}: {_said(first)}", result) from first
+        return result
 
 
 def _open_labelled(name: Images, backbone: Extractor) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from glocal.config import AnyRecipe, TrainSettings
 from glocal.data.sources.base import Source
+from glocal.distributed import leave, process_count
 from glocal.errors import GlocalError
 from glocal.memory import keep_freed_memory
 from glocal.methods.base import Method
@@ -22,34 +24,35 @@ from glocal.models.loading import choose_device
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def is_first_process(devices: int) -> bool:
+def is_first_process(processes: int) -> bool:
     """Whether this is the process that speaks and writes, or the one that will start the others (`launch`).
 
     Args:
-        devices: of the training. With one it is no part of what a batch system started, whatever its number there is.
+        processes: of the training. One alone is no part of what a batch system started, whatever its number there is.
     """
-    return devices == 1 or all(
+    return processes == 1 or all(
         int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
     )
 
 
 def as_launched(recipe: AnyRecipe) -> AnyRecipe:
-    """The recipe with as many devices on this machine as torchrun has started processes here; else as it is.
+    """The recipe with as many devices and machines as torchrun has started processes on; else as it is.
+
+    Whatever the recipe says: it may be that of a run which began with other processes.
 
     Raises:
-        GlocalError: it names another number, or there are several machines.
+        GlocalError: machines have different numbers of processes.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return recipe
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    if int(os.environ["WORLD_SIZE"]) != here:
-        raise GlocalError("torchrun has started processes on several machines, and a training has those of one (yet)")
-    if recipe.train.devices not in (1, here):
+    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if everywhere % here:
         raise GlocalError(
-            f"train.devices={recipe.train.devices}, but torchrun has --nproc-per-node={here}; leave train.devices out, "
-            "or give both the same number"
+            f"torchrun has started {everywhere} processes, {here} of them on this machine; give every machine the same "
+            "--nproc-per-node"
         )
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"devices": here})})
+    train = recipe.train.model_copy(update={"devices": here, "machines": everywhere // here})
+    return recipe.model_copy(update={"train": train})
 
 
 def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
@@ -63,7 +66,10 @@ def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
         GlocalError: the machine has no such devices, or they cannot compute in that precision.
     """
     fabric = _fabric(recipe, several_updates)
+    alone = process_count() == 1
     fabric.launch()
+    if alone and process_count() > 1:
+        atexit.register(leave)
     if fabric.device.type == "cpu" and recipe.train.keep_memory:
         keep_freed_memory()
     return fabric
@@ -79,10 +85,11 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
     some = several_updates or recipe.train.freeze_backbone_epochs > 0
     # Buffers are alike in all processes, which compute them from the rows of all.
     several = DDPStrategy(find_unused_parameters=some, broadcast_buffers=False)
-    strategy: Any = several if recipe.train.devices > 1 else "auto"
+    strategy: Any = several if recipe.train.processes > 1 else "auto"
     return Fabric(
         accelerator=device,
         devices=recipe.train.devices,
+        num_nodes=recipe.train.machines,
         strategy=strategy,
         precision=_PRECISION[recipe.train.precision],  # type: ignore[arg-type]
     )

@@ -16,7 +16,6 @@ from glocal.errors import GlocalError
 from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone, build_backbone, one_line
-from glocal.models.loading import choose_device
 from glocal.training.optimizers import layer_scales
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
@@ -39,7 +38,7 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
             normalisation over one image, layers' rates for a network without layers, or views that the method cannot
             learn from.
     """
-    check_shares(recipe.train.batch_size, recipe.train.devices, recipe.train.accumulate)
+    check_shares(recipe.train.batch_size, recipe.train.processes, recipe.train.accumulate)
     method = shadow(recipe)
     if recipe.optimizer.layer_decay is not None:
         layer_scales(method.backbone, recipe.optimizer.layer_decay)
@@ -64,21 +63,16 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
             "model.keep_statistics is true: batch normalisation of the backbone keeps the statistics of the weights; "
             "false lets it follow the new images"
         )
-    share = train.batch_size // (train.devices * train.accumulate)
-    compared = share * train.devices  # what processes compute is gathered, parts are not
-    # Processes share their statistics on GPUs only, see `pretrain`.
-    on_gpus = train.devices > 1 and choose_device(train.device) == "cuda"
-    normalised = compared if on_gpus else share
+    compared = train.batch_size // train.accumulate  # what processes compute is gathered, parts are not
     changes = []
     if method.compares_batch and compared < train.batch_size:
         changes.append(f"the loss compares an image with the {compared} of its part")
-    if _normalises(method) and normalised < train.batch_size:
-        changes.append(f"batch normalisation sees {normalised} images at a time")
+    if _normalises(method) and compared < train.batch_size:
+        changes.append(f"batch normalisation sees {compared} images at a time")
     if changes:
-        setting = f"train.accumulate={train.accumulate}" if train.accumulate > 1 else f"train.devices={train.devices}"
         lines.append(
-            f"{setting} is not the same as the whole batch of {train.batch_size}: {' and '.join(changes)}, so losses "
-            "and results differ"
+            f"train.accumulate={train.accumulate} is not the same as the whole batch of {train.batch_size}: "
+            f"{' and '.join(changes)}, so losses and results differ"
         )
     return lines
 
@@ -177,15 +171,13 @@ def _check_views(method: Method, recipe: AnyRecipe) -> None:
 
 def _check_shares(method: Method, recipe: AnyRecipe) -> None:
     train = recipe.train
-    share = train.batch_size // (train.devices * train.accumulate)
-    if share >= 2:
+    if train.batch_size // train.accumulate >= 2:  # processes look at their images together
         return
-    why = "batch normalisation needs two" if _normalises(method) else "its loss compares it with others"
-    if _normalises(method) or (method.compares_batch and train.devices == 1):
+    if _normalises(method) or method.compares_batch:
+        why = "batch normalisation needs two" if _normalises(method) else "its loss compares it with others"
         raise GlocalError(
-            f"train.batch_size={train.batch_size} in train.accumulate={train.accumulate} parts on "
-            f"train.devices={train.devices} leaves {share} image at a time, but {why}; raise train.batch_size to "
-            f"{2 * train.devices * train.accumulate} or more, or lower train.accumulate"
+            f"train.batch_size={train.batch_size} in train.accumulate={train.accumulate} parts leaves 1 image at a "
+            f"time, but {why}; raise train.batch_size to {2 * train.accumulate} or more, or lower train.accumulate"
         )
 
 

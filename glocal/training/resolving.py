@@ -92,7 +92,7 @@ def _goes_on(folder: Path) -> bool:
 def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
     """Makes a recipe fit fewer images than it was written for, and says so."""
     batch, images = recipe.train.batch_size, len(source)
-    parts = recipe.train.devices * recipe.train.accumulate
+    parts = recipe.train.processes * recipe.train.accumulate
     if images < batch:
         fitting = images // parts * parts
         if fitting < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import signal
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.sources.opening import Images
+from glocal.distributed import wait_for_all
 from glocal.files import write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
@@ -27,13 +29,14 @@ from glocal.training.forecast import Forecast
 from glocal.training.lock import locked
 from glocal.training.log import FAILED, RunLog, read_metrics
 from glocal.training.loggers import Loggers, check_loggers
-from glocal.training.loop import Hooks, NonFiniteLossError, train
+from glocal.training.loop import Hooks, NonFiniteLossError, RunInterrupted, train
 from glocal.training.machine import is_first_process, launch, place, suit_to_machine
 from glocal.training.monitors import KNNMonitor, knn_monitor
 from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
 from glocal.training.resolving import resolve
 from glocal.training.saving import restore, save
+from glocal.training.slurm import requeue
 from glocal.training.stopwatch import Watch
 from glocal.training.threads import advice_on_threads
 
@@ -123,7 +126,7 @@ def pretrain(
         check_time(given, extend=extend)
     resolved, source, weights = resolve(data, recipe, given, folder, progress=progress)
     check_loggers(resolved.train.loggers)
-    first = is_first_process(resolved.train.devices)
+    first = is_first_process(resolved.train.processes)
     method = rehearse(resolved, progress=progress and first)
     # What is wrong with the images of a measurement is told before a folder is made.
     monitor = knn_monitor(source, resolved) if first and not has_checkpoint(folder) else None
@@ -163,6 +166,7 @@ def pretrain(
         if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
             page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings
         _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
+        wait_for_all()  # the first one still writes
         return Run(folder)
 
 
@@ -210,6 +214,11 @@ def _train(
     except NonFiniteLossError as error:
         if main:
             write_text(failed, f"{error}\n")
+        raise
+    except RunInterrupted as error:
+        again = error.signal == getattr(signal, "SIGUSR1", None) and "SLURM_JOB_ID" in os.environ
+        if main and again and recipe.train.requeue:
+            requeue()
         raise
     finally:
         if log:

@@ -93,7 +93,8 @@ def start_both(preloaded: Preloaded, arguments: list[str], **environment: str) -
             "WORLD_SIZE": "2",
             **environment,
         }
-    ranks = [{**meeting, "NODE_RANK": "0", "LOCAL_RANK": str(rank), "RANK": str(rank)} for rank in range(2)]
+    here = int(environment.get("LOCAL_WORLD_SIZE", "2"))
+    ranks = [{**meeting, "NODE_RANK": "0", "LOCAL_RANK": str(rank % here), "RANK": str(rank)} for rank in range(2)]
     both = [preloaded.start(*arguments, before=NO_PICTURES, environment=rank) for rank in ranks]
     done = [process.finish() for process in both]
     assert [one.returncode for one in done] == [0, 0], b"".join(one.stderr for one in done).decode()

@@ -74,6 +74,7 @@ class Bench:
         progress: show progress bars.
         out: folder for pictures and tables; None writes none.
         cache: keeps features on the disk; None keeps them only for this bench.
+        shared: several processes measure the same, and share the images of which features are computed.
         resolved: what the protocol that runs made of settings that were null.
     """
 
@@ -86,6 +87,7 @@ class Bench:
     progress: bool = True
     out: Path | None = None
     cache: FeatureCache | None = None
+    shared: bool = False
     resolved: dict[str, Any] = field(default_factory=dict, repr=False)
     _decoded: dict[int, Source] = field(default_factory=dict, repr=False)
     _unreadable: dict[int, list[str]] = field(default_factory=dict, repr=False)
@@ -136,7 +138,13 @@ class Bench:
 
         def compute() -> Kept:
             found = extract(
-                self.backbone, source, readout, batch_size=batch_size, workers=self.workers, progress=self.progress
+                self.backbone,
+                source,
+                readout,
+                batch_size=batch_size,
+                workers=self.workers,
+                progress=self.progress,
+                shared=self.shared,
             )
             skipped = [[error.key, error.reason] for error in found.skipped]
             return {"features": found.features, "index": found.index}, skipped

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from glocal.console import note, warn
+from glocal.distributed import all_objects, process_rank
 
 Kept = tuple[dict[str, Tensor], Any]
 """Tensors by name, and whatever JSON can hold beside them."""
@@ -36,11 +37,13 @@ class FeatureCache:
     Args:
         folder: made when the first file is written.
         gigabytes: the limit.
+        shared: several processes ask for the same and compute it together, which all of them do where one has to.
     """
 
-    def __init__(self, folder: Path, *, gigabytes: float = 20.0) -> None:
+    def __init__(self, folder: Path, *, gigabytes: float = 20.0, shared: bool = False) -> None:
         self.folder = folder
         self.gigabytes = gigabytes
+        self.shared = shared
 
     def remember(self, key: Mapping[str, Any], compute: Callable[[], Kept]) -> Kept:
         """What `compute` returns, or returned when it was called for the same key.
@@ -51,6 +54,20 @@ class FeatureCache:
         """
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.safetensors"
+        kept = self._read(path)
+        if self.shared and not all(all_objects(kept is not None)):
+            kept = None  # one has to compute it, for which it needs the others
+        if kept is not None:
+            return kept
+        found = compute()
+        try:
+            if not self.shared or process_rank() == 0:
+                self._save(path, found)
+        except OSError as error:
+            warn(f"{self.folder}: features cannot be kept there: {error}")
+        return found
+
+    def _read(self, path: Path) -> Kept | None:
         with contextlib.suppress(FileNotFoundError):
             try:
                 with safe_open(path, "pt") as file:  # the tensors stay on the disk until they are read
@@ -61,12 +78,7 @@ class FeatureCache:
                 return tensors, beside
             except (SafetensorError, KeyError, ValueError) as error:
                 note(f"{path} is damaged ({error}); its features are computed anew")
-        found = compute()
-        try:
-            self._save(path, found)
-        except OSError as error:
-            warn(f"{self.folder}: features cannot be kept there: {error}")
-        return found
+        return None
 
     def _save(self, path: Path, found: Kept) -> None:
         tensors, beside = found

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from glocal.console import progress_bar
 from glocal.data.lanes.central import images_of
-from glocal.data.sources.base import Source
+from glocal.data.sources.base import Source, Subset
+from glocal.distributed import all_objects, gather_shares, own_share, process_count
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.crops import Interpolation
 
@@ -119,6 +120,7 @@ def extract(
     batch_size: int = 256,
     workers: int | None = None,
     progress: bool = True,
+    shared: bool = False,
 ) -> Features:
     """Computes the features of all images of a source.
 
@@ -129,10 +131,25 @@ def extract(
         batch_size: images at a time.
         workers: processes that decode images; None chooses.
         progress: show a progress bar.
+        shared: of several processes each computes its part, and all get the whole; they must come here together.
 
     Raises:
         GlocalError: no image in the source can be read, or the features are no finite numbers.
     """
+    own = own_share(len(source)) if shared else slice(0, len(source))
+    mine = Subset(source, torch.arange(own.start, own.stop)) if own != slice(0, len(source)) else source
+    features, index, skipped = _extract(backbone, mine, readout, batch_size, workers, progress=progress)
+    if shared and process_count() > 1:
+        features, index, skipped = _together(features, index + own.start, skipped, len(source), own)
+    if features is None:
+        raise GlocalError(f"{source.name}: none of its {len(source)} images can be read")
+    return with_labels(source, features, index, skipped)
+
+
+def _extract(
+    backbone: Extractor, source: Source, readout: Readout, batch_size: int, workers: int | None, *, progress: bool
+) -> tuple[Tensor | None, Tensor, list[BrokenImageError]]:
+    """Features of the readable images, or None, their places, and the images that could not be read."""
     skipped: list[BrokenImageError] = []
     found: Tensor | None = None  # one tensor from the start: joined in the end, features would be held twice
     places: list[Tensor] = []
@@ -161,8 +178,27 @@ def extract(
             places.append(index)
             bar.update(task, advance=len(index))
     if found is None:
-        raise GlocalError(f"{source.name}: none of its {len(source)} images can be read")
-    return with_labels(source, found[:rows], torch.cat(places), skipped)
+        return None, torch.empty(0, dtype=torch.int64), skipped
+    return found[:rows], torch.cat(places), skipped
+
+
+def _together(
+    features: Tensor | None, index: Tensor, skipped: list[BrokenImageError], images: int, own: slice
+) -> tuple[Tensor | None, Tensor, list[BrokenImageError]]:
+    """What all processes have found, in the order of the images."""
+    about = all_objects(
+        (None if features is None else (features.shape[1:], features.dtype), [(e.key, e.reason) for e in skipped])
+    )
+    kinds = [kind for kind, _ in about if kind is not None]
+    broken = [BrokenImageError(key, reason) for _, errors in about for key, reason in errors]
+    if not kinds:
+        return None, index, broken
+    shape, dtype = kinds[0]
+    rows, readable = torch.zeros(own.stop - own.start, *shape, dtype=dtype), torch.zeros(own.stop - own.start)
+    if features is not None:
+        rows[index - own.start], readable[index - own.start] = features, 1.0
+    everything, found = gather_shares(rows, images), gather_shares(readable, images).bool()
+    return everything if bool(found.all()) else everything[found], found.nonzero().flatten(), broken
 
 
 def with_labels(source: Source, features: Tensor, index: Tensor, skipped: list[BrokenImageError]) -> Features:
