@@ -21,6 +21,7 @@ from glocal.pages.live import LivePage
 from glocal.report.plots import draw_loss, draw_views
 from glocal.training.budget import Budget
 from glocal.training.building import Training, batch_order, build
+from glocal.training.determinism import deterministic
 from glocal.training.extending import what_changes
 from glocal.training.folder import Resume, has_checkpoint, prepare_folder
 from glocal.training.forecast import Forecast
@@ -127,8 +128,8 @@ def pretrain(
     method = rehearse(resolved, progress=progress and first)
     # What is wrong with the images of a measurement is told before a folder is made.
     monitor = knn_monitor(source, resolved) if first and not has_checkpoint(folder) else None
-    fabric = launch(resolved, several_updates=len(method.phases) > 1)
-    with ExitStack() as held:
+    with deterministic(resolved.train.deterministic), ExitStack() as held:
+        fabric = launch(resolved, several_updates=len(method.phases) > 1)
         if not folder.is_file() and (folder.is_dir() or not (extend or resume == "must")):  # else nothing will begin
             held.enter_context(locked(folder, fabric))
         if budget and has_checkpoint(folder):
