@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from glocal.evaluation.metrics.structure import LOW_SPREAD, spread_of
+from glocal.evaluation.metrics.targets import Targets, entropies
 from glocal.methods.base import Method
 from glocal.training.finite import all_finite
 from glocal.transfer import to_host
@@ -17,40 +16,8 @@ from glocal.transfer import to_host
 EVERY = 40  # steps between two looks; what two of them have seen is told, within 100 steps
 _LATER = 10  # steps after a look its numbers are read: a GPU, which runs a few steps behind, has them by then
 
-_TOLD_APART = 1e-3  # nats; the targets of healthy trainings tell 0.05 and more
-_FEW = 2.5  # prototypes
-_MANY = 30  # of so many prototypes more than a few are in use
 _FAR = 10.0  # times blind guessing; at a temperature of 0.1 certain and wrong predictions cost 20 and log n
 _GREW = 1000.0  # times the first loss, where there is nothing to guess
-
-
-class Targets(NamedTuple):
-    """How targets over prototypes differ from image to image.
-
-    Attributes:
-        information: nats that a target tells of its image, the entropy of the mean target less the mean entropy of
-            each: 0 where all are the same, and at most log of the number of images.
-        used: exp of the entropy of the mean target: how many prototypes are in use, from 1 to K.
-        prototypes: K.
-    """
-
-    information: float
-    used: float
-    prototypes: int
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether the targets are the same for all images, or lie on a few prototypes of many."""
-        return self.information < _TOLD_APART or (self.used < _FEW and self.prototypes >= _MANY)
-
-    @property
-    def spread_out(self) -> bool:
-        """Whether most prototypes have a share, so that targets which are the same are too soft."""
-        return self.used > self.prototypes / 2
-
-    def __str__(self) -> str:
-        used = f"{self.used:.1f} of {self.prototypes:,} prototypes are in use"
-        return f"{used}, and {self.information:.1g} nats tell one image's from another's"
 
 
 def measure_targets(method: Method) -> Targets | None:
@@ -59,18 +26,7 @@ def measure_targets(method: Method) -> Targets | None:
     if assigned is None:
         return None
     mean, each = entropies(assigned).tolist()
-    return _targets(mean, each, assigned.shape[1])
-
-
-def _targets(mean: float, each: float, prototypes: int) -> Targets:
-    return Targets(max(0.0, mean - each), math.exp(mean), prototypes)
-
-
-def entropies(assigned: Tensor) -> Tensor:
-    """The entropy of the mean row and the mean entropy of the rows, in nats, of rows (R, K) that sum to 1: (2,)."""
-    assigned = assigned.float()
-    mean = assigned.mean(dim=0)
-    return -torch.stack([torch.xlogy(mean, mean).sum(), torch.xlogy(assigned, assigned).sum(dim=1).mean()])
+    return Targets.of(mean, each, assigned.shape[1])
 
 
 class Lookout:
@@ -85,7 +41,7 @@ class Lookout:
         optimizers: move it.
 
     Attributes:
-        overflowed: the last look has found something infinite in what the method and the optimisers keep.
+        overflowed: `after` has just learned of something infinite in what the method and the optimisers keep.
     """
 
     def __init__(self, method: Method, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
@@ -99,6 +55,7 @@ class Lookout:
 
     def after(self, step: int) -> Iterator[str]:
         """Looks after every 40th step, and the first one of all; what is wrong by then, in words."""
+        self.overflowed = False
         if self._begun is None and (step % EVERY == 0 or self._first_spread is None):
             self._begin(step)
         if self._begun is not None and step >= self._begun[0] + self._later():
@@ -132,7 +89,7 @@ class Lookout:
                 "train.batch_size"
             )
         if prototypes:
-            targets = _targets(mean, each, prototypes)
+            targets = Targets.of(mean, each, prototypes)
             if self._told("targets", targets.collapsed):
                 yield f"step {step}: the targets are collapsing: {targets}; {self._mend(targets)}"
 

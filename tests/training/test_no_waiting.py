@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from glocal.evaluation.metrics.targets import entropies
 from glocal.schedules import Clock
 from glocal.training.finite import all_finite
-from glocal.training.lookout import entropies
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, set_schedules
 from glocal.views.batch import Views
 from tests.methods.cases import VIT, case, cases, make, views
