@@ -149,8 +149,7 @@ def train(
                 meter.send(done, {key: leading[key] for key in ("lr", "weight_decay")})
             looking = look_every > 0 and (done % look_every == 0 or last) and method.embedding is not None
             if looking and not due:  # whatever is measured would stumble over what is no number
-                for step_before, losses in meter.unread():
-                    check_losses(losses, step_before, saved)
+                _check_unread(meter, saved)
             for line in meter.arrived(wait=due):
                 check_losses(line.losses, line.step, saved)
                 numbers = line.numbers(method.phases, order.steps_per_epoch)
@@ -177,6 +176,8 @@ def train(
                 when = f"epoch {done / order.steps_per_epoch:.0f}"
                 with apart(hooks.watch, "knn"):
                     _measure_knn(done, when, hooks, recipe, bar if progress else None)
+            if lookout and lookout.overflowed:  # a loss that is no number tells more than what it has left behind
+                _check_unread(meter, saved)
             if due or (lookout and lookout.overflowed):
                 check_state(method, of_torch, done, saved, bounds)
             if due:
@@ -281,6 +282,11 @@ def _in_layout(views: Views, channels_last: bool) -> Views:
         return views
     images = tuple(image.contiguous(memory_format=torch.channels_last) for image in views.images)
     return Views(images, views.geometry, views.index)
+
+
+def _check_unread(meter: LossMeter, saved: str) -> None:
+    for step, losses in meter.unread():
+        check_losses(losses, step, saved)
 
 
 def _look_at_embeddings(method: Method, done: int, log: RunLog | None, saved: str) -> None:

@@ -172,10 +172,16 @@ def test_what_overflows_is_told_long_before_the_next_checkpoint(
 def test_an_image_whose_loss_alone_is_no_number_is_named(tmp_path: Path) -> None:
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     images[17] = 1e38
-    values = {"data__channels": 3, "data__rgb": False, "data__mean": [0.5] * 3, "data__std": [0.25] * 3}
+    values = {
+        "train__checkpoint_steps": None,
+        "data__channels": 3,
+        "data__rgb": False,
+        "data__mean": [0.5] * 3,
+        "data__std": [0.25] * 3,
+    }
     expected = r"nan at step [12]; of the images in the batch, the loss of grey/17 alone is no number; the last good"
     with pytest.raises(NonFiniteLossError, match=expected):
-        run(tmp_path / "a", MemorySource("grey", images, None, None), **values)
+        run(tmp_path / "a", MemorySource("grey", images, None, None), **values, train__log_steps=10)
     assert "grey/17" in (tmp_path / "a" / "failed.txt").read_text()
 
 
