@@ -58,6 +58,7 @@ class TrainSettings(Settings):
     keep_memory: bool = True  # on a CPU: give no freed memory back; a fifth faster or more, for more memory
     recompute: bool = True  # vision transformers: keep fewer activations, make them again; a third less memory an image
     compile: bool = False
+    deterministic: bool = False  # the same weights twice on one device; on a GPU slower, on a CPU they are so anyway
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)  # processes on each machine, of which each has a GPU where there are any
     machines: int = Field(1, ge=1)  # that train together, started by torchrun or SLURM on each of them

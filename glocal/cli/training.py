@@ -39,6 +39,9 @@ def pretrain(
             "network."
         ),
     ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same weights twice on one device (train.deterministic).")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write report.html: curves now and then, all in the end.")
     ] = True,
@@ -56,6 +59,8 @@ def pretrain(
     from glocal.training.run import pretrain
 
     overrides = parse_overrides(settings or [])
+    if deterministic:
+        overrides["train.deterministic"] = True
     run = pretrain(
         data or None,
         out,

@@ -151,9 +151,10 @@ def whiten(z: Tensor, *, shrinkage: float = 0.0, eps: float = 0.0) -> Tensor:
     """
     batch, dim = z.shape
     gram = (z.T @ z if dim <= batch else z @ z.T) / batch
-    values, vectors = torch.linalg.eigh(gram)
+    finite = gram.isfinite().all()  # what has diverged gives no numbers, not an error of the decomposition
+    values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
     scale = ((1 - shrinkage) * values.clamp(min=0) + shrinkage + eps).rsqrt()
-    root = (vectors * scale) @ vectors.T
+    root = torch.where(finite, (vectors * scale) @ vectors.T, torch.nan)
     return z @ root if dim <= batch else root @ z
 
 

@@ -88,6 +88,9 @@ class Method(nn.Module):
             shared codes), so it changes where a batch is computed in parts. Batch normalisation does not count here.
         needs_labels: the method learns from labels: a run gives it those of its source and counts the classes.
         labels: (N,) int64 on the training device, of all images in the order of the source; None where none are needed.
+        chance: about what the last phase's loss would be if it guessed blindly, all choices alike: log n for a
+            cross-entropy among n; None where it is no such loss. `loss` or `compare` sets it, from shapes and settings
+            alone. A run tells of a loss that is far above it.
     """
 
     Settings: ClassVar[type[MethodSettings]]
@@ -103,6 +106,7 @@ class Method(nn.Module):
 
     labels: Tensor | None = None
     embedding: Tensor | None = None
+    chance: float | None = None
 
     def __init__(self, backbone: Backbone, settings: MethodSettings) -> None:
         super().__init__()
@@ -173,6 +177,14 @@ class Method(nn.Module):
         forward = self.compare(self.query(first), self.keys(images[1], second))
         backward = self.compare(self.query(second), self.keys(images[0], first))
         return forward + backward
+
+    def assignments(self) -> Tensor | None:
+        """What some images of the last step were assigned to, (R, K) rows that sum to 1; None where nothing is.
+
+        The targets over prototypes from which the loss learns. A run looks at them now and then: targets that are
+        the same for all images teach nothing, however well the embeddings are spread.
+        """
+        return None
 
     def before_update(self, phase: str, gradients: list[Tensor]) -> None:
         """A last look at a phase's gradients, which may be changed in place, before its optimiser's step."""

@@ -8,6 +8,7 @@ image itself (section 3.2). The same crops shown at several resolutions make the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -175,6 +176,7 @@ class CLIM(Method):
             for query, ratio in zip(queries, ratios, strict=True)
             for key, partner in zip(keys, partner_keys, strict=True)
         ]
+        self.chance = len(losses) * math.log(1 + len(self.moco.queue.keys))
         return torch.stack(losses).sum()
 
     def _mixed(

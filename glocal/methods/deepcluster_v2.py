@@ -8,6 +8,7 @@ every crop predicts the cluster of its image among the centres, which serve as p
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
@@ -93,6 +94,7 @@ class DeepClusterV2(Method):
     def loss(self, views: Views) -> Tensor:
         """Cross-entropy of all crops with their image's clusters; the prototypes get no gradient."""
         batch = len(views.index)
+        self.chance = math.log(self.settings.prototypes)
         unit = normalize(self.projector(by_resolution(self.backbone, views.images)).float(), dim=1)  # (V·B, D)
         self.embedding = unit[:batch].detach()
         scores = inner_products(unit, self.prototypes.flatten(0, 1)).unflatten(1, self.prototypes.shape[:2])

@@ -7,6 +7,7 @@ teacher says about the global views; centring and sharpening keep the teacher fr
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -60,6 +61,7 @@ class DINO(Method):
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1: the first two views are the teacher's."""
         teachers, batch = check_globals(views), len(views.index)
+        self.chance = math.log(self.settings.prototypes)
         with torch.no_grad():
             target = self.distiller.teacher_backbone(torch.cat(views.images[:teachers]))  # (G·B, D)
         prediction = by_resolution(self.backbone, views.images)  # (V·B, D)
@@ -73,6 +75,9 @@ class DINO(Method):
             student_temperature=self.now.temperature,
             frozen_prototypes=self.now.epoch < self.settings.frozen_prototype_epochs,
         )
+
+    def assignments(self) -> Tensor | None:
+        return self.distiller.assignments(self.now.teacher_temperature)
 
     def after_step(self) -> None:
         self.distiller.after_step(self.backbone, momentum=self.now.momentum, center_momentum=self.now.center_momentum)

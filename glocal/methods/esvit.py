@@ -7,6 +7,7 @@ region of a student view learns from the region of the teacher's view whose feat
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -66,6 +67,7 @@ class EsViT(Method):
     def loss(self, views: Views) -> Tensor:
         """(1 − w)·L_V + w·L_R, over all pairs of a teacher view and another student view."""
         teachers, batch = check_globals(views), len(views.index)
+        self.chance = math.log(self.settings.prototypes)
         with torch.no_grad():
             target = view_and_regions(self.distiller.teacher_backbone, torch.cat(views.images[:teachers]))
         target = target.unflatten(0, (teachers, batch)).transpose(0, 1)  # (B, G, 1 + N, D)
@@ -98,6 +100,9 @@ class EsViT(Method):
             "student_temperature": self.now.temperature,
             "frozen_prototypes": self.now.epoch < self.settings.frozen_prototype_epochs,
         }
+
+    def assignments(self) -> Tensor | None:
+        return self.distiller.assignments(self.now.teacher_temperature)
 
     def after_step(self) -> None:
         momenta = {"momentum": self.now.momentum, "center_momentum": self.now.center_momentum}

@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glocal.distributed import all_gather_with_gradient
+from glocal.distributed import all_gather_with_gradient, process_count
 from glocal.losses import decorrelation, local_dissimilarity, sce, view_contrast
 from glocal.methods.base import Method, ParameterGroup
 from glocal.methods.clim import SelectionSettings, draw_partners, mix, select
@@ -139,6 +139,8 @@ class Glocal(Method):
         count = _WHOLE + settings.mixed
         unit, regions = self.project_all(tokens)
         self.embedding = unit[0].detach()
+        contrasts = 1 + settings.stage * bool(self.stage) + settings.regions + settings.patches
+        self.chance = contrasts * math.log(count * process_count() * len(views.index) - 1)
         loss = self.contrast(unit, count, share)
         if settings.decorrelation:
             loss = loss + settings.decorrelation * decorrelation(all_gather_with_gradient(unit.flatten(0, 1)))

@@ -7,6 +7,7 @@ it in any of several k-means, and away from its other nearest neighbours, the ba
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
@@ -97,7 +98,10 @@ class LocalAggregation(Method):
         query, places = self.npid.observe(views)  # (V·B, D), (V·B,)
         self.embedding = self.npid.embedding
         if self.now.epoch < self.settings.first_epoch:
-            return self.npid.discriminate(query, places)
+            loss = self.npid.discriminate(query, places)
+            self.chance = self.npid.chance
+            return loss
+        self.chance = math.log(self.settings.background)  # where no neighbour is close but the image itself
         return local_aggregation(
             query,
             self.npid.memory.rows,

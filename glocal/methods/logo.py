@@ -193,11 +193,13 @@ class LoGo(Method):
         pairs = [(query, key) for query in range(len(images)) for key in range(keyed) if query != key]
         self.embedding = representations[0].detach().float()
         if self.base.compares_rows:
-            return self.base.compare(
+            loss = self.base.compare(
                 torch.cat([queries[query] for query, _ in pairs]), torch.cat([keys[key] for _, key in pairs])
             )
-        # A method with negatives out of the batch must not meet an image's own key in another row.
-        return torch.stack([self.base.compare(queries[query], keys[key]) for query, key in pairs]).mean()
+        else:  # a method with negatives out of the batch must not meet an image's own key in another row
+            loss = torch.stack([self.base.compare(queries[query], keys[key]) for query, key in pairs]).mean()
+        self.chance = self.base.chance
+        return loss
 
     def _represent_locals(self, views: Views) -> tuple[Tensor, Tensor]:
         first, second = (

@@ -8,6 +8,7 @@ others.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -68,6 +69,7 @@ class MoCo(Method):
         return key
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        self.chance = math.log(1 + len(self.queue.keys))
         return info_nce(query, key, self.queue.keys, temperature=self.now.temperature)
 
     def loss(self, views: Views) -> Tensor:

@@ -6,6 +6,7 @@ without its queue and with BYOL's predictor; a vision transformer keeps its rand
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glocal.distributed import all_gather, process_rank
+from glocal.distributed import all_gather, process_count, process_rank
 from glocal.losses import batch_info_nce
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
@@ -76,11 +77,14 @@ class MoCoV3(Method):
         """Eq. 1 and the factor 2τ of Algorithm 1; the keys of all processes are negatives."""
         positive = process_rank() * len(key) + torch.arange(len(key), device=key.device)
         temperature = self.now.temperature
+        self.chance = 2 * temperature * math.log(process_count() * len(key))
         return 2 * temperature * batch_info_nce(query, all_gather(key), positive, temperature=temperature)
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1: ctr(q₁, k₂) + ctr(q₂, k₁)."""
-        return self.both_directions(views)
+        loss = self.both_directions(views)
+        self.chance = 2 * (self.chance or 0)
+        return loss
 
     def after_step(self) -> None:
         self.teacher.update(self.backbone, self.projector, momentum=self.now.momentum)

@@ -7,6 +7,7 @@ nearest neighbour in a queue of earlier embeddings: semantically alike, and anot
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glocal.distributed import all_gather_with_gradient, process_rank
+from glocal.distributed import all_gather_with_gradient, process_count, process_rank
 from glocal.losses import batch_info_nce
 from glocal.losses.precision import inner_products
 from glocal.methods.base import Method, MethodSettings
@@ -72,6 +73,7 @@ class NNCLR(Method):
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
         """Eq. 3, as Algorithm 1 has it: each neighbour finds its image's prediction among those of the batch."""
+        self.chance = math.log(process_count() * len(key))
         own = process_rank() * len(key) + torch.arange(len(key), device=key.device)
         return batch_info_nce(key, all_gather_with_gradient(query), own, temperature=self.now.temperature)
 

@@ -7,6 +7,7 @@ said about each image when it was last seen.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
@@ -77,11 +78,13 @@ class NPID(Method):
         """Eq. 3, or its estimate by eq. 6, for unit vectors (B, D) of the images in the bank's rows `places` (B,)."""
         rows, temperature = self.memory.rows, self.now.temperature
         if self.settings.negatives is None:
+            self.chance = math.log(len(rows))
             return instance_softmax(query, rows, places, temperature=temperature)
         draws = uniform(self.seed, "noise", self.now.step, torch.arange(self.settings.negatives))
         noise, images = rows[to_device((draws * len(rows)).long(), rows.device)], len(rows)
         estimate = log_partition(query, noise, temperature=temperature, images=images)
         self.log_normaliser.copy_(torch.where(self.log_normaliser.isinf(), estimate, self.log_normaliser))
+        self.chance = math.log(1 + len(noise)) + 1  # of P = 1/N
         return instance_nce(
             query, rows[places], noise, temperature=temperature, log_normaliser=self.log_normaliser, images=images
         )

@@ -7,6 +7,7 @@ DINO, and in the same way each patch of a student view follows the teacher's pat
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
@@ -75,7 +76,9 @@ class PatchwiseDINO(Method):
     def loss(self, views: Views) -> Tensor:
         """Section 3.4 over all pairs of a teacher view and another student view."""
         teachers, batch = check_globals(views), len(views.index)
-        pairs = self.pair(views, teachers).to(views.images[0].device)
+        pairs = self.pair(views, teachers)
+        self.chance = math.log(self.settings.prototypes) * float(pairs.weight.sum())
+        pairs = pairs.to(views.images[0].device)
         with torch.no_grad():
             target = self.distiller.teacher_backbone.forward_tokens(torch.cat(views.images[:teachers])).flatten(0, 1)
         prediction = by_resolution(self.backbone.forward_tokens, views.images)  # (tokens of all views, D)
@@ -118,6 +121,9 @@ class PatchwiseDINO(Method):
             reduction=self.settings.reduction,
             cls_weight=self.settings.cls_weight,
         )
+
+    def assignments(self) -> Tensor | None:
+        return self.distiller.assignments(self.now.teacher_temperature)
 
     def after_step(self) -> None:
         self.distiller.after_step(self.backbone, momentum=self.now.momentum, center_momentum=self.now.center_momentum)

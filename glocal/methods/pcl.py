@@ -7,6 +7,7 @@ embeddings of all images are clustered, with several numbers of clusters at once
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
@@ -115,7 +116,12 @@ class PCL(Method):
         # After a resume they come from the CPU; otherwise nothing is moved.
         self.clusterings = [(c.to(query.device), loose.to(query.device), a) for c, loose, a in self.clusterings]
         terms = [self._prototypical(query, number, views.index) for number in range(len(self.clusterings))]
-        return loss + torch.stack(terms).mean() if terms else loss
+        self.chance = self.moco.chance
+        if not terms:
+            return loss
+        choices = [min(len(its[0]), 1 + self.settings.negatives) for its in self.clusterings]
+        self.chance = (self.moco.chance or 0) + math.log(math.prod(choices)) / len(choices)
+        return loss + torch.stack(terms).mean()
 
     def _prototypical(self, query: Tensor, number: int, index: Tensor) -> Tensor:
         prototypes, loose, assignment = self.clusterings[number]

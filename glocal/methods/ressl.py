@@ -7,6 +7,7 @@ student says it from a strong view; the positive itself is in neither.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -69,6 +70,7 @@ class ReSSL(Method):
         return key
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        self.chance = math.log(len(self.queue.keys))
         return relational(
             query,
             key,

@@ -8,6 +8,7 @@ settings in the supplement, section E).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -92,6 +93,7 @@ class SCE(Method):
         return key
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        self.chance = math.log(1 + len(self.queue.keys))
         return sce(
             query,
             key,

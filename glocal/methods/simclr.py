@@ -6,6 +6,7 @@ the batch; no queue, no momentum encoder, but large batches, which LARS trains.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from glocal.distributed import process_count
 from glocal.losses import nt_xent
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
@@ -56,4 +58,5 @@ class SimCLR(Method):
         images = torch.cat(views.pair())
         first, second = normalize(self.projector(self.backbone(images)).float(), dim=1).chunk(2)  # (B, D) each
         self.embedding = first.detach()
+        self.chance = math.log(2 * process_count() * len(first) - 1)
         return nt_xent(first, second, temperature=self.now.temperature)

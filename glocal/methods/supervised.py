@@ -7,6 +7,7 @@ against: the same backbone, views and optimiser, with labels.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -64,4 +65,5 @@ class Supervised(Method):
         self.embedding = features[: len(views.index)].detach().float()
         target = self.labels[to_device(views.index, self.labels.device)].repeat(len(views.images))
         logits = self.classifier(features).float()
+        self.chance = math.log(logits.shape[1])
         return cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)

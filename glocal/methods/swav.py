@@ -7,6 +7,7 @@ another, and the codes share the batch out equally among the prototypes.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,8 @@ from glocal.models.queue import NegativeQueue
 from glocal.schedules import Temperature
 from glocal.views.batch import Views, by_resolution, check_globals
 from glocal.views.plan import Blur, Jitter, View
+
+_LOOKED_AT = 128  # images whose codes are kept for a look at them
 
 
 class SwAVSettings(MethodSettings):
@@ -57,6 +60,7 @@ class SwAV(Method):
         queues = 2 if settings.queue_size else 0  # one for each global view
         self.queues = nn.ModuleList(NegativeQueue(settings.queue_size, settings.output_dim) for _ in range(queues))
         self.new_keys: list[Tensor] = []
+        self._assigned: Tensor | None = None  # some of the last step's codes
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
@@ -85,6 +89,7 @@ class SwAV(Method):
         codes = self._codes(
             unit.detach()[: teachers * batch].unflatten(0, (teachers, batch)), scores.detach()[:teachers]
         )
+        self.chance, self._assigned = math.log(scores.shape[-1]), codes[0, :_LOOKED_AT].clone()
         return swapped_prediction(scores, codes, temperature=self.now.temperature)
 
     def _codes(self, unit: Tensor, scores: Tensor) -> Tensor:
@@ -100,6 +105,9 @@ class SwAV(Method):
                 scores = torch.cat([queued, scores], dim=1)
         codes = sinkhorn(scores, epsilon=self.now.epsilon, iterations=self.settings.sinkhorn_iterations)
         return codes[:, -batch:]
+
+    def assignments(self) -> Tensor | None:
+        return self._assigned
 
     def after_step(self) -> None:
         for number, queue in enumerate(self.queues):

@@ -12,6 +12,8 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import PrototypeHead
 from glocal.models.momentum import MomentumTeacher
 
+_LOOKED_AT = 128  # tokens whose logits are held at once, where somebody looks at them
+
 
 class Distiller(nn.Module):
     """Compares tokens of the student with those of its momentum teacher, whose logits are centred.
@@ -33,6 +35,7 @@ class Distiller(nn.Module):
         self.teacher = MomentumTeacher(backbone, head)
         self.register_buffer("center", torch.zeros(positions, len(head.directions)))
         self._seen: list[tuple[Tensor, Tensor]] = []
+        self._taught: tuple[Tensor, Tensor] | None = None  # some of the last step's teacher tokens, and their positions
 
     @property
     def teacher_backbone(self) -> Backbone:
@@ -66,6 +69,7 @@ class Distiller(nn.Module):
             total = key.new_zeros(len(self.center), key.shape[1]).index_add_(0, position, key)
             count = key.new_zeros(len(self.center)).index_add_(0, position, torch.ones_like(key[:, 0]))
             self._seen.append((total, count))
+            self._taught = key[:_LOOKED_AT].clone(), position[:_LOOKED_AT]
         ours = self.head.directions.detach() if frozen_prototypes else self.head.directions
         length = self.head.length.detach() if frozen_prototypes else self.head.length
         return distill(
@@ -78,6 +82,15 @@ class Distiller(nn.Module):
             prototypes=(theirs.directions, ours),
             lengths=(theirs.length, length),
         )
+
+    @torch.no_grad()
+    def assignments(self, temperature: float) -> Tensor | None:
+        """The teacher's softmax over the prototypes of up to 128 tokens of the last step, (R, K); None before it."""
+        if self._taught is None:
+            return None
+        rows, position = self._taught
+        theirs: PrototypeHead = self.teacher.chain[1]  # type: ignore[assignment]
+        return torch.softmax((theirs.logits(rows) - self.center[position]) / temperature, dim=1)
 
     @torch.no_grad()
     def after_step(self, backbone: nn.Module, *, momentum: float, center_momentum: float) -> None:

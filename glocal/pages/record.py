@@ -13,7 +13,7 @@ from glocal.data.lanes.skipped import read_skipped
 from glocal.errors import GlocalError
 from glocal.training.log import FAILED, monitor_series, read_metrics
 
-MEASURES = ("knn", "spread", "effective_rank")
+MEASURES = ("knn", "spread", "effective_rank", "prototypes_used", "target_information")
 """Names of what is measured now and then, in monitor.csv."""
 
 

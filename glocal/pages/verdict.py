@@ -10,6 +10,7 @@ import numpy as np
 
 from glocal.errors import counted
 from glocal.evaluation.metrics.structure import LOW_RANK, LOW_SPREAD
+from glocal.evaluation.metrics.targets import Targets
 from glocal.pages.record import Record
 
 Mood = Literal["good", "bad", "note", "next"]
@@ -83,6 +84,7 @@ def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
         return
     spread = _last(record, "spread")
     width = _last(record, "effective_rank")
+    targets = _collapsed_targets(record)
     known = len(record.metrics["loss"]) >= _FEW
     if spread is None or width is None:
         yield Sentence("note", "The embeddings were not looked at (monitor.collapse_epochs=0).")
@@ -90,6 +92,8 @@ def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
         yield Sentence("bad", f"The embeddings have collapsed to nearly one point: spread {spread:.3f} (1 is even).")
     elif width < LOW_RANK:
         yield Sentence("bad", f"The embeddings use {width:.1f} directions only (effective rank): they have collapsed.")
+    elif targets is not None:
+        yield Sentence("bad", f"The targets have collapsed: {targets}.")
     else:
         healthy = "Healthy" if known else "Healthy so far"
         words = f"{healthy}: the embeddings are spread out ({spread:.2f}; 1 is even, 0 is collapse)"
@@ -156,6 +160,10 @@ def _advice(record: Record, trends: dict[str, Trend | None], loss: Trend | None)
         words = "a smaller optimizer.lr, a longer optimizer.warmup_epochs, a larger train.batch_size or stronger views"
         yield Sentence("next", f"Against collapse: {words}.")
         return
+    if _collapsed_targets(record) is not None:
+        words = "a smaller optimizer.lr, or the paper's temperatures and momenta of the targets"
+        yield Sentence("next", f"Against collapse: {words}.")
+        return
     if not record.finished:
         return
     place = shlex.quote(str(record.folder))
@@ -177,6 +185,15 @@ def _advice(record: Record, trends: dict[str, Trend | None], loss: Trend | None)
     if not (record.folder / "evaluation").exists():
         command = f"glocal evaluate {place} --train LABELLED --test LABELLED"
         yield Sentence("next", "It has not been evaluated. With some labelled images:", command)
+
+
+def _collapsed_targets(record: Record) -> Targets | None:
+    """The last targets over prototypes, where they were measured and have collapsed."""
+    used, information = _last(record, "prototypes_used"), _last(record, "target_information")
+    if used is None or information is None:
+        return None
+    targets = Targets(information, used, getattr(record.recipe.method, "prototypes", 0))
+    return targets if targets.collapsed else None
 
 
 def _last(record: Record, name: str) -> float | None:

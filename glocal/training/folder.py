@@ -49,6 +49,7 @@ _FREE = {
     "train.checkpoint_steps",
     "train.keep_checkpoints",
     "train.compile",
+    "train.deterministic",
     "train.channels_last",
     "train.keep_memory",
     "train.recompute",

@@ -19,13 +19,14 @@ from glocal.console import progress_bar, warn
 from glocal.data.lanes.choice import Lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.distributed import gather_shares, own_share
-from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.schedules import Clock
 from glocal.signals import Stopped, StopSignals
 from glocal.training.extending import length_at
+from glocal.training.finite import NonFiniteLossError, check_losses, check_state, not_finite, remedy
 from glocal.training.freezing import Freeze
 from glocal.training.log import RunLog, monitor_series
+from glocal.training.lookout import Lookout, measure_targets
 from glocal.training.meter import LossMeter
 from glocal.training.monitors import Spread, measure_spread
 from glocal.training.optimizers import clip_each, set_schedules
@@ -35,10 +36,6 @@ from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
 
 _FORGOTTEN = 1.0  # points of k-NN accuracy; fewer are chance
-
-
-class NonFiniteLossError(GlocalError):
-    """The loss became infinite or no number."""
 
 
 class RunInterrupted(Stopped):
@@ -95,8 +92,10 @@ def train(
     """
     settings = recipe.train
     total = settings.epochs * order.steps_per_epoch
+    of_torch = dict(optimizers)
     module, *wrapped = fabric.setup(method, *optimizers.values())
     optimizers = dict(zip(optimizers, wrapped, strict=True))
+    bounds = set(dict(method.named_buffers())).intersection(not_finite(method, {}))  # some networks keep infinite ones
     refresh_every = method.refresh_epochs * order.steps_per_epoch
     beside = stream_beside(fabric.device)
     batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
@@ -104,6 +103,7 @@ def train(
     meter, saved, last_save = LossMeter(fabric.device, settings.batch_size, first_step), "none yet", time.monotonic()
     look_every = steps_of(recipe.monitor.collapse_epochs, order)
     knn_every = steps_of(recipe.monitor.knn_epochs, order) if hooks.knn else 0
+    lookout = Lookout(method, of_torch) if look_every else None
     bar = progress_bar("steps", visible=progress, extra=("numbers",))
     lines = ProgressLines(first_step, total, order.steps_per_epoch) if progress and bar.disable else None
     with StopSignals() as stop, bar:
@@ -146,11 +146,12 @@ def train(
                 meter.send(done, {key: leading[key] for key in ("lr", "weight_decay")})
             looking = look_every > 0 and (done % look_every == 0 or last) and method.embedding is not None
             if looking and not due:  # whatever is measured would stumble over what is no number
-                for step_before, losses in meter.unread():
-                    _check_finite(losses, step_before, saved)
+                _check_unread(meter, saved)
             for line in meter.arrived(wait=due):
-                _check_finite(line.losses, line.step, saved)
+                check_losses(line.losses, line.step, saved)
                 numbers = line.numbers(method.phases, order.steps_per_epoch)
+                if lookout and (wrong := lookout.loss(line.step, numbers["loss"])):
+                    warn(wrong)
                 if hooks.log:
                     hooks.log.metrics(line.step, numbers)
                 bar.update(task, numbers=f"loss {numbers['loss']:.3f}  {line.images_per_second:.0f} images/s")
@@ -162,15 +163,21 @@ def train(
 
             if step == 0 and look_every:
                 _look_at_the_start(method.embedding, hooks.log)
+            if lookout:
+                for wrong in lookout.after(done):
+                    warn(wrong)
             if looking:
                 with apart(hooks.watch, "look"):
-                    _look_at_embeddings(method.embedding, done, hooks.log, saved)
+                    _look_at_embeddings(method, done, hooks.log, saved)
             if hooks.knn and knn_every and (done % knn_every == 0 or last):
                 when = f"epoch {done / order.steps_per_epoch:.0f}"
                 with apart(hooks.watch, "knn"):
                     _measure_knn(done, when, hooks, recipe, bar if progress else None)
+            if lookout and lookout.overflowed:  # a loss that is no number tells more than what it has left behind
+                _check_unread(meter, saved)
+            if due or (lookout and lookout.overflowed):
+                check_state(method, of_torch, done, saved, bounds)
             if due:
-                _check_weights(method, done, saved)
                 with apart(hooks.watch, "checkpoint"):
                     saved, last_save = hooks.save(done), time.monotonic()
             if hooks.page and done % settings.log_steps == 0:
@@ -264,30 +271,21 @@ def _in_layout(views: Views, channels_last: bool) -> Views:
     return Views(images, views.geometry, views.index)
 
 
-def _check_finite(losses: Tensor, done: int, saved: str) -> None:
-    bad = (~losses.isfinite()).nonzero()  # (step, phase) of each
-    if len(bad) > 0:
-        step, value = done - len(losses) + int(bad[0, 0]) + 1, float(losses[tuple(bad[0])])
-        raise NonFiniteLossError(f"the loss is {value} at step {step}; {_remedy(saved)}")
+def _check_unread(meter: LossMeter, saved: str) -> None:
+    for step, losses in meter.unread():
+        check_losses(losses, step, saved)
 
 
-def _check_weights(method: Method, done: int, saved: str) -> None:
-    """A checkpoint of weights that are no numbers would be one from which nothing can go on."""
-    for name, parameter in method.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise NonFiniteLossError(f"{name} is no number after step {done}; {_remedy(saved)}")
-
-
-def _remedy(saved: str) -> str:
-    return f"the last good checkpoint is {saved}; try a smaller optimizer.lr, train.clip_norm=1 or train.precision=fp32"
-
-
-def _look_at_embeddings(embedding: Tensor | None, done: int, log: RunLog | None, saved: str) -> None:
-    assert embedding is not None
-    if not bool(embedding.isfinite().all()):
-        raise NonFiniteLossError(f"the embeddings are no numbers at step {done}; {_remedy(saved)}")
-    spread = measure_spread(embedding)
+def _look_at_embeddings(method: Method, done: int, log: RunLog | None, saved: str) -> None:
+    assert method.embedding is not None
+    if not bool(method.embedding.isfinite().all()):
+        raise NonFiniteLossError(f"the embeddings are no numbers at step {done}", remedy(saved))
+    spread = measure_spread(method.embedding)
     _log_spread(spread, done, log)
+    targets = measure_targets(method)
+    if log and targets:
+        log.monitor(done, "prototypes_used", targets.used)
+        log.monitor(done, "target_information", targets.information)
     message = spread.warning()
     if message:
         warn(f"step {done}: {message}")

@@ -21,15 +21,18 @@ from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 from glocal.pages.live import LivePage
 from glocal.report.plots import draw_loss, draw_views
+from glocal.training.blame import who_is_to_blame
 from glocal.training.budget import Budget
 from glocal.training.building import Training, batch_order, build
+from glocal.training.determinism import deterministic
 from glocal.training.extending import what_changes
+from glocal.training.finite import NonFiniteLossError
 from glocal.training.folder import Resume, has_checkpoint, prepare_folder
 from glocal.training.forecast import Forecast
 from glocal.training.lock import locked
 from glocal.training.log import FAILED, RunLog, read_metrics
 from glocal.training.loggers import Loggers, check_loggers
-from glocal.training.loop import Hooks, NonFiniteLossError, RunInterrupted, train
+from glocal.training.loop import Hooks, RunInterrupted, train
 from glocal.training.machine import is_first_process, launch, place, suit_to_machine
 from glocal.training.monitors import KNNMonitor, knn_monitor
 from glocal.training.planning import check_time, drop_plan, plan, planned_before
@@ -130,8 +133,8 @@ def pretrain(
     method = rehearse(resolved, progress=progress and first)
     # What is wrong with the images of a measurement is told before a folder is made.
     monitor = knn_monitor(source, resolved) if first and not has_checkpoint(folder) else None
-    fabric = launch(resolved, several_updates=len(method.phases) > 1)
-    with ExitStack() as held:
+    with deterministic(resolved.train.deterministic), ExitStack() as held:
+        fabric = launch(resolved, several_updates=len(method.phases) > 1)
         if not folder.is_file() and (folder.is_dir() or not (extend or resume == "must")):  # else nothing will begin
             held.enter_context(locked(folder, fabric))
         if budget and has_checkpoint(folder):
@@ -212,9 +215,10 @@ def _train(
         )
         finished = True
     except NonFiniteLossError as error:
+        told = error if error.step is None else error.because(who_is_to_blame(training, error.step))
         if main:
-            write_text(failed, f"{error}\n")
-        raise
+            write_text(failed, f"{told}\n")
+        raise told from None
     except RunInterrupted as error:
         again = error.signal == getattr(signal, "SIGUSR1", None) and "SLURM_JOB_ID" in os.environ
         if main and again and recipe.train.requeue:

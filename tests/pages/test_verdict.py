@@ -72,6 +72,7 @@ def test_accuracy_below_its_best_is_told_with_the_epoch_of_the_best() -> None:
     [
         ({"spread": [0.5, 0.05]}, "bad: The embeddings have collapsed to nearly one point: spread 0.050 (1 is even)."),
         ({"effective_rank": [9.0, 1.5]}, "bad: The embeddings use 1.5 directions only (effective rank)"),
+        ({"prototypes_used": [64.0], "target_information": [1e-5]}, "bad: The targets have collapsed: 64.0 of"),
     ],
 )
 def test_collapse_is_bad_and_something_can_be_done(measured: dict[str, list[float]], words: str) -> None:

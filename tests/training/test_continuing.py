@@ -240,7 +240,7 @@ def test_weights_that_are_no_numbers_make_no_checkpoint(tmp_path: Path, monkeypa
         return losses
 
     monkeypatch.setattr(loop, "_optimise", poisoned)
-    with pytest.raises(NonFiniteLossError, match=r"is no number after step 3; .* is .*step-000000002\.pt"):
+    with pytest.raises(NonFiniteLossError, match=r"is infinite or no number after step 3; .* is .*step-000000002\.pt"):
         run(tmp_path / "a")
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from glocal.evaluation.metrics.targets import entropies
 from glocal.schedules import Clock
+from glocal.training.finite import all_finite
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, set_schedules
 from glocal.views.batch import Views
 from tests.methods.cases import VIT, case, cases, make, views
@@ -60,4 +62,9 @@ def test_a_step_never_waits_for_the_device(name: str, monkeypatch: pytest.Monkey
                 optimizers[phase].step()
                 optimizers[phase].zero_grad(set_to_none=True)
             method.after_step()
+        assigned = method.assignments()
+        assert (
+            all_finite(method, optimizers, META).device == META
+        )  # what is looked at now and then does not wait either
+        assert assigned is None or entropies(assigned).shape == (2,)
     assert copies.waited == []

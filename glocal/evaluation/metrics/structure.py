@@ -122,14 +122,20 @@ def spread(features: Tensor) -> float:
 
     1 when they lie evenly on the sphere, 0 when all are the same (Chen and He, SimSiam, section 4.1).
     """
-    return float(normalize(features.float(), dim=1).std(dim=0, unbiased=False).mean()) * features.shape[1] ** 0.5
+    return float(spread_of(features))
+
+
+def spread_of(features: Tensor) -> Tensor:
+    """The same as a scalar where the features are, for which nothing waits."""
+    return normalize(features.float(), dim=1).std(dim=0, unbiased=False).mean() * features.shape[1] ** 0.5
 
 
 def effective_rank(features: Tensor) -> float:
     """The number of directions that unit vectors (N, D) use, from 1 to min(N, D).
 
     exp of the entropy of the normalised singular values (Roy and Vetterli, "The effective rank", 2007; RankMe, 2023).
-    These are the roots of the eigenvalues of the smaller Gram matrix, which in float64 are exact enough.
+    These are the roots of the eigenvalues of the smaller Gram matrix, which in float64 are exact enough. Of features
+    that are infinite or no numbers it is no number.
     """
     if features.device.type == "mps":  # has no float64
         features = features.cpu()
@@ -141,6 +147,8 @@ def effective_rank(features: Tensor) -> float:
         for rows in features.split(_ROWS):
             unit = normalize(rows.double(), dim=1)
             gram.addmm_(unit.T, unit)
+    if not bool(gram.isfinite().all()):
+        return math.nan
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     share = values / values.sum().clamp(min=1e-12)
     return float((-torch.xlogy(share, share).sum()).exp())
