@@ -18,11 +18,12 @@ from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
-from glocal.evaluation.features.cache import FeatureCache, default_cache
+from glocal.evaluation.features.cache import FeatureCache
 from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, channels_of, extract
 from glocal.evaluation.features.opening import open_extractor
 from glocal.evaluation.protocols import protocol, protocol_names
 from glocal.evaluation.remarks import seen_before, shortened
+from glocal.files import cache_folder
 from glocal.settings import Settings, assign, validated
 
 __all__ = [
@@ -117,7 +118,7 @@ def evaluate(
         workers=workers,
         progress=progress,
         out=folder,
-        cache=None if cache is False else FeatureCache(default_cache() if cache is True else cache),
+        cache=None if cache is False else FeatureCache(cache_folder() if cache is True else cache),
     )
     bench.decode(*(source for source in (bench.train, bench.val, bench.test) if source is not None))
     if any(protocol(name).labels and getattr(its, "data", None) is None for name, its in chosen.items()):
