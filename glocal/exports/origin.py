@@ -214,7 +214,7 @@ def _source_on_this_machine(name: str, run: Path | None, before: str, count: int
     try:
         if Path(name).is_dir() and not is_pack(name):
             return _some_files(Path(name), run, before, count)
-        return None if name.startswith("torchvision:") else open_source(name)
+        return None if name.startswith(("torchvision:", "hf:")) else open_source(name)
     except (GlocalError, OSError):  # moved, deleted or changed since
         return None
 

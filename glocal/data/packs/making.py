@@ -44,7 +44,7 @@ _ENDS = 20_000  # bytes of a shard beside its images: the end of a tar file, wha
 
 
 class _Read(NamedTuple):
-    index: int
+    number: int
     name: str
     content: bytes
 
@@ -156,7 +156,7 @@ def _packed(source: Source, folder: Path, about: About, *, progress: bool) -> Ab
         def noted(images: Iterable[_Read]) -> Iterator[_Read]:
             for image in images:
                 if stop.received is not None:
-                    raise Stopped(f"stopped after {image.index:,} of {len(source):,} images", stop.received)
+                    raise Stopped(f"stopped after {image.number:,} of {len(source):,} images", stop.received)
                 yield image
                 advance(1)
 

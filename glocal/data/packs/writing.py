@@ -94,12 +94,12 @@ class ParquetShard:
     def __init__(self, file: IO[bytes], classes: list[str] | None) -> None:
         features: dict[str, Any] = {"image": {"_type": "Image"}, "name": {"dtype": "string", "_type": "Value"}}
         text, whole = pa.string(), pa.int64()
-        image = pa.struct([pa.field("bytes", pa.binary(), nullable=False), pa.field("path", text, nullable=False)])
-        fields = [pa.field("image", image, nullable=False), pa.field("name", text, nullable=False)]
+        # Nothing is ever missing; but columns that say so are not what `datasets` makes of these features.
+        fields = [pa.field("image", pa.struct([("bytes", pa.binary()), ("path", text)])), pa.field("name", text)]
         self._labelled = classes is not None
         if classes is not None:
             features["label"] = {"names": [printable(name) for name in classes], "_type": "ClassLabel"}
-            fields.append(pa.field("label", whole, nullable=False))
+            fields.append(pa.field("label", whole))
         said = json.dumps({"info": {"features": features}})
         self._schema = pa.schema(fields, {"huggingface": said})
         self._groups: list[Any] = []

@@ -23,6 +23,8 @@ def open_source(name: Images, *, without: str | Path | None = None, values: bool
     - `shapes`, `shapes:test`, `shapes:train:20000`: drawn by the package (`glocal.data.sources.shapes`)
     - `digits`, `digits:test`: scikit-learn's handwritten digits at 32×32
     - `torchvision:CIFAR10`, `torchvision:CIFAR10:test`, `torchvision:STL10:unlabeled`, …: torchvision's data sets
+    - `hf:uoft-cs/cifar10`, `hf:FOLDER/*.parquet`, `hf:s3://…/*.tar`, …: what Hugging Face's `datasets` opens
+      (`glocal.data.sources.huggingface`)
 
     `NAME@imagenet100` keeps the images of the classes in a list of the package, `NAME@FILE.txt` those of a file's
     (`glocal.data.sources.classes`). A folder that exists goes before a data set of the same name.
@@ -75,6 +77,10 @@ def _open_one(name: str | Path, without: str | Path | None, values: bool) -> Sou
             from glocal.data.sources.digits import open_digits
 
             return open_digits(":".join(parts) or "train")
+        if kind == "hf":
+            from glocal.data.sources.huggingface import DatasetImages
+
+            return DatasetImages(text)
         if kind == "torchvision":
             from glocal.data.sources.torchvision import open_torchvision
 

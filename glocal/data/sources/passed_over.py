@@ -52,7 +52,9 @@ _MEND = {
     ".npy": "save them as PNG or TIFF",
     ".npz": "save them as PNG or TIFF",
     ".zip": "unpack them",
-    ".tar": "unpack them",
+    ".tar": "unpack them; those of WebDataset: hf:FOLDER/*.tar",
+    ".parquet": "hf:FOLDER/*.parquet reads them",
+    ".arrow": "hf:FOLDER reads them",
     ".gz": "unpack them",
 }
 _MOST = 5  # endings and folders that are named
