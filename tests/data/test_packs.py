@@ -29,12 +29,12 @@ KINDS: list[To] = ["parquet", "tar"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """48 noisy images of two classes, about 40 kB each: three shards of a megabyte. Some names are odd."""
+    """48 noisy images of two classes, about 46 kB each: three shards of a megabyte. Some names are odd."""
     draws = np.random.default_rng(0)
     for number in range(48):
         place = tmp_path / "photos" / f"class {number % 2}" / f"{number:02d}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(draws.integers(0, 256, (120, 110, 3), dtype=np.uint8))
+        picture = Image.fromarray(draws.integers(0, 256, (140, 110, 3), dtype=np.uint8))
         picture.save(f"{place}{['.png', '.a.b.PNG', ' ü.bmp'][number % 3]}")
     os.rename(
         tmp_path / "photos" / "class 1" / "01.a.b.PNG", os.fsencode(tmp_path / "photos/class 1") + b"/\xe9\n..png"
@@ -139,7 +139,7 @@ def test_damage_is_named_by_shard_and_image(
     path.write_bytes(content)
     with pytest.raises(BrokenImageError, match=f"class 0/30.png: {path.name} is damaged there"):
         open_source(out)[victim]
-    assert open_source(out)[victim + 1].image.shape == (3, 120, 110)
+    assert open_source(out)[victim + 1].image.shape == (3, 140, 110)
     (damage,) = check_pack(out, progress=False)
     assert (damage.file, damage.images) == (path.name, ["class 0/30.png"])
     with pytest.raises(SystemExit) as caught:

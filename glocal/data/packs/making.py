@@ -252,8 +252,11 @@ def _write_shard(source: Source, folder: Path, about: About, number: int, images
     def write(file: IO[bytes]) -> None:
         writer: ShardWriter = _WRITERS[about.to](file, about.classes)
         filled = 0
-        while images.next is not None and (not filled or filled + _room(images.next) <= limit):
-            filled += _room(images.next)
+        while (following := images.next) is not None:
+            room = len(following.content) + writer.beside + 16 * len(following.name)
+            if filled and filled + room > limit:
+                break
+            filled += room
             index, name, content = images.take()
             label = -1 if source.labels is None else int(source.labels[index])
             writer.add(index, name, label, content)
@@ -276,11 +279,6 @@ def _write_shard(source: Source, folder: Path, about: About, number: int, images
     kept = rows.replace_schema_metadata(known)
     write_atomically(folder / UNFINISHED / f"{number:05d}.parquet", lambda file: pq.write_table(kept, file))
     return shard
-
-
-def _room(image: _Read) -> int:
-    """Bytes that an image takes in a shard, at most: its file, and its name, label and headers of members."""
-    return len(image.content) + 4096 + 8 * len(image.name)
 
 
 def _write_index(file: IO[bytes], parts: list[pa.Table]) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tarfile
-from typing import IO, Any, Protocol
+from typing import IO, Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,13 @@ _ENDING = re.compile(r"[a-z0-9]{1,8}")
 
 
 class ShardWriter(Protocol):
-    """Writes images' files into a shard."""
+    """Writes images' files into a shard.
+
+    Attributes:
+        beside: bytes that an image takes beside its file and 16 for each letter of its name, at most.
+    """
+
+    beside: ClassVar[int]
 
     def add(self, number: int, name: str, label: int, content: bytes) -> None:
         """Adds one.
@@ -51,6 +57,8 @@ class TarShard:
         file: an empty file, open for writing.
         classes: names of the classes, or None.
     """
+
+    beside: ClassVar[int] = 4096  # headers of three members, and what fills their blocks
 
     def __init__(self, file: IO[bytes], classes: list[str] | None) -> None:
         self._tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
@@ -91,6 +99,8 @@ class ParquetShard:
         classes: names of the classes, or None.
     """
 
+    beside: ClassVar[int] = 256
+
     def __init__(self, file: IO[bytes], classes: list[str] | None) -> None:
         features: dict[str, Any] = {"image": {"_type": "Image"}, "name": {"dtype": "string", "_type": "Value"}}
         text, whole = pa.string(), pa.int64()
@@ -102,15 +112,14 @@ class ParquetShard:
             fields.append(pa.field("label", whole))
         said = json.dumps({"info": {"features": features}})
         self._schema = pa.schema(fields, {"huggingface": said})
-        self._groups: list[Any] = []
         self._writer = pq.ParquetWriter(
             file,
             self._schema,
             use_dictionary=False,
             compression={"image.bytes": "none", **dict.fromkeys(("image.path", "name", "label"), "zstd")},
+            write_statistics=False,
             data_page_size=_ONE_PAGE,
             data_page_version="1.0",
-            metadata_collector=self._groups,
         )
         self._rows: list[dict[str, Any]] = []
         self._lengths: list[list[int]] = [[]]
@@ -137,7 +146,7 @@ class ParquetShard:
         if self._rows:
             self._end_group()
         self._writer.close()
-        (metadata,) = self._groups
+        metadata = self._writer.writer.metadata
         offsets: list[int] = []
         for number, lengths in enumerate(self._lengths[:-1]):
             group = metadata.row_group(number)

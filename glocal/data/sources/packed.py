@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +53,7 @@ class PackedImages(EncodedImages):
         self._shard, self._offset, self._bytes, self._crc = (rows[name].to_numpy().copy() for name in columns)
         self._shards = [self.folder / shard.file for shard in about.shards]
         self._open: dict[int, pa.OSFile] = {}
+        self._process = os.getpid()
         self.digest = hashlib.sha256("\0".join([about.index, *(s.sha256 for s in about.shards)]).encode()).hexdigest()
 
     def _check_there(self, path: Path, size: int | None) -> None:
@@ -81,6 +83,8 @@ class PackedImages(EncodedImages):
 
     def _shard_file(self, number: int) -> pa.OSFile:
         """A shard, opened in this process. One that is put away is closed when the last who reads from it is done."""
+        if self._process != os.getpid():  # a copy of the process that opened them
+            self._open, self._process = {}, os.getpid()
         found = self._open.get(number)
         if found is None:
             found = pa.OSFile(str(self._shards[number]))
