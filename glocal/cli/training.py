@@ -19,7 +19,7 @@ def pretrain(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="A folder of images, a list (.txt, .csv), a pack, or shapes, hf:NAME, torchvision:CIFAR10, …; repeatable."
+            help="A folder of images, a list (.txt, .csv), a pack, hf:NAME, shapes, torchvision:CIFAR10, …; repeatable."
         ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
