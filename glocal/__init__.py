@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from glocal.curation.labelling import propose_labels
     from glocal.curation.outliers import find_outliers
     from glocal.curation.selection import select
+    from glocal.data.packs.making import pack
     from glocal.embeddings.folder import Embeddings
     from glocal.embeddings.making import embed
     from glocal.embeddings.searching import search
@@ -50,6 +51,7 @@ _HOME = {
     "find_duplicates": "glocal.curation.duplicates",
     "find_outliers": "glocal.curation.outliers",
     "load_backbone": "glocal.models.loading",
+    "pack": "glocal.data.packs.making",
     "pretrain": "glocal.training.run",
     "propose_labels": "glocal.curation.labelling",
     "push_to_hub": "glocal.exports.pushing",
@@ -73,6 +75,7 @@ __all__ = [
     "load_backbone",
     "losses",
     "methods",
+    "pack",
     "pretrain",
     "propose_labels",
     "push_to_hub",

@@ -41,6 +41,7 @@ _OPTIONAL = (  # module, package, extra of glocal, what it brings
     ("onnxscript", "onnxscript", "export", "glocal export --to onnx"),
     ("tifffile", "tifffile", "channels", "TIFF of several channels or pages: data.channels"),
     ("pydicom", "pydicom", "dicom", "DICOM: data.channels"),
+    ("datasets", "datasets", "datasets", "data sets of Hugging Face, Parquet, WebDataset: --data hf:NAME"),
     ("umap", "umap-learn", "umap", "maps by UMAP: glocal maps, glocal report"),
     ("wandb", "wandb", "wandb", "Weights & Biases: train.loggers=[wandb]"),
     ("mlflow", "mlflow", "mlflow", "MLflow: train.loggers=[mlflow]"),

@@ -19,6 +19,11 @@ RESULTS = (".csv", ".html", ".png")
 """Endings of results: a table, a page, a picture."""
 
 
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: $GLOCAL_CACHE, or ~/.cache/glocal/features."""
+    return Path(os.environ.get("GLOCAL_CACHE") or Path.home() / ".cache" / "glocal" / "features")
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file under a temporary name beside it, forces it to the disk, and renames it.
 

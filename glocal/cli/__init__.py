@@ -13,7 +13,7 @@ from glocal.cli.app import app
 from glocal.errors import GlocalError
 
 # In the order of `glocal --help`.
-for _commands in ("training", "measuring", "reproducing", "searching", "curating", "exporting", "looking"):
+for _commands in ("training", "measuring", "reproducing", "searching", "curating", "packing", "exporting", "looking"):
     import_module(f"glocal.cli.{_commands}")
 
 

@@ -18,7 +18,9 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="The run's folder; a run in it is continued.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="A folder of images, a list (.txt, .csv), or shapes, torchvision:CIFAR10, …; repeatable."),
+        typer.Option(
+            help="A folder of images, a list (.txt, .csv), a pack, hf:NAME, shapes, torchvision:CIFAR10, …; repeatable."
+        ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
     init: Annotated[

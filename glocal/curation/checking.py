@@ -17,7 +17,7 @@ from glocal.data.settings import DataSettings
 from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, counted
-from glocal.evaluation.features.cache import default_cache
+from glocal.files import cache_folder
 
 
 def check(
@@ -55,7 +55,7 @@ def check(
     if test is not None:
         parts.append(("test", test))
     sources = [(part, open_source(images)) for part, images in parts]
-    folder = None if cache is False else default_cache() / "checks" if cache is True else Path(cache)
+    folder = None if cache is False else cache_folder() / "checks" if cache is True else Path(cache)
     sets = []
     for part, source in sources:
         settle_decoding(DataSettings(), source, progress=False)

@@ -27,7 +27,7 @@ from glocal.errors import GlocalError
 from glocal.files import printable, unprintable
 from glocal.models.backbone import checked_images
 
-_SOURCES = ("digits", "shapes", "torchvision")  # that `open_source` opens by other names than paths
+_SOURCES = ("digits", "hf", "shapes", "torchvision")  # that `open_source` opens by other names than paths
 _NAMED = 5  # keys that an error names
 _SUGGESTS = 50_000  # rows up to which the nearest key is looked for
 

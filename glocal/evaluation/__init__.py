@@ -20,11 +20,12 @@ from glocal.distributed import own_device, process_count, process_rank, processe
 from glocal.errors import GlocalError, did_you_mean
 from glocal.evaluation import results
 from glocal.evaluation.features.bench import Bench
-from glocal.evaluation.features.cache import FeatureCache, default_cache
+from glocal.evaluation.features.cache import FeatureCache
 from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, channels_of, extract
 from glocal.evaluation.features.opening import open_extractor
 from glocal.evaluation.protocols import protocol, protocol_names
 from glocal.evaluation.remarks import seen_before, shortened
+from glocal.files import cache_folder
 from glocal.settings import Settings, assign, validated
 
 __all__ = [
@@ -117,7 +118,7 @@ def evaluate(
         backbone = open_extractor(backbone, weights, device=where)
         _leave_out_colors(chosen, backbone, every=every)
         folder = None if out is None else Path(out)
-        kept = None if cache is False else FeatureCache(default_cache() if cache is True else cache, shared=together)
+        kept = None if cache is False else FeatureCache(cache_folder() if cache is True else cache, shared=together)
         bench = Bench(
             backbone=backbone,
             train=None if train is None else _open_labelled(train, backbone),

@@ -16,10 +16,10 @@ from glocal.data.sources.labelled import has_no_labels, labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench
-from glocal.evaluation.features.cache import FeatureCache, default_cache
+from glocal.evaluation.features.cache import FeatureCache
 from glocal.evaluation.features.extraction import Extractor, channels_of
 from glocal.evaluation.features.opening import open_extractor
-from glocal.files import check_output
+from glocal.files import cache_folder, check_output
 from glocal.report.maps import MOST_CLASSES, Map, check_map, choose_classes, draw_maps, project
 
 _FEWEST = 10  # images that a map can be made of
@@ -93,7 +93,7 @@ def draw_side_by_side(
     where = choose_device(device)
     first = open_extractor(backbones[0], device=where)
     chosen = _choose(open_source(data, values=channels_of(first) is not None), classes, images, seed)
-    kept = None if cache is False else FeatureCache(default_cache() if cache is True else cache)
+    kept = None if cache is False else FeatureCache(cache_folder() if cache is True else cache)
     found, labels_of_models = [], []
     for given in (first, *backbones[1:]):  # one at a time: not all networks need to fit at once
         backbone = open_extractor(given, device=where)

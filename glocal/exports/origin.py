@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from glocal.checkpoints import load_checkpoint, newest_checkpoint
 from glocal.config import AnyRecipe, written_recipe
 from glocal.console import note
+from glocal.data.packs.layout import is_pack
 from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
 from glocal.data.sources.folder import ImageFiles
@@ -211,9 +212,9 @@ def own_images(origin: Origin, backbone: Backbone, count: int) -> list[Source]:
 def _source_on_this_machine(name: str, run: Path | None, before: str, count: int) -> Source | None:
     """One source, of which the run's names of images begin with `before`."""
     try:
-        if Path(name).is_dir():
+        if Path(name).is_dir() and not is_pack(name):
             return _some_files(Path(name), run, before, count)
-        return None if name.startswith("torchvision:") else open_source(name)
+        return None if name.startswith(("torchvision:", "hf:")) else open_source(name)
     except (GlocalError, OSError):  # moved, deleted or changed since
         return None
 

@@ -30,7 +30,8 @@ class Source(Protocol):
     """A sequence of images.
 
     A source whose images lie in memory also has `images() -> Tensor`, (N, 3, H, W) uint8; one whose images are files
-    of their own has `files() -> list[str]`, their absolute paths, and may have `open(index) -> StoredImage`.
+    of their own has `files() -> list[str]`, their absolute paths, and one whose images are encoded
+    `open(index) -> StoredImage` and `content(index) -> bytes`.
 
     Attributes:
         name: the string that `open_source` opens it by.
@@ -100,6 +101,7 @@ class Subset:
         for name, function in (
             ("images", _images_at),
             ("open", _one_at),
+            ("content", _one_at),
             ("stored_values", _one_at),
             ("sizes_of", _some_at),
             ("files", _files_at),

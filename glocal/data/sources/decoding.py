@@ -320,7 +320,20 @@ def _gone(error: OSError, file: Path) -> str:
     return str(missing[-1]) if missing else ""
 
 
-def image_size(file: str | Path) -> tuple[int, int]:
+def read_bytes(file: str | Path | BinaryIO, key: str) -> bytes:
+    """A file whole.
+
+    Raises:
+        BrokenImageError: it cannot be read.
+    """
+    try:
+        return Path(file).read_bytes() if isinstance(file, str | Path) else file.read()
+    except OSError as error:
+        gone = _gone(error, Path(file)) if isinstance(file, str | Path) else ""
+        raise BrokenImageError(key, _reason(error), gone) from None
+
+
+def image_size(file: str | Path | BinaryIO) -> tuple[int, int]:
     """Height and width of the upright image, from the file's header alone.
 
     A rotation that a PNG notes only behind its pixels, which no common encoder does, is not seen.
@@ -405,7 +418,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def stored_values(
-    file: str | Path, decoding: Decoding = _USUAL, *, deep: bool = False
+    file: str | Path | BinaryIO, decoding: Decoding = _USUAL, *, deep: bool = False
 ) -> tuple[str, np.ndarray] | None:
     """Pillow's mode and the finite values of an image as they are stored; None for broken files.
 
@@ -413,7 +426,7 @@ def stored_values(
     megapixel, else None.
 
     Args:
-        file: its path.
+        file: its path, or an open binary file.
         decoding: how large images may be.
         deep: only grey images beyond 8 bits are asked for, None for all others.
     """

@@ -16,7 +16,8 @@ from glocal.data.sources.joined import JoinedSource
 
 
 def fingerprint(source: Source) -> str | None:
-    """A hash of a source's images: of their bytes where they lie in memory, of path, size and time of change of files.
+    """A hash of a source's images: of their bytes where they lie in memory, of path, size and time of change of files,
+    what a pack or a table knows of its own.
 
     None where neither can be known.
     """
@@ -31,12 +32,17 @@ def fingerprint(source: Source) -> str | None:
         return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
     if hasattr(source, "files"):
         found = ((path, os.stat(path)) for path in source.files())
-        decoding: Decoding = getattr(source, "decoding", Decoding())
-        how = [] if decoding.value_range is None else [f"{decoding.value_range}\0".encode()]
-        how += [] if decoding.channels is None else [f"{decoding.channels} {decoding.channel_axis}\0".encode()]
         of_files = (os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0") for path, status in found)
-        return _digest(chain(how, of_files))
+        return _digest(chain(_how_decoded(source), of_files))
+    if hasattr(source, "digest"):
+        return _digest([*_how_decoded(source), source.digest.encode()])
     return None
+
+
+def _how_decoded(source: Source) -> list[bytes]:
+    decoding: Decoding = getattr(source, "decoding", Decoding())
+    how = [] if decoding.value_range is None else [f"{decoding.value_range}\0".encode()]
+    return how + ([] if decoding.channels is None else [f"{decoding.channels} {decoding.channel_axis}\0".encode()])
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:

@@ -48,6 +48,8 @@ class JoinedSource:
         self.classes, self.labels = _joined_labels(self.parts)
         if all(hasattr(part, "open") for part in parts):
             self.open = self._open  # sources that cannot do it lack the attribute
+        if all(hasattr(part, "content") for part in parts):
+            self.content = self._content
         if all(hasattr(part, "files") for part in parts):
             self.files = self._files
 
@@ -94,6 +96,13 @@ class JoinedSource:
             raise BrokenImageError(self.keys[index], error.reason, error.gone) from None
         stored.key = self.keys[index]
         return stored
+
+    def _content(self, index: int) -> bytes:
+        part, place = self._where(index)
+        try:
+            return bytes(part.content(place))  # type: ignore[attr-defined]
+        except BrokenImageError as error:
+            raise BrokenImageError(self.keys[index], error.reason, error.gone) from None
 
     def _files(self) -> list[str]:
         return [file for part in self.parts for file in part.files()]  # type: ignore[attr-defined]

@@ -19,9 +19,12 @@ def open_source(name: Images, *, without: str | Path | None = None, values: bool
 
     - a folder of images, nested or flat: `photos/`
     - a list of image files: `photos.txt`, `photos.csv` (`glocal.data.sources.listed`)
+    - a folder that `glocal pack` wrote: `packed/photos` (`glocal.data.sources.packed`)
     - `shapes`, `shapes:test`, `shapes:train:20000`: drawn by the package (`glocal.data.sources.shapes`)
     - `digits`, `digits:test`: scikit-learn's handwritten digits at 32×32
     - `torchvision:CIFAR10`, `torchvision:CIFAR10:test`, `torchvision:STL10:unlabeled`, …: torchvision's data sets
+    - `hf:uoft-cs/cifar10`, `hf:FOLDER/*.parquet`, `hf:s3://…/*.tar`, …: what Hugging Face's `datasets` opens
+      (`glocal.data.sources.huggingface`)
 
     `NAME@imagenet100` keeps the images of the classes in a list of the package, `NAME@FILE.txt` those of a file's
     (`glocal.data.sources.classes`). A folder that exists goes before a data set of the same name.
@@ -74,15 +77,24 @@ def _open_one(name: str | Path, without: str | Path | None, values: bool) -> Sou
             from glocal.data.sources.digits import open_digits
 
             return open_digits(":".join(parts) or "train")
+        if kind == "hf":
+            from glocal.data.sources.huggingface import DatasetImages
+
+            return DatasetImages(text)
         if kind == "torchvision":
             from glocal.data.sources.torchvision import open_torchvision
 
             return open_torchvision(parts[0] if parts else "", ":".join(parts[1:]) or "train")
+    from glocal.data.packs.layout import is_pack
     from glocal.data.sources.folder import ImageFolder
     from glocal.data.sources.listed import ListedImages, is_list
 
     if is_list(text) and not os.path.isdir(text):
         return ListedImages(text)
+    if is_pack(text):
+        from glocal.data.sources.packed import PackedImages
+
+        return PackedImages(text)
     folder = ImageFolder(text, without=without, values=values)
     if folder.passed_over:
         note(f"{text}: {len(folder):,} image{'s' if len(folder) > 1 else ''}; passed over: {folder.passed_over}")

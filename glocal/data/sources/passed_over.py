@@ -6,13 +6,15 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-# Folders that hold all files of one of these rows are output of glocal: a run, an evaluation, a comparison, embeddings.
+# Folders that hold all files of one of these rows are output of glocal: a run, an evaluation, a comparison, embeddings,
+# a pack.
 _OUTPUT = (
     ("recipe.yaml", "checkpoints"),
     ("recipe.yaml", "environment.json"),
     ("evaluation.json", "evaluation.csv"),
     ("compare.json", "compare.csv"),
     ("embeddings.json",),
+    ("glocal-pack.json",),
 )
 # What a run writes into a folder that holds the images as well.
 RUNS_OWN = frozenset({"loss.png", "views.png", "evaluation", "checkpoints"})
@@ -50,7 +52,9 @@ _MEND = {
     ".npy": "save them as PNG or TIFF",
     ".npz": "save them as PNG or TIFF",
     ".zip": "unpack them",
-    ".tar": "unpack them",
+    ".tar": "unpack them; those of WebDataset: hf:FOLDER/*.tar",
+    ".parquet": "hf:FOLDER/*.parquet reads them",
+    ".arrow": "hf:FOLDER reads them",
     ".gz": "unpack them",
 }
 _MOST = 5  # endings and folders that are named

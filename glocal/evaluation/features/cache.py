@@ -23,11 +23,6 @@ Kept = tuple[dict[str, Tensor], Any]
 """Tensors by name, and whatever JSON can hold beside them."""
 
 
-def default_cache() -> Path:
-    """Where features are kept: $GLOCAL_CACHE, or ~/.cache/glocal/features."""
-    return Path(os.environ.get("GLOCAL_CACHE") or Path.home() / ".cache" / "glocal" / "features")
-
-
 class FeatureCache:
     """A folder of safetensors files named by the hash of what they were computed from.
 

@@ -20,10 +20,11 @@ from glocal.data.sources.shapes import Shapes
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate
 from glocal.evaluation.features.bench import Bench
-from glocal.evaluation.features.cache import FeatureCache, default_cache
+from glocal.evaluation.features.cache import FeatureCache
 from glocal.evaluation.features.extraction import POOLED, Readout
 from glocal.evaluation.features.scales import View, at_scales, size_step, smallest_side, view_for, whole_features
 from glocal.evaluation.protocols.retrieval import PROTOCOL, RetrievalSettings, measure
+from glocal.files import cache_folder
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 
 
@@ -250,7 +251,7 @@ def test_whole_features_are_kept_by_size_scales_and_boxes(image_folder: Callable
         calls.append(tuple(images.shape))
         return backbone.features(images)
 
-    bench = Bench(backbone, workers=0, progress=False, cache=FeatureCache(default_cache()))
+    bench = Bench(backbone, workers=0, progress=False, cache=FeatureCache(cache_folder()))
     readout = Readout("counted", compute)
     boxes = [(0.0, 0.0, 10.0, 10.0)] * 4
     for view, box in ((View(Fit(32)), None), (View(Fit(32)), boxes), (View(Fit(24)), None), (View(Fit(32)), None)):
