@@ -1,0 +1,69 @@
+"""Under torchrun, a training whose processes are killed goes on by itself, and ends in the weights of one left alone."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from glocal.checkpoints import newest_checkpoint
+from tests.training.test_runs import TINY, assert_equal
+
+SETTINGS = {**TINY, "train.epochs": 12, "train.checkpoint_steps": 2, "train.device": "cpu"}
+
+
+def start(folder: Path, restarts: int) -> subprocess.Popen[str]:
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in SETTINGS.items()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, f"--max-restarts={restarts}", "-m", "glocal", "pretrain", "--data=shapes:train:64"]
+    return subprocess.Popen(
+        [*command, f"--out={folder}", *settings, "--no-report", "--quiet"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    return [int(one) for one in found]
+
+
+def newest_step(folder: Path) -> int:
+    return max((int(file.stem[5:]) for file in (folder / "checkpoints").glob("step-*.pt")), default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+def test_one_of_two_workers_is_killed_again_and_again(tmp_path: Path) -> None:
+    kills = int(os.environ.get("GLOCAL_TEST_KILLS", "3"))
+    whole = start(tmp_path / "whole", 0)
+    assert whole.wait(timeout=600) == 0, whole.stderr and whole.stderr.read()
+    random.seed(0)
+    process, done = start(tmp_path / "killed", kills), 0
+    while done < kills and process.poll() is None:
+        before = newest_step(tmp_path / "killed")
+        while newest_step(tmp_path / "killed") <= before and process.poll() is None:
+            time.sleep(0.02)  # it has gone on
+        time.sleep(random.random() / 5)
+        workers = workers_of(process)
+        if len(workers) == 2 and newest_step(tmp_path / "killed") < 48:
+            os.kill(random.choice(workers), signal.SIGKILL)
+            done += 1
+        else:
+            break
+    assert process.wait(timeout=600) == 0, process.stderr and process.stderr.read()
+    assert done == kills
+    one, other = (newest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "killed"))
+    assert one is not None
+    assert other is not None
+    assert one["step"] == other["step"]
+    assert_equal(one["method"], other["method"])
+    assert torch.equal(one["rng"], other["rng"])
