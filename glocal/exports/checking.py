@@ -153,7 +153,8 @@ def images_from(sources: Sequence[Source], subject: Subject, count: int) -> Tens
     its = subject.preprocessing
     found = []
     for source in sources:
-        some = Subset(source, torch.linspace(0, len(source) - 1, min(count, len(source))).long())
+        spread = torch.linspace(0, len(source) - 1, min(count, len(source))).long()
+        some = Subset(source, spread.clamp_(max=len(source) - 1))  # float32 rounds above 2²⁴
         for _, images in images_of(
             some,
             its.size,

@@ -186,7 +186,8 @@ def _search_by_shortlist(
     rounded = points.bfloat16()
     square = square_lengths(points)
     ones = rounded.new_ones(len(rounded), 3)
-    sample = bank[torch.linspace(0, len(bank) - 1, min(len(bank), _SAMPLE), device=bank.device).long()]
+    spread = torch.linspace(0, len(bank) - 1, min(len(bank), _SAMPLE), device=bank.device).long()
+    sample = bank[spread.clamp_(max=len(bank) - 1)]  # float32 rounds above 2²⁴
     rank = max(1, round(k * len(sample) / len(bank)))
     extended = torch.cat([rounded, ones, _three_parts(-square / 2)], dim=1)
     usual = _search(extended, sample, prepare, rank, size, chunk)[0][:, -1].float()

@@ -167,7 +167,7 @@ def _some(whole: Source, images: int | None) -> tuple[Source, str]:
         first, _, each = _first_and_after(whole, images, 0)
         part: Source = Subset(whole, first)
         return part, _of_each(each, part)
-    spread = torch.linspace(0, len(whole) - 1, images).round().long()
+    spread = torch.linspace(0, len(whole) - 1, images).round().long().clamp_(max=len(whole) - 1)
     return Subset(whole, spread), f"{images:,} images spread evenly over {len(whole):,}"
 
 

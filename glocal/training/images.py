@@ -42,8 +42,8 @@ class ImageSet:
 
 def write_names(source: Source, folder: Path) -> None:
     """Writes the names of the images, a line each: once for a run, so that a later difference can be named."""
-    text = b"".join(_bytes(key).replace(b"\n", b"\\n") + b"\n" for key in source.keys)
-    write_atomically(folder / FILE, lambda file: file.write(text))
+    lines = (_bytes(key).replace(b"\n", b"\\n") + b"\n" for key in source.keys)
+    write_atomically(folder / FILE, lambda file: file.writelines(lines))
 
 
 def check_images(state: Mapping[str, int | str], source: Source, folder: Path) -> None:

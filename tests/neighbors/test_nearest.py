@@ -112,3 +112,11 @@ def test_products_are_those_of_float64() -> None:
         found = products(left.to(dtype), right.to(dtype), less.to(dtype))
         assert found.dtype == dtype
         assert (found - exact).abs().max() < tolerance
+
+
+@pytest.mark.slow
+def test_a_bf16_shortlist_takes_banks_whose_rows_float32_cannot_count() -> None:
+    bank = torch.zeros((1 << 24) + 4, 1)  # its last row is a number that float32 rounds up
+    bank[-1] = 1
+    distance, index = nearest_neighbors(bank[-1:], bank, 1, shortlist=True)
+    assert (int(index), float(distance)) == (len(bank) - 1, 0)

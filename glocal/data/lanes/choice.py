@@ -34,7 +34,8 @@ def probe_sizes(source: Source) -> Tensor:
     """Heights and widths (P, 2) of up to 64 images spread over the source, unreadable ones left out."""
     if hasattr(source, "images"):
         return torch.tensor([source.images().shape[-2:]])
-    spread = torch.linspace(0, len(source) - 1, min(_PROBES, len(source))).long().tolist()
+    spaced = torch.linspace(0, len(source) - 1, min(_PROBES, len(source))).long()
+    spread = spaced.clamp_(max=len(source) - 1).tolist()  # float32 rounds above 2²⁴
     sizes: list[tuple[int, int]] = []
     if hasattr(source, "sizes_of"):
         sizes = source.sizes_of(spread)

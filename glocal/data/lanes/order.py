@@ -6,15 +6,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.views.random import permutation
+from glocal.views.random import permutation, permuted
+
+# Images up to which an epoch's order is made as a whole, 8 bytes an image: so every run up to here was begun. Beyond
+# them only what a batch needs is computed, which takes the same memory for any number of images.
+_MADE_WHOLE = 1 << 24
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(length: int, seed: int, epoch: int) -> Tensor:
+def _whole_order(length: int, seed: int, epoch: int) -> Tensor:
     return permutation(length, seed, "shuffle", epoch)
+
+
+def _order(length: int, seed: int, epoch: int, places: range) -> Tensor:
+    """The images (B,) at consecutive places of an epoch's order."""
+    if length <= _MADE_WHOLE:
+        return _whole_order(length, seed, epoch)[places.start : places.stop]
+    return permuted(torch.arange(places.start, places.stop), length, seed, "shuffle", epoch)
 
 
 def check_shares(batch_size: int, processes: int, parts: int) -> None:
@@ -34,7 +46,8 @@ class BatchOrder:
     """The order of the images over a training.
 
     Each epoch is a new permutation; what does not fill a batch at its end is left out. The global batch of a step is
-    the same for any number of processes and parts, which take consecutive shares of it.
+    the same for any number of processes and parts, which take consecutive shares of it. Above 2²⁴ images nothing is
+    held but the batch.
 
     Attributes:
         length: images in the source.
@@ -70,7 +83,7 @@ class BatchOrder:
         """For each step from `first_step` up to `last_step` (excluded), `parts` times (epoch, indices (share,))."""
         for step in range(first_step, last_step):
             epoch, place = divmod(step, self.steps_per_epoch)
-            order = _epoch_order(self.length, self.seed, epoch)
             start = place * self.batch_size + self.rank * self.share * self.parts
             for part in range(self.parts):
-                yield epoch, order[start + part * self.share : start + (part + 1) * self.share]
+                first = start + part * self.share
+                yield epoch, _order(self.length, self.seed, epoch, range(first, first + self.share))
