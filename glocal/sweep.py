@@ -26,7 +26,8 @@ from glocal.errors import GlocalError
 from glocal.evaluation import Bench, IncompleteError, RawPixels, evaluate
 from glocal.evaluation.protocols import protocol
 from glocal.files import write_text
-from glocal.settings import assign, read_yaml, validated
+from glocal.plain import read_yaml
+from glocal.settings import assign, validated
 from glocal.training.log import read_metrics
 from glocal.training.rehearsal import rehearse
 from glocal.training.run import Run, pretrain

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from glocal.data.sources.channels import ChannelAxis
 from glocal.data.sources.decoding import Decoding
-from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
+from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings, TrainedSide
 from glocal.views.plan import Color
 
 
@@ -18,11 +18,11 @@ class DataSettings(Settings):
 
     source: str | list[str] | None = None  # a folder, a list or a data set, or several; --data overrides it
     test: str | None = None  # labelled images for the k-NN monitor; without, a part of `source` is set aside for it
-    size: int | None = Field(None, ge=8)  # side of the views; null: from the images, at most 224
-    resize: int | None = Field(None, ge=8)  # first makes squares of this side of the images (patch-wise DINO's authors)
+    size: TrainedSide | None = None  # side of the views; null: from the images, at most 224
+    resize: TrainedSide | None = None  # first makes squares of this side of the images (patch-wise DINO's authors)
     lane: Literal["auto", "resident", "streaming"] = "auto"
     resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
-    workers: int | None = Field(None, ge=0)  # processes that decode images; null: from the number of cores
+    workers: int | None = Field(None, ge=0, le=1024)  # processes that decode images; null: from the number of cores
     color: Color = "fused"  # colours in one pass, one clamp, the hue about grey; exact: as torchvision, half as fast
     shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops

@@ -23,7 +23,7 @@ from glocal.models.backbone import (
     statistics_of_weights,
 )
 from glocal.models.weights import OF_IMAGES, UNITS, Weights, load_into, read_weights, stem_of
-from glocal.settings import read_yaml
+from glocal.plain import read_yaml
 
 if TYPE_CHECKING:
     from glocal.config import AnyRecipe
