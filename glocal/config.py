@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from glocal.data.settings import DataSettings
-from glocal.errors import GlocalError, counted, did_you_mean
+from glocal.errors import GlocalError, counted, did_you_mean, shortened, shown
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.methods.own_file import same_method, with_copies
@@ -169,7 +169,7 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         text = resources.files("glocal.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
         mapping = read_yaml(text, f"recipe {name}")
     else:
-        raise GlocalError(f"there is no recipe {name!r}; {did_you_mean(name, recipe_names())}")
+        raise GlocalError(f"there is no recipe {shown(name)}; {did_you_mean(name, recipe_names())}")
     if not isinstance(mapping, dict):
         raise GlocalError(f"recipe {name}: must be a mapping of sections (data, model, method, …)")
     mapping.setdefault("name", Path(name).stem)
@@ -377,7 +377,7 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
 
 
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:
-    where = f"recipe {raw.get('name', 'custom')}"
+    where = f"recipe {shortened(str(raw.get('name', 'custom')))}"
     settings = method_class(str(raw["method"]["name"])).Settings
     schema = Recipe[settings]  # type: ignore[valid-type]
     return validated(schema, raw, where)

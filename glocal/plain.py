@@ -171,8 +171,8 @@ def read_yaml_file(path: Path, where: str) -> Any:
             raise GlocalError(f"{where}: cannot be read: it is a folder or a device")
         with path.open("rb") as file:
             content = file.read(MOST_CHARACTERS + 1)
-    except OSError as error:
-        raise GlocalError(f"{where}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with the character 0
+        raise GlocalError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > MOST_CHARACTERS:
         raise GlocalError(f"{where}: {_TOO_LONG}")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,8 @@ from glocal.data.sources.channels import ChannelAxis
 from glocal.data.sources.decoding import Decoding
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings, TrainedSide
 from glocal.views.plan import Color
+
+_Statistic = Annotated[float, Field(ge=-1e30, le=1e30)]  # of values in float32, with room for what is made of them
 
 
 class DataSettings(Settings):
@@ -33,8 +35,8 @@ class DataSettings(Settings):
         None  # whether 3 channels are colours in 8 bits; null: they are; false: values as they are stored
     )
     channel_axis: ChannelAxis | None = None  # of arrays with 3 axes; null: the first or last, where only one fits
-    mean: tuple[float, ...] = IMAGENET_MEAN  # per channel; of values as they are stored null: measured
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[_Statistic, ...] = IMAGENET_MEAN  # per channel; of values as they are stored null: measured
+    std: tuple[_Statistic, ...] = IMAGENET_STD
 
     @property
     def stored_channels(self) -> int | None:
@@ -64,7 +66,7 @@ class DataSettings(Settings):
                 measured = f", or {name}=null, which measures them" if kept else ""
                 said = f"{name} has {len(values)} numbers for channels={self.channels}; give one for each{measured}"
                 raise ValueError(said)
-        if kept and any(value <= 0 for value in self.std):
+        if any(not value > 0 for value in self.std):
             raise ValueError("std must be positive")
         if kept and self.range is not None:
             raise ValueError("range is of grey images that become 8 bits, which those of data.channels do not")
