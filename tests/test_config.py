@@ -224,6 +224,15 @@ def test_wrong_settings_are_named_with_the_mend(overrides: dict[str, object], me
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [{"method.scale": [0.9, 0.2]}, {"method.locals": 2, "method.local_scale": [0, 1]}, {"method.locals": 1001}],
+)
+def test_what_a_method_makes_its_views_of_is_checked_as_its_own_setting(override: dict[str, object]) -> None:
+    with pytest.raises(GlocalError, match=list(override)[-1]):
+        build_recipe({}, override, data_size=32)
+
+
 def test_nothing_that_was_given_is_changed() -> None:
     views = [{"size": 32}, {"size": 32}]
     mapping = {"method": {"name": "sce"}, "train": {"epochs": 3}, "views": views}
