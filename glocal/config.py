@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -14,15 +13,16 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from glocal.data.settings import DataSettings
-from glocal.errors import GlocalError, counted, did_you_mean
+from glocal.errors import GlocalError, counted, did_you_mean, shortened, shown
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.methods.own_file import same_method, with_copies
 from glocal.models.backbone import ImageStatistics, ModelSettings, statistics_of_weights
 from glocal.papers import Published, find_row, load_paper
-from glocal.settings import Settings, assign, choices_of, read_yaml, validated, write_yaml
+from glocal.plain import copied, read_yaml, read_yaml_file, write_yaml
+from glocal.settings import Seed, Settings, assign, choices_of, validated
 from glocal.training.optimizers import OptimizerSettings
-from glocal.views.plan import View
+from glocal.views.plan import MOST_VIEWS, View
 
 M = TypeVar("M", bound=MethodSettings)
 
@@ -47,9 +47,11 @@ LoggerName = Literal["wandb", "mlflow"]
 class TrainSettings(Settings):
     """The training loop."""
 
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=1, le=1_000_000)
     extended_from: tuple[int, ...] = ()  # epochs after which --extend made it longer; schedules had these ends first
-    batch_size: int = Field(256, ge=2)  # images in an optimiser step, over all processes and accumulated parts
+    batch_size: int = Field(
+        256, ge=2, le=2**24
+    )  # images in an optimiser step, over all processes and accumulated parts
     freeze_backbone_epochs: float = Field(0.0, ge=0)  # so long only the heads learn; then the backbone as well
     accumulate: int = Field(1, ge=1)  # parts in which a process computes its share of the batch
     clip_norm: float | None = Field(None, gt=0)  # gradients are cut to it, together or each alone (optimizer.clip)
@@ -60,8 +62,8 @@ class TrainSettings(Settings):
     compile: bool = False
     deterministic: bool = False  # the same weights twice on one device; on a GPU slower, on a CPU they are so anyway
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1)  # processes on each machine, of which each has a GPU where there are any
-    machines: int = Field(1, ge=1)  # that train together, started by torchrun or SLURM on each of them
+    devices: int = Field(1, ge=1, le=2**16)  # processes on each machine, of which each has a GPU where there are any
+    machines: int = Field(1, ge=1, le=2**16)  # that train together, started by torchrun or SLURM on each of them
     requeue: bool = True  # on SIGUSR1, a SLURM job goes back into the queue when its checkpoint is written
     log_steps: int = Field(10, ge=1)  # optimiser steps between two lines of metrics.csv
     loggers: tuple[LoggerName, ...] = ()  # wandb, mlflow: told as well, beside metrics.csv and TensorBoard
@@ -117,14 +119,22 @@ class Recipe(Settings, Generic[M]):
     row: str = ""  # its place in the papers' tables (`glocal tables`): sce/2/tau=0.2 target=0.10 CIFAR10
     published: str = ""  # the number in print, with its protocol; where there is a row, that row's
     planned: str = ""  # by --time: the plan and its reasons
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     data: DataSettings = DataSettings()
-    views: list[View] | None = None  # null: the method's own, for `data.size`
+    views: list[View] | None = Field(None, min_length=1)  # null: the method's own, for `data.size`
     model: ModelSettings = ModelSettings()
     method: M
     optimizer: OptimizerSettings = OptimizerSettings()
     train: TrainSettings = TrainSettings()
     monitor: MonitorSettings = MonitorSettings()
+
+    @field_validator("views")
+    @classmethod
+    def _are_not_too_many(cls, views: list[View] | None) -> list[View] | None:
+        count = sum(view.count * (1 + len(view.resolutions)) for view in views or [])
+        if count > MOST_VIEWS:
+            raise ValueError(f"{count:,} of each image are more than {MOST_VIEWS:,}")
+        return views
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load_mapping` reads back."""
@@ -162,15 +172,12 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
     """
     name = str(recipe)
     if name.endswith((".yaml", ".yml")):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise GlocalError(f"recipe {name}: cannot be read: {error.strerror}") from error
+        mapping = read_yaml_file(Path(name), f"recipe {name}")
     elif name in recipe_names():
         text = resources.files("glocal.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        mapping = read_yaml(text, f"recipe {name}")
     else:
-        raise GlocalError(f"there is no recipe {name!r}; {did_you_mean(name, recipe_names())}")
-    mapping = read_yaml(text, f"recipe {name}")
+        raise GlocalError(f"there is no recipe {shown(name)}; {did_you_mean(name, recipe_names())}")
     if not isinstance(mapping, dict):
         raise GlocalError(f"recipe {name}: must be a mapping of sections (data, model, method, …)")
     mapping.setdefault("name", Path(name).stem)
@@ -221,7 +228,7 @@ def _resolved(
     data_size: int | None,
     statistics: ImageStatistics | None = None,
 ) -> AnyRecipe:
-    raw = copy.deepcopy(dict(mapping))
+    raw = copied(mapping)
     method = raw.get("method")
     named = overrides.get("method.name")
     if isinstance(method, Mapping) and named is not None and not same_method(str(named), str(method.get("name"))):
@@ -378,7 +385,7 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
 
 
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:
-    where = f"recipe {raw.get('name', 'custom')}"
+    where = f"recipe {shortened(str(raw.get('name', 'custom')))}"
     settings = method_class(str(raw["method"]["name"])).Settings
     schema = Recipe[settings]  # type: ignore[valid-type]
     return validated(schema, raw, where)

@@ -36,7 +36,29 @@ def in_a_line(error: BaseException) -> str:
     ('no such run', 'OSError: gone')
     """
     kind = "" if isinstance(error, GlocalError) else f"{type(error).__name__}: "
-    return kind + " ".join(str(error).split())[:300]
+    return kind + shortened(str(error), 300)
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """Text in a line of at most so many characters.
+
+    >>> shortened("a\\nb" * 3, 5)
+    'a ba…'
+    """
+    line = " ".join(text[: 2 * most].split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, in a line that is not too long.
+
+    >>> shown("x" * 200)[-5:], shown([0.1])
+    ('xxxx…', '[0.1]')
+    """
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python writes no whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 # What a setting is called elsewhere (in papers, in other packages) and here.

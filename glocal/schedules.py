@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from glocal.settings import Settings
 
@@ -73,11 +73,35 @@ class Steps(Settings):
 Scheduled = float | Schedule
 """A setting that is constant (a number) or changes (a schedule)."""
 
-Share = Annotated[float, Field(ge=0, le=1)] | Schedule
-"""A scheduled momentum or coefficient: numbers lie in [0, 1]."""
 
-Temperature = Annotated[float, Field(gt=0)] | Schedule
-"""A scheduled temperature: numbers are above 0."""
+def _within(bounds: Any) -> AfterValidator:
+    """Lets a schedule's ends be what the number alone could be, which pydantic's `Field` with bounds says."""
+    number: TypeAdapter[float] = TypeAdapter(Annotated[float, bounds])
+
+    def check(value: Scheduled) -> Scheduled:
+        if isinstance(value, Schedule):
+            warmup = ("warmup_start",) if value.warmup_epochs > 0 else ()
+            for name in ("start", "end", *warmup):
+                try:
+                    number.validate_python(getattr(value, name))
+                except ValidationError as error:
+                    message = error.errors()[0]["msg"].removeprefix("Input should ")
+                    raise ValueError(f"{name} must {message}, not {getattr(value, name):g}") from None
+        return value
+
+    return AfterValidator(check)
+
+
+_SHARE, _POSITIVE, _NOT_NEGATIVE = Field(ge=0, le=1), Field(gt=0), Field(ge=0)
+
+Share = Annotated[Annotated[float, _SHARE] | Schedule, _within(_SHARE)]
+"""A scheduled momentum or coefficient in [0, 1]."""
+
+Temperature = Annotated[Annotated[float, _POSITIVE] | Schedule, _within(_POSITIVE)]
+"""A scheduled temperature above 0."""
+
+Weight = Annotated[Annotated[float, _NOT_NEGATIVE] | Schedule, _within(_NOT_NEGATIVE)]
+"""A scheduled weight of a term, from 0 on."""
 
 
 def value_at(value: Scheduled, clock: Clock) -> float:

@@ -6,13 +6,13 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from glocal.errors import GlocalError, did_you_mean
+from glocal.errors import GlocalError, did_you_mean, shortened, shown
+from glocal.plain import MOST_LEVELS, copied, read_yaml
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -27,95 +27,39 @@ _BRANCHES = {
 }
 
 
-# Numbers by YAML 1.2's core schema (section 10.3.2), with underscores between digits as in Python. YAML 1.1, which
-# PyYAML follows, takes 1e-1 for text, 010 for 8 and 1:30 for 90.
-_INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+")
-_DECIMAL = re.compile(
-    r"[-+]?(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
-)
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_TIMES = "tag:yaml.org,2002:timestamp"  # no setting is a date; 1.2 has none either
+LARGEST = 10**12  # of whole numbers where a setting does not say less
 
+Amount = Annotated[int, Field(ge=1, le=2**20)]
+"""How many there are of something that takes memory: neurons of a layer, prototypes, negatives."""
 
-class _RepeatedKeyError(yaml.YAMLError):
-    """A key stands twice in a mapping, of which YAML's loaders silently keep the last."""
+Groups = Annotated[int, Field(ge=2, le=2**20)]
+"""The same of what one alone says nothing: prototypes, classes, clusters."""
 
+Side = Annotated[int, Field(ge=1, le=2**14)]
+"""Side of an image in pixels."""
 
-def _resolvers(before: Mapping[str, list[tuple[str, Any]]]) -> dict[str, list[tuple[str, Any]]]:
-    """What tells text from numbers, by the first character, with YAML 1.2's numbers in place of 1.1's."""
-    found = {first: [rule for rule in rules if rule[0] not in (*_NUMBERS, _TIMES)] for first, rules in before.items()}
-    for tag, number in zip(_NUMBERS, (_INTEGER, _DECIMAL), strict=True):
-        for first in "-+.0123456789":
-            found.setdefault(first, []).append((tag, re.compile(rf"(?:{number.pattern})\Z")))
-    return found
+TrainedSide = Annotated[int, Field(ge=8, le=2**14)]
+"""The same of images that a network learns from."""
 
+Rounds = Annotated[int, Field(ge=1, le=10_000)]
+"""How often something is repeated."""
 
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in lines:
-                    raise _RepeatedKeyError(
-                        f"{key.value} is written twice, in lines {lines[key.value]} and {line}; keep one of them"
-                    )
-                lines[key.value] = line
-        return node
-
-
-def _integer(_: _Loader, node: yaml.ScalarNode) -> int:
-    digits = node.value.lower()
-    return int(digits, 0) if digits[:2] in ("0o", "0x") else int(digits)
-
-
-def _decimal(_: _Loader, node: yaml.ScalarNode) -> float:
-    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-for _tag, _construct in zip(_NUMBERS, (_integer, _decimal), strict=True):
-    _Loader.add_constructor(_tag, _construct)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Puts text in quotes that `_Loader` would take for a number."""
-
-    yaml_implicit_resolvers = _resolvers(yaml.SafeDumper.yaml_implicit_resolvers)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """Plain values out of YAML: numbers as in YAML 1.2 (1e-1 is one), and no key twice.
-
-    Args:
-        text: YAML.
-        where: begins the message of an error.
-
-    Raises:
-        GlocalError: no valid YAML, or a key stands twice in a mapping.
-
-    >>> read_yaml("{drop_path_rate: 1e-1, name: 1e, epochs: 010}", "example")
-    {'drop_path_rate': 0.1, 'name': '1e', 'epochs': 10}
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except _RepeatedKeyError as error:
-        raise GlocalError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
-        raise GlocalError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from error
-
-
-def write_yaml(value: Mapping[str, Any]) -> str:
-    """YAML that `read_yaml` reads back."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100)
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What draws begin with; NumPy, scikit-learn and Lightning take no larger one."""
 
 
 class Settings(BaseModel):
     """A section of a recipe: immutable, no unknown keys, no silent conversion of types that do not fit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_counted(cls, value: Any) -> Any:
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise ValueError(f"must be at most {LARGEST:,}")
+        return value
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -127,9 +71,10 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
+        where = f"--set {shortened(setting)}"
         if not equals or not key.strip():
-            raise GlocalError(f"--set {setting}: write it as section.key=value, for example train.epochs=10")
-        overrides[key.strip()] = read_yaml(value, f"--set {setting}")
+            raise GlocalError(f"{where}: write it as section.key=value, for example train.epochs=10")
+        overrides[key.strip()] = read_yaml(value, where)
     return overrides
 
 
@@ -169,30 +114,36 @@ def validated(schema: type[S], raw: Mapping[str, Any], where: str) -> S:
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        raise GlocalError(f"{where}: {_describe(error.errors()[0], schema)}") from None
+        told = shortened(_describe(error.errors()[0], schema), 500)
+        raise GlocalError(f"{where}: {told}") from None
 
 
 def assign(raw: dict[str, Any], path: str, value: Any) -> None:
-    """Sets a value by its dotted path; numbers are positions in lists. Unknown keys are found by the check."""
+    """Sets a copy of a value by its dotted path; numbers are positions in lists. Unknown keys are found by the check.
+
+    Raises:
+        GlocalError: the path leads into what has no parts, or behind the end of a list.
+    """
     *parents, last = path.split(".")
+    if len(parents) > MOST_LEVELS:
+        raise GlocalError(f"--set {shortened(path)}: there are no settings so deep")
     place: Any = raw
     for depth, part in enumerate(parents):
         if isinstance(place, list):
-            place = place[_position(place, part, path)]
-        else:
-            if place.get(part) is None or not isinstance(place[part], dict | list):
-                if depth and isinstance(place.get(part), str | int | float):
-                    raise GlocalError(f"--set {path}: {'.'.join(parents[: depth + 1])} has no parts")
-                place[part] = {}
-            place = place[part]
+            inner = place[_position(place, part, path)]
+        elif (inner := place.get(part)) is None:
+            inner = place[part] = {}
+        if not isinstance(inner, dict | list):
+            raise GlocalError(f"--set {path}: {'.'.join(parents[: depth + 1])} is {shown(inner)}, which has no parts")
+        place = inner
     if isinstance(place, list):
-        place[_position(place, last, path)] = value
+        place[_position(place, last, path)] = copied(value)
     else:
-        place[last] = value
+        place[last] = copied(value)
 
 
 def _position(values: Sequence[Any], part: str, path: str) -> int:
-    if not part.isdigit() or int(part) >= len(values):
+    if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(values):
         raise GlocalError(f"--set {path}: {part!r} is no position in a list of {len(values)} (they count from 0)")
     return int(part)
 
@@ -219,8 +170,10 @@ def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message.replace("Input should be", "must be", 1).replace("a valid tuple", "a list, as [0.1, 0.2]")
     message = re.sub(r"^must be a valid (integer|number|boolean)\b.*", lambda found: _KINDS[found[1]], message)
+    message = re.sub(r"^must be a valid dictionary( or instance of \w+)?", "must be a section of settings", message)
+    message = re.sub(r"^(List|Tuple) should have at least (\d+) .*", r"must be a list of at least \2", message)
     return (
-        f"{path} {message}, not {error['input']!r}"
+        f"{path} {message}, not {shown(error['input'])}"
         if message.startswith("must be")
         else ": ".join(filter(None, (path, message)))
     )

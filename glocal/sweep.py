@@ -6,8 +6,9 @@ import csv
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from glocal.errors import GlocalError
 from glocal.evaluation import Bench, IncompleteError, RawPixels, evaluate
 from glocal.evaluation.protocols import protocol
 from glocal.files import write_text
-from glocal.settings import assign, read_yaml, validated
+from glocal.plain import read_json, read_yaml
+from glocal.settings import assign, validated
 from glocal.training.log import read_metrics
 from glocal.training.rehearsal import rehearse
 from glocal.training.run import Run, pretrain
@@ -35,6 +37,7 @@ from glocal.views.random import permutation
 
 _ELLIPSES = ("…", "...")
 _PROBES = ("knn", "linear")
+_MOST_RUNS = 10_000  # of a sweep
 _FEWEST = 20  # labelled images of which a fifth can be measured on
 
 
@@ -58,7 +61,7 @@ def parse_grid(settings: Iterable[str]) -> dict[str, list[Any]]:
             raise GlocalError(f"--grid {setting}: {key.strip()} has values already; give all of them at once")
         try:
             parts = _fill(_split(values))
-        except InvalidOperation as error:
+        except DecimalException as error:
             raise GlocalError(
                 f"--grid {setting}: {' '.join(str(error).split())[:80]}; give values or a row of numbers"
             ) from error
@@ -91,12 +94,16 @@ def _fill(parts: Sequence[str]) -> list[str]:
         if place == 0 or place == len(parts) - 1:
             raise InvalidOperation("an ellipsis stands between two numbers")
         last, end = Decimal(filled[-1]), Decimal(parts[place + 1])
+        if not (last.is_finite() and end.is_finite()):
+            raise InvalidOperation(f"no row leads from {last} to {end}")
         exponent = min(int(Decimal(number).as_tuple().exponent) for number in (filled[-1], parts[place + 1]))
         step = last - Decimal(filled[-2]) if len(filled) > 1 else Decimal(1).scaleb(exponent).copy_sign(end - last)
         if step == 0 or (end - last) / step < 0:
             raise InvalidOperation(f"{end} is not reached from {last} in steps of {step}")
         if (end - last) % step:
             raise InvalidOperation(f"steps of {step} from {last} do not meet {end}")
+        if (end - last) / step > _MOST_RUNS:
+            raise InvalidOperation(f"from {last} to {end} there are more than {_MOST_RUNS:,} steps of {step}")
         while abs(end - last) > abs(step):
             last += step
             filled.append(str(last))
@@ -145,6 +152,11 @@ def sweep(
     probe = dict(probe or {})
     _check_probe(probe, train, test)
     out = Path(out)
+    count = math.prod(len(values) for values in grid.values())
+    if count > _MOST_RUNS:
+        raise GlocalError(
+            f"the grid has {count:,} combinations, each of which is a run; at most {_MOST_RUNS:,} are taken"
+        )
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     _check_grid(combinations, data, recipe, overrides or {}, out)
     rows: list[dict[str, Any]] = []
@@ -236,7 +248,7 @@ def _measure(
     written = run.folder / "sweep.json"
     about = json.loads(json.dumps(about, default=str))
     if written.exists():
-        before = json.loads(written.read_text(encoding="utf-8"))
+        before = read_json(written)
         if before["about"] == about:
             return dict(before["accuracies"])
     try:

@@ -18,6 +18,7 @@ import glocal
 LAYERS = (
     ("glocal.waiting",),
     ("glocal.errors", "glocal"),  # `glocal` itself loads its public names when they are asked for
+    ("glocal.plain",),
     ("glocal.files", "glocal.distributed", "glocal.transfer", "glocal.memory", "glocal.settings", "glocal.signals"),
     ("glocal.console", "glocal.schedules"),
     ("glocal.checkpoints",),

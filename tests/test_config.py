@@ -1,5 +1,6 @@
 """Recipes: every wrong key, type, range or name is one line with the nearest valid choice."""
 
+import copy
 from importlib import resources
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from glocal.config import build_recipe, load_mapping, recipe_names
 from glocal.errors import GlocalError
 from glocal.methods import method_names
+from glocal.plain import read_yaml, write_yaml
 from glocal.schedules import Schedule
-from glocal.settings import parse_overrides, read_yaml, write_yaml
+from glocal.settings import parse_overrides
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -183,8 +185,34 @@ def test_swav_as_logos_baseline_has_four_crops() -> None:
         ({"model.temperature": 3}, r"did you mean method.temperature\?"),
         ({"train.zzz": 3}, r"choose from train.accumulate, train.batch_size"),
         ({"views.0.gray": 1}, "views.0.gray is not a setting; did you mean views.0.grey?"),
-        ({"views.0.scale": [0.5, 0.2]}, r"views.0: scale must be a range within \(0, 1\], not \[0.5, 0.2\]"),
+        ({"views.0.scale": [0.5, 0.2]}, r"views.0.scale must be a range within \(0, 1\], not \[0.5, 0.2\]"),
         ({"views.7.grey": 1}, "'7' is no position in a list of 2"),
+        ({"views.²": 1}, "'²' is no position in a list of 2"),
+        ({f"views.{'1' * 5000}": 1}, "is no position in a list of 2"),
+        ({"views.0.scale.1.0": 1}, "--set views.0.scale.1.0: views.0.scale.1 is 1.0, which has no parts"),
+        ({"views": []}, r"views must be a list of at least 1, not \[\]"),
+        ({"views": 5}, "views must be a valid list, not 5"),
+        ({"views.0.count": 2**63}, "views.0.count must be less than or equal to 1000, not 9223372036854775808"),
+        ({"views": [{"count": 600}, {"count": 600}]}, "views: 1,200 of each image are more than 1,000"),
+        ({"data": 5}, "data must be a section of settings, not 5"),
+        ({"data": "hello"}, "data must be a section of settings, not 'hello'"),
+        ({"data": 5, "data.source": "shapes"}, "--set data.source: data is 5, which has no parts"),
+        ({"seed": 2**64}, "seed must be less than 4294967296, not 18446744073709551616"),
+        ({"train.epochs": 10**5000}, "train.epochs must be .*, not a number of thousands of digits"),
+        ({"train.log_steps": 10**13}, "train.log_steps must be at most 1,000,000,000,000, not 10000000000000"),
+        ({"method.momentum": {"start": 0, "end": 2}}, "method.momentum: end must be less than or equal to 1, not 2"),
+        ({"method.momentum": {"start": -1, "end": 1}}, "method.momentum: start must be greater than or equal to 0"),
+        ({"method.temperature": {"start": 1, "end": 0}}, "method.temperature: end must be greater than 0, not 0"),
+        (
+            {"method.temperature": {"start": 1, "end": 1, "warmup_epochs": 1}},
+            "method.temperature: warmup_start must be greater than 0, not 0",
+        ),
+        ({"optimizer.weight_decay": {"start": 0, "end": -1}}, "optimizer.weight_decay: end must be greater than or eq"),
+        ({"optimizer.weight_decay": -1}, "optimizer.weight_decay must be greater than or equal to 0, not -1"),
+        ({"optimizer.betas": [0.9, 1.0]}, "optimizer.betas.1 must be less than 1, not 1.0"),
+        ({"data.source": ["a"] * 10**5 + [5]}, "data.source"),
+        ({".".join("a" * 100_000): 1}, "there are no settings so deep"),
+        ({"a\nb": 1}, "a b is not a setting"),
         ({"model.name.x": 1}, "model.name"),
         ({"seed": -1}, "seed must be greater than or equal to 0"),
         ({"train.clip_norm": float("inf")}, "train.clip_norm"),
@@ -194,6 +222,31 @@ def test_wrong_settings_are_named_with_the_mend(overrides: dict[str, object], me
     with pytest.raises(GlocalError, match=message) as caught:
         build_recipe({"name": "mine", "method": {"name": "sce"}}, overrides, data_size=32)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [{"method.scale": [0.9, 0.2]}, {"method.locals": 2, "method.local_scale": [0, 1]}, {"method.locals": 1001}],
+)
+def test_what_a_method_makes_its_views_of_is_checked_as_its_own_setting(override: dict[str, object]) -> None:
+    with pytest.raises(GlocalError, match=list(override)[-1]):
+        build_recipe({}, override, data_size=32)
+
+
+def test_nothing_that_was_given_is_changed() -> None:
+    views = [{"size": 32}, {"size": 32}]
+    mapping = {"method": {"name": "sce"}, "train": {"epochs": 3}, "views": views}
+    overrides = {"train": {"epochs": 4}, "train.batch_size": 8, "model": {"options": {}}, "model.options.a": 1}
+    before = copy.deepcopy((mapping, overrides))
+    build_recipe(mapping, {**overrides, "views.0.grey": 0.5})
+    assert build_recipe(mapping, {"views": views, "views.0.grey": 0.5}).views[1].grey == 0  # type: ignore[index]
+    assert (mapping, overrides) == before
+
+
+def test_what_an_anchor_stands_for_is_changed_in_one_place(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("views: [&v {size: 32, jitter: &j {hue: 0.2}}, *v, {jitter: *j}]\n")
+    recipe = build_recipe(load_mapping(tmp_path / "own.yaml"), {"views.0.grey": 0.5, "views.0.jitter.hue": 0.3})
+    assert [(view.grey, view.jitter.hue) for view in recipe.views or []] == [(0.5, 0.3), (0.0, 0.2), (0.0, 0.2)]
 
 
 def test_overrides_are_yaml_and_reach_lists() -> None:
@@ -293,7 +346,7 @@ def test_merged_sections_may_say_a_key_again() -> None:
 
 
 def test_yaml_makes_no_objects() -> None:
-    with pytest.raises(GlocalError, match="no valid YAML"):
+    with pytest.raises(GlocalError, match="the tag tag:yaml.org,2002:python/object/apply:os.getcwd in line 1 is not"):
         parse_overrides(["a=!!python/object/apply:os.getcwd []"])
 
 

@@ -34,11 +34,28 @@ def test_the_grid_of_the_papers_table_is_a_row_with_an_ellipsis() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["method.temperature", "method.temperature=", "a.b=…,3", "a.b=1,…", "a.b=x,…,3", "a.b=1,2,…,0"]
+    "setting",
+    [
+        "method.temperature",
+        "method.temperature=",
+        "a.b=…,3",
+        "a.b=1,…",
+        "a.b=x,…,3",
+        "a.b=1,2,…,0",
+        "a.b=0,…,1e12",
+        "a.b=0,…,nan",
+        "a.b=1e-999999,…,1e999999",
+    ],
 )
 def test_a_grid_that_cannot_be_read_is_named(setting: str) -> None:
     with pytest.raises(GlocalError, match=f"--grid {setting.split('=')[0]}"):
         parse_grid([setting])
+
+
+def test_a_sweep_that_would_never_end_is_refused(tmp_path: Path) -> None:
+    grid = {f"views.{number}.grey": range(100) for number in range(40)}
+    with pytest.raises(GlocalError, match="combinations, each of which is a run; at most 10,000 are taken"):
+        sweep(None, tmp_path, grid=grid)
 
 
 @pytest.mark.usefixtures("no_pictures")

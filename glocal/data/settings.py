@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from glocal.data.sources.channels import ChannelAxis
 from glocal.data.sources.decoding import Decoding
-from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
+from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings, TrainedSide
 from glocal.views.plan import Color
+
+_Statistic = Annotated[float, Field(ge=-1e30, le=1e30)]  # of values in float32, with room for what is made of them
 
 
 class DataSettings(Settings):
@@ -18,11 +20,11 @@ class DataSettings(Settings):
 
     source: str | list[str] | None = None  # a folder, a list or a data set, or several; --data overrides it
     test: str | None = None  # labelled images for the k-NN monitor; without, a part of `source` is set aside for it
-    size: int | None = Field(None, ge=8)  # side of the views; null: from the images, at most 224
-    resize: int | None = Field(None, ge=8)  # first makes squares of this side of the images (patch-wise DINO's authors)
+    size: TrainedSide | None = None  # side of the views; null: from the images, at most 224
+    resize: TrainedSide | None = None  # first makes squares of this side of the images (patch-wise DINO's authors)
     lane: Literal["auto", "resident", "streaming"] = "auto"
     resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
-    workers: int | None = Field(None, ge=0)  # processes that decode images; null: from the number of cores
+    workers: int | None = Field(None, ge=0, le=1024)  # processes that decode images; null: from the number of cores
     color: Color = "fused"  # colours in one pass, one clamp, the hue about grey; exact: as torchvision, half as fast
     shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
@@ -33,8 +35,8 @@ class DataSettings(Settings):
         None  # whether 3 channels are colours in 8 bits; null: they are; false: values as they are stored
     )
     channel_axis: ChannelAxis | None = None  # of arrays with 3 axes; null: the first or last, where only one fits
-    mean: tuple[float, ...] = IMAGENET_MEAN  # per channel; of values as they are stored null: measured
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[_Statistic, ...] = IMAGENET_MEAN  # per channel; of values as they are stored null: measured
+    std: tuple[_Statistic, ...] = IMAGENET_STD
 
     @property
     def stored_channels(self) -> int | None:
@@ -64,7 +66,7 @@ class DataSettings(Settings):
                 measured = f", or {name}=null, which measures them" if kept else ""
                 said = f"{name} has {len(values)} numbers for channels={self.channels}; give one for each{measured}"
                 raise ValueError(said)
-        if kept and any(value <= 0 for value in self.std):
+        if any(not value > 0 for value in self.std):
             raise ValueError("std must be positive")
         if kept and self.range is not None:
             raise ValueError("range is of grey images that become 8 bits, which those of data.channels do not")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from glocal.data.sources.opening import open_source
 from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError
 from glocal.files import unprintable
+from glocal.plain import read_json
 from glocal.settings import Settings
 from glocal.views.crops import Interpolation
 
@@ -266,7 +266,7 @@ def read_about(folder: Path) -> About:
         what = "there is no such folder" if not folder.exists() else f"there is no {ABOUT} in it"
         raise GlocalError(f"{folder}: {what}; `glocal embed BACKBONE DATA --out {folder}` makes embeddings")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         if content.get("format") != FORMAT:
             raise GlocalError(f"{path}: format {content.get('format')!r}, but this glocal reads {FORMAT}")
         return About(**content)

@@ -14,6 +14,7 @@ from rich.text import Text
 from glocal.console import note, warn
 from glocal.errors import GlocalError
 from glocal.files import write_csv, write_text
+from glocal.plain import read_json
 
 _PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
 
@@ -134,12 +135,9 @@ def load(folder: Path) -> dict[str, Any]:
         GlocalError: there is none, or it is no evaluation of this package.
     """
     path = folder / "evaluation.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GlocalError(f"there is no {path}; `glocal evaluate` writes it") from None
-    except (OSError, ValueError) as error:
-        raise GlocalError(f"{path}: cannot be read: {error}") from error
+    if not path.exists():
+        raise GlocalError(f"there is no {path}; `glocal evaluate` writes it")
+    found = read_json(path)
     entries = found.get("protocols") if isinstance(found, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(one, dict) for one in entries.values()):
         raise GlocalError(f"{path} is no evaluation of glocal")

@@ -11,7 +11,7 @@ from glocal.config import AnyRecipe
 from glocal.errors import counted
 from glocal.exports.origin import Number, Origin, shown_name, shown_recipe
 from glocal.exports.subject import Subject
-from glocal.settings import write_yaml
+from glocal.plain import write_yaml
 
 # Data sets of torchvision's by their names on the Hub, where these are sure.
 _ON_THE_HUB = {

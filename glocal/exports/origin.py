@@ -25,7 +25,7 @@ from glocal.errors import GlocalError
 from glocal.evaluation import results
 from glocal.evaluation.protocols import protocol
 from glocal.models.backbone import Backbone
-from glocal.settings import read_yaml, write_yaml
+from glocal.plain import read_yaml, write_yaml
 
 _JOINS = " + "  # the names of several sources (`glocal.data.sources.joined`)
 _BEFORE_PATHS = re.compile(r"( \+ |@(?=/)|:(?=/[^/]))")  # what stands before a path in a name

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from typing import TypeGuard
 
-from glocal.errors import GlocalError, did_you_mean
+from glocal.errors import GlocalError, did_you_mean, shown
 from glocal.methods.base import Method, MethodSettings
 from glocal.methods.own_file import OwnFile, load_file, own_file
 
@@ -34,7 +34,7 @@ def method_class(name: str) -> type[Method]:
     if own is not None:
         return _own_class(own)
     if name not in method_names():
-        raise GlocalError(f"method.name: there is no method {name!r}; {did_you_mean(name, method_names())}")
+        raise GlocalError(f"method.name: there is no method {shown(name)}; {did_you_mean(name, method_names())}")
     module = importlib.import_module(f"{__name__}.{name}")
     found = [
         value

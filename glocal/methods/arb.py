@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from glocal.distributed import all_gather_with_gradient
@@ -18,6 +17,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.schedules import Share
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 
@@ -26,7 +26,7 @@ class ARBSettings(MethodSettings):
     """Defaults are those of ImageNet in the authors' code."""
 
     name: Literal["arb"] = "arb"
-    output_dim: int = Field(8192, ge=1)
+    output_dim: Amount = 8192
     shrinkage: Share = 1e-4  # of the covariance towards the identity before it is inverted
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from glocal.distributed import all_gather_with_gradient
@@ -16,7 +15,8 @@ from glocal.losses import barlow_twins
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
-from glocal.schedules import Scheduled
+from glocal.schedules import Weight
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 
@@ -25,8 +25,8 @@ class BarlowTwinsSettings(MethodSettings):
     """Defaults are those of ImageNet (section 2.2)."""
 
     name: Literal["barlow_twins"] = "barlow_twins"
-    output_dim: int = Field(8192, ge=1)
-    coefficient: Scheduled = 0.0051  # λ
+    output_dim: Amount = 8192
+    coefficient: Weight = 0.0051  # λ
 
 
 class BarlowTwins(Method):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from glocal.losses import negative_cosine
@@ -18,6 +17,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.schedules import Schedule, Share
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 
@@ -26,8 +26,8 @@ class BYOLSettings(MethodSettings):
     """Defaults are those of ImageNet (section 3.2)."""
 
     name: Literal["byol"] = "byol"
-    hidden_dim: int = Field(4096, ge=1)
-    output_dim: int = Field(256, ge=1)
+    hidden_dim: Amount = 4096
+    output_dim: Amount = 256
     momentum: Share = Schedule(start=0.996, end=1.0)
     teacher_buffers: Buffers = "own"
 

@@ -25,6 +25,7 @@ from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans, select_positives
 from glocal.neighbors.positives import Rule
 from glocal.schedules import Clock, Share, Temperature
+from glocal.settings import Amount, Rounds, Side
 from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.mixing import cutmix, draw_ratio, mixup
@@ -41,11 +42,11 @@ class SelectionSettings(MethodSettings):
     rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6 (there knn has neighbors=10)
     refresh_epochs: int = Field(5, ge=1)  # epochs between two selections of positives
     first_epoch: int = Field(0, ge=0)  # before it, every image is its own positive
-    clusters: int | None = Field(None, ge=1)  # null: one for 128 images, which is 10,000 for ImageNet as in the paper
+    clusters: Amount | None = None  # null: one for 128 images, which is 10,000 for ImageNet as in the paper
     cluster_start: Literal["k-means++", "random"] = "random"
-    cluster_iterations: int = Field(20, ge=1)
-    neighbors: int = Field(40, ge=1)
-    positives: int = Field(10, ge=1)
+    cluster_iterations: Rounds = 20
+    neighbors: Amount = 40
+    positives: Amount = 10
     mixing: Literal["cutmix", "mixup", "none"] = "cutmix"
     alpha: float | None = Field(None, gt=0)  # of Beta(α, α); null: 2 for cutmix, 0.2 for mixup
 
@@ -82,14 +83,14 @@ class CLIMSettings(SelectionSettings):
     """Defaults are those of appendix A; MoCo's part as in MoCo v2."""
 
     name: Literal["clim"] = "clim"
-    hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
+    hidden_dim: Amount | None = None  # null: the backbone's width
     normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
-    output_dim: int = Field(128, ge=1)
+    output_dim: Amount = 128
     queue_size: int = Field(65536, ge=1)
     momentum: Share = 0.999
     temperature: Temperature = 0.2
-    shuffle_groups: int = Field(1, ge=1)
-    resolutions: tuple[int, ...] = ()  # more sides of the same crops, e.g. [160] beside 224
+    shuffle_groups: Amount = 1
+    resolutions: tuple[Side, ...] = ()  # more sides of the same crops, e.g. [160] beside 224
     multi_crop: bool = False  # two smaller crops (96 beside 224) as further queries: the alternative of Table 7
 
     @model_validator(mode="after")

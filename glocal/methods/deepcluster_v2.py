@@ -25,9 +25,10 @@ from glocal.models.heads import mlp
 from glocal.models.labels import PseudoLabels
 from glocal.neighbors import kmeans
 from glocal.schedules import Temperature
+from glocal.settings import Amount, Groups, Rounds
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
-from glocal.views.plan import View
+from glocal.views.plan import MOST_VIEWS, View
 
 
 class DeepClusterV2Settings(MethodSettings):
@@ -39,14 +40,14 @@ class DeepClusterV2Settings(MethodSettings):
     """
 
     name: Literal["deepcluster_v2"] = "deepcluster_v2"
-    hidden_dim: int = Field(2048, ge=1)
-    output_dim: int = Field(128, ge=1)
-    clusterings: int = Field(3, ge=1)
-    prototypes: int = Field(3000, ge=2)  # of each clustering
+    hidden_dim: Amount = 2048
+    output_dim: Amount = 128
+    clusterings: int = Field(3, ge=1, le=100)
+    prototypes: Groups = 3000  # of each clustering
     temperature: Temperature = 0.1
-    cluster_iterations: int = Field(10, ge=1)
+    cluster_iterations: Rounds = 10
     refresh_epochs: int = Field(1, ge=1)  # epochs between two clusterings
-    local_views: int = Field(6, ge=0)
+    local_views: int = Field(6, ge=0, le=MOST_VIEWS)
 
     def fit_to(self, images: int) -> Self:
         return super().fit_to(images).model_copy(update={"prototypes": min(self.prototypes, images)})

@@ -20,6 +20,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.distiller import Distiller
 from glocal.models.heads import PrototypeHead
 from glocal.schedules import Schedule, Share, Temperature
+from glocal.settings import Amount, Groups
 from glocal.views.batch import Views, by_resolution, check_globals
 from glocal.views.plan import Blur, Jitter, Solarize, View
 
@@ -28,9 +29,9 @@ class DINOSettings(MethodSettings):
     """Defaults are those of the paper (section 3.2, "Implementation details", and appendix C)."""
 
     name: Literal["dino"] = "dino"
-    prototypes: int = Field(65536, ge=2)
-    hidden_dim: int = Field(2048, ge=1)
-    bottleneck_dim: int = Field(256, ge=1)
+    prototypes: Groups = 65536
+    hidden_dim: Amount = 2048
+    bottleneck_dim: Amount = 256
     learned_length: bool = False  # of the prototypes (norm_last_layer false in the authors' code)
     momentum: Share = Schedule(start=0.996, end=1.0)
     center_momentum: Share = 0.9

@@ -36,10 +36,11 @@ from glocal.models.heads import AffinityRegressor, mlp
 from glocal.models.regions import pooled_regions, regions_of
 from glocal.models.stages import stage_before_last, unpooled_and_stage
 from glocal.schedules import Share, Temperature
+from glocal.settings import Amount, TrainedSide
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution, by_size
 from glocal.views.geometry import MatchRule, ViewGeometry, match_patches
-from glocal.views.plan import Blur, Jitter, Range, View
+from glocal.views.plan import MOST_VIEWS, Areas, Blur, Jitter, View
 
 _WHOLE = 2
 _SIDE = 8  # regions a side at most: a patch of a large image shows too little, and many are dear to compare
@@ -49,18 +50,18 @@ class GlocalSettings(SelectionSettings):
     """What is added to the contrast of whole views, each with what turns it off."""
 
     name: Literal["glocal"] = "glocal"
-    hidden_dim: int = Field(512, ge=1)
-    output_dim: int = Field(128, ge=1)
+    hidden_dim: Amount = 512
+    output_dim: Amount = 128
     temperature: Temperature = 0.1
-    scale: Range = (0.08, 1.0)  # shares of the area of whole views
+    scale: Areas = (0.08, 1.0)  # shares of the area of whole views
     decorrelation: float = Field(0.3, ge=0)  # weight of the correlations between the projection's dimensions; 0: none
     stage: float = Field(0.5, ge=0)  # weight of the same contrast after the last stage but one, where there is one
     regions: float = Field(0.0, ge=0)  # weight of the regions of whole views; 0: none
-    locals: int = Field(0, ge=0)  # local crops; 0: none
-    local_size: int | None = Field(None, ge=8)  # null: half of the whole views' side up to 64 pixels, 96 beside 224
-    local_scale: Range = (0.08, 0.4)
+    locals: int = Field(0, ge=0, le=MOST_VIEWS)  # local crops; 0: none
+    local_size: TrainedSide | None = None  # null: half of the whole views' side up to 64 pixels, 96 beside 224
+    local_scale: Areas = (0.08, 0.4)
     repulsion: float = Field(0.0, ge=0)  # weight of LoGo's dissimilarity of local crops; 0: none
-    regressor_dim: int = Field(256, ge=1)
+    regressor_dim: Amount = 256
     noise: float = Field(0.3, ge=0)
     coefficient: Share = 1.0  # of the hard target; below 1 the rest is soft
     target_temperature: Temperature = 0.05

@@ -20,6 +20,7 @@ from glocal.methods.npid import NPID, NPIDSettings
 from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans
 from glocal.schedules import Clock, Share, Temperature
+from glocal.settings import Amount, Groups, Rounds
 from glocal.views.batch import Views
 from glocal.views.plan import View
 
@@ -30,16 +31,16 @@ class LocalAggregationSettings(MethodSettings):
     """Defaults are those of ImageNet (section 4.1 and the authors' code); NPID's part as there."""
 
     name: Literal["local_aggregation"] = "local_aggregation"
-    output_dim: int = Field(128, ge=1)
+    output_dim: Amount = 128
     temperature: Temperature = 0.07
-    negatives: int | None = Field(4096, ge=1)  # of NPID; null: all images
+    negatives: Amount | None = 4096  # of NPID; null: all images
     momentum: Share = 0.5  # of the memory bank
     images: int | None = Field(None, ge=1)  # a run fills in how many it has
     first_epoch: int = Field(10, ge=0)  # before it, NPID alone
-    background: int = Field(4096, ge=2)  # nearest rows of the bank
-    clusterings: int = Field(10, ge=1)
-    clusters: int | None = Field(None, ge=2)  # of each; null: one for 43 images, which is 30,000 for ImageNet
-    cluster_iterations: int = Field(20, ge=1)
+    background: Groups = 4096  # nearest rows of the bank
+    clusterings: Rounds = 10
+    clusters: Groups | None = None  # of each; null: one for 43 images, which is 30,000 for ImageNet
+    cluster_iterations: Rounds = 20
 
     def fit_to(self, images: int) -> Self:
         npid = NPIDSettings(negatives=self.negatives).fit_to(images)

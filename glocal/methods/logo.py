@@ -23,6 +23,7 @@ from glocal.models.affinity import affinity_loss, fixed_affinity
 from glocal.models.backbone import Backbone
 from glocal.models.heads import AffinityRegressor
 from glocal.schedules import Clock
+from glocal.settings import Amount, TrainedSide
 from glocal.views.batch import Views
 from glocal.views.plan import View
 
@@ -47,9 +48,9 @@ class LoGoSettings(MethodSettings):
     smallest_local: float = Field(0.05, gt=0, lt=1)
     global_scale: Scale | None = None  # shares of the area; null: [global_ratio, 1]
     local_scale: Scale | None = None  # null: [smallest_local, local_ratio]
-    local_size: int | None = Field(None, ge=8)  # null: 96 beside 224, and all of it for images up to 64 pixels
+    local_size: TrainedSide | None = None  # null: 96 beside 224, and all of it for images up to 64 pixels
     affinity: AffinityForm = "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
-    regressor_dim: int = Field(256, ge=1)
+    regressor_dim: Amount = 256
     noise: float = Field(0.3, ge=0)  # standard deviation on the positives, over √D
     dissimilarity_clip: float = Field(0.015, ge=0)  # of the last similarity gradient's norm
 

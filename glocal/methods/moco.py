@@ -23,6 +23,7 @@ from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.models.queue import NegativeQueue
 from glocal.schedules import Share, Temperature
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
@@ -31,15 +32,15 @@ class MoCoSettings(MethodSettings):
     """Defaults are those of MoCo v2 on ImageNet (its Table 1); `hidden_dim` null is the backbone's own width."""
 
     name: Literal["moco"] = "moco"
-    hidden_dim: int | None = Field(None, ge=1)
+    hidden_dim: Amount | None = None
     linear_head: bool = False  # one layer instead of two (MoCo v1)
     normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
-    output_dim: int = Field(128, ge=1)
+    output_dim: Amount = 128
     queue_size: int = Field(65536, ge=1)
     momentum: Share = 0.999
     temperature: Temperature = 0.2
     teacher_buffers: Buffers = "own"
-    shuffle_groups: int = Field(1, ge=1)
+    shuffle_groups: Amount = 1
 
 
 class MoCo(Method):

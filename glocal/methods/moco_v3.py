@@ -22,6 +22,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.schedules import Schedule, Share, Temperature
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 
@@ -30,9 +31,9 @@ class MoCoV3Settings(MethodSettings):
     """Defaults are those of ResNet-50; vision transformers take three projector layers and a temperature of 0.2."""
 
     name: Literal["moco_v3"] = "moco_v3"
-    hidden_dim: int = Field(4096, ge=1)
-    output_dim: int = Field(256, ge=1)
-    projector_layers: int = Field(2, ge=2)
+    hidden_dim: Amount = 4096
+    output_dim: Amount = 256
+    projector_layers: int = Field(2, ge=2, le=100)
     predictor_norm: bool = False  # batch normalisation after the predictor (vision transformers)
     momentum: Share = Schedule(start=0.99, end=1.0)
     temperature: Temperature = 1.0

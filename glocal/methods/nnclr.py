@@ -23,6 +23,7 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.queue import NegativeQueue
 from glocal.schedules import Temperature
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 
@@ -31,10 +32,10 @@ class NNCLRSettings(MethodSettings):
     """Defaults are those of ImageNet (section 4.1)."""
 
     name: Literal["nnclr"] = "nnclr"
-    hidden_dim: int = Field(2048, ge=1)
-    output_dim: int = Field(256, ge=1)
-    projector_layers: int = Field(3, ge=2)
-    predictor_dim: int = Field(4096, ge=1)
+    hidden_dim: Amount = 2048
+    output_dim: Amount = 256
+    projector_layers: int = Field(3, ge=2, le=100)
+    predictor_dim: Amount = 4096
     queue_size: int = Field(98304, ge=1)
     temperature: Temperature = 0.1
 

@@ -20,6 +20,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.memory import MemoryBank
 from glocal.schedules import Share, Temperature
+from glocal.settings import Amount
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
 from glocal.views.plan import Jitter, View
@@ -35,9 +36,9 @@ class NPIDSettings(MethodSettings):
     """
 
     name: Literal["npid"] = "npid"
-    output_dim: int = Field(128, ge=1)
+    output_dim: Amount = 128
     temperature: Temperature = 0.07
-    negatives: int | None = Field(4096, ge=1)  # null: all images (the softmax without approximation)
+    negatives: Amount | None = 4096  # null: all images (the softmax without approximation)
     momentum: Share = 0.5  # of the memory bank
     images: int | None = Field(None, ge=1)  # a run fills in how many it has
 

@@ -93,8 +93,8 @@ def load_file(path: Path) -> ModuleType:
     """
     try:
         text = path.read_bytes()
-    except OSError as error:
-        raise GlocalError(f"method.name: {path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with the character 0
+        raise GlocalError(f"method.name: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     name = f"glocal_own_{hashlib.sha256(os.fsencode(path.resolve()) + text).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]

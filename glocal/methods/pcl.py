@@ -21,6 +21,7 @@ from glocal.methods.moco import MoCo, MoCoSettings
 from glocal.models.backbone import Backbone
 from glocal.neighbors import kmeans
 from glocal.schedules import Clock, Share, Temperature
+from glocal.settings import Amount, Rounds
 from glocal.transfer import to_device
 from glocal.views.batch import Views
 from glocal.views.plan import View
@@ -36,18 +37,18 @@ class PCLSettings(MethodSettings):
     """
 
     name: Literal["pcl"] = "pcl"
-    hidden_dim: int | None = Field(None, ge=1)  # null: the backbone's width
+    hidden_dim: Amount | None = None  # null: the backbone's width
     normalised_hidden: bool = False  # batch normalisation in the projector (not in the paper; for small sets)
-    output_dim: int = Field(128, ge=1)
+    output_dim: Amount = 128
     queue_size: int = Field(16384, ge=1)
     momentum: Share = 0.999
     temperature: Temperature = 0.2
-    shuffle_groups: int = Field(1, ge=1)
-    clusters: tuple[int, ...] | None = None  # null: one for 51, 26 and 13 images
-    negatives: int = Field(16384, ge=1)  # prototypes that a query is contrasted with, drawn anew each step
+    shuffle_groups: Amount = 1
+    clusters: tuple[Amount, ...] | None = None  # null: one for 51, 26 and 13 images
+    negatives: Amount = 16384  # prototypes that a query is contrasted with, drawn anew each step
     alpha: float = Field(10.0, gt=0)
     first_epoch: int = Field(20, ge=0)  # before it, MoCo alone
-    cluster_iterations: int = Field(20, ge=1)
+    cluster_iterations: Rounds = 20
     cluster_start: Literal["k-means++", "random"] = "random"
 
     def fit_to(self, images: int) -> Self:

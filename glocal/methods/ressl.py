@@ -23,6 +23,7 @@ from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.models.queue import NegativeQueue
 from glocal.schedules import Share, Temperature
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import View
 
@@ -31,8 +32,8 @@ class ReSSLSettings(MethodSettings):
     """Defaults are those of ImageNet (section 4.2)."""
 
     name: Literal["ressl"] = "ressl"
-    hidden_dim: int = Field(4096, ge=1)
-    output_dim: int = Field(512, ge=1)
+    hidden_dim: Amount = 4096
+    output_dim: Amount = 512
     normalised_hidden: bool = False  # batch normalisation in the projector
     queue_size: int = Field(131072, ge=1)
     momentum: Share = 0.999
@@ -40,7 +41,7 @@ class ReSSLSettings(MethodSettings):
     target_temperature: Temperature = 0.04
     multi_crop: bool = False  # four smaller student views: 192, 160, 128 and 96 pixels beside 224
     teacher_buffers: Buffers = "own"
-    shuffle_groups: int = Field(1, ge=1)
+    shuffle_groups: Amount = 1
 
 
 class ReSSL(Method):

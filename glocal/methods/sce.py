@@ -23,6 +23,7 @@ from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.models.queue import NegativeQueue
 from glocal.schedules import Share, Temperature
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
@@ -34,11 +35,11 @@ class SCESettings(MethodSettings):
     """Defaults are those of CIFAR-10 (Table 2 and section E of the supplement)."""
 
     name: Literal["sce"] = "sce"
-    hidden_dim: int = Field(512, ge=1)
-    output_dim: int = Field(256, ge=1)
-    projector_layers: int = Field(2, ge=2)
+    hidden_dim: Amount = 512
+    output_dim: Amount = 256
+    projector_layers: int = Field(2, ge=2, le=100)
     normalised_output: bool = False  # batch normalisation after the projector's last layer (large sets)
-    predictor_dim: int | None = Field(None, ge=1)  # hidden width of a predictor on the student's side (large sets)
+    predictor_dim: Amount | None = None  # hidden width of a predictor on the student's side (large sets)
     queue_size: int = Field(4096, ge=1)
     momentum: Share = 0.99
     temperature: Temperature = 0.2
@@ -47,7 +48,7 @@ class SCESettings(MethodSettings):
     symmetric: bool = False
     multi_crop: bool = False  # four smaller student views: 192, 160, 128 and 96 pixels beside 224
     teacher_buffers: Buffers = "own"
-    shuffle_groups: int = Field(1, ge=1)
+    shuffle_groups: Amount = 1
 
 
 class SCE(Method):

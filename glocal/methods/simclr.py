@@ -10,7 +10,6 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -20,6 +19,7 @@ from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.schedules import Temperature
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
@@ -28,8 +28,8 @@ class SimCLRSettings(MethodSettings):
     """Defaults are those of ImageNet (section 2 and appendix B.6); `hidden_dim` null is the backbone's own width."""
 
     name: Literal["simclr"] = "simclr"
-    hidden_dim: int | None = Field(None, ge=1)
-    output_dim: int = Field(128, ge=1)
+    hidden_dim: Amount | None = None
+    output_dim: Amount = 128
     temperature: Temperature = 0.1
 
 

@@ -15,6 +15,7 @@ from glocal.losses import negative_cosine
 from glocal.methods.base import Method, MethodSettings, ParameterGroup
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
@@ -23,9 +24,9 @@ class SimSiamSettings(MethodSettings):
     """Defaults are those of section 3, "Baseline settings"; the CIFAR experiments use two projection layers."""
 
     name: Literal["simsiam"] = "simsiam"
-    projector_layers: int = Field(3, ge=2)
-    output_dim: int = Field(2048, ge=1)
-    predictor_dim: int = Field(512, ge=1)
+    projector_layers: int = Field(3, ge=2, le=100)
+    output_dim: Amount = 2048
+    predictor_dim: Amount = 512
     constant_predictor_lr: bool = True
 
 

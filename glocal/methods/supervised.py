@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from glocal.errors import GlocalError
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
+from glocal.settings import Groups
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
 from glocal.views.plan import View
@@ -26,7 +27,7 @@ class SupervisedSettings(MethodSettings):
     """Defaults are those with which ResNets are trained on ImageNet; `classes` null is as many as the source has."""
 
     name: Literal["supervised"] = "supervised"
-    classes: int | None = Field(None, ge=2)
+    classes: Groups | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     def fit_to_classes(self, classes: int) -> Self:

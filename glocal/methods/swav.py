@@ -23,8 +23,9 @@ from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.queue import NegativeQueue
 from glocal.schedules import Temperature
+from glocal.settings import Amount, Groups, Rounds
 from glocal.views.batch import Views, by_resolution, check_globals
-from glocal.views.plan import Blur, Jitter, View
+from glocal.views.plan import MOST_VIEWS, Blur, Jitter, View
 
 _LOOKED_AT = 128  # images whose codes are kept for a look at them
 
@@ -33,16 +34,16 @@ class SwAVSettings(MethodSettings):
     """Defaults are those of ImageNet with batches of 4,096 images (section 4.1 and appendix A)."""
 
     name: Literal["swav"] = "swav"
-    hidden_dim: int = Field(2048, ge=1)
-    output_dim: int = Field(128, ge=1)
-    prototypes: int = Field(3000, ge=2)
+    hidden_dim: Amount = 2048
+    output_dim: Amount = 128
+    prototypes: Groups = 3000
     temperature: Temperature = 0.1
     epsilon: Temperature = 0.05
-    sinkhorn_iterations: int = Field(3, ge=1)
+    sinkhorn_iterations: Rounds = 3
     queue_size: int = Field(0, ge=0)  # 3,840 for batches of 256 images; 0: codes of the batch alone
     queue_first_epoch: float = Field(15.0, ge=0)
     frozen_prototype_epochs: float = Field(1.0, ge=0)
-    local_views: int = Field(6, ge=0)
+    local_views: int = Field(6, ge=0, le=MOST_VIEWS)
 
 
 class SwAV(Method):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from glocal.distributed import all_gather_with_gradient
@@ -16,7 +15,8 @@ from glocal.losses import vicreg
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
-from glocal.schedules import Scheduled
+from glocal.schedules import Weight
+from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import View, asymmetric_pair
 
@@ -25,10 +25,10 @@ class VICRegSettings(MethodSettings):
     """Defaults are those of ImageNet (section 4.2)."""
 
     name: Literal["vicreg"] = "vicreg"
-    output_dim: int = Field(8192, ge=1)
-    invariance: Scheduled = 25.0  # λ
-    variance: Scheduled = 25.0  # μ
-    covariance: Scheduled = 1.0  # ν
+    output_dim: Amount = 8192
+    invariance: Weight = 25.0  # λ
+    variance: Weight = 25.0  # μ
+    covariance: Weight = 1.0  # ν
 
 
 class VICReg(Method):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -21,8 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from glocal.data.lanes.central import central_share, central_square
 from glocal.data.sources.channels import arrange
 from glocal.data.sources.decoding import Decoding, rgb_pixels
-from glocal.errors import GlocalError, did_you_mean
+from glocal.errors import GlocalError, did_you_mean, shown
 from glocal.models.alexnet import SmallAlexNet
+from glocal.models.hub import check_weights_at_hand
 from glocal.models.recompute import recomputing
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
 from glocal.views.crops import Interpolation
@@ -41,6 +42,10 @@ AnyImages = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | I
 
 Of a backbone that takes values in their own units, (B, C, H, W) and (H, W, C) of any type."""
 
+
+_LARGEST = 2**20  # of whole numbers in options
+_DEEPEST = 300  # layers or blocks; timm's deepest network has 269
+_DEPTHS = ("depth", "layers", "block")  # in timm's names of how many there are
 
 _FILES = {"checkpoint_path", "file", "custom_load"}  # what timm's constructors and their configurations call a file
 
@@ -71,6 +76,10 @@ class ModelSettings(Settings):
                 # Others than these may be pickles, which can execute anything.
                 if options[name] and not str(options[name]).endswith(".safetensors"):
                     raise ValueError(f"options.{place}{name} would read a file of weights; name it as model.init")
+        for name, number in _whole_numbers("options", self.options):
+            most = _DEEPEST if any(word in name.rpartition(".")[2] for word in _DEPTHS) else _LARGEST
+            if abs(number) > most:  # timm would build what nobody waits for
+                raise ValueError(f"{name} must be at most {most:,}, not {shown(number)}")
         return self
 
     @property
@@ -104,6 +113,18 @@ class ModelSettings(Settings):
         except Exception:  # wrong options are told where the network is built
             return False
         return has_plain_stem(network)
+
+
+def _whole_numbers(name: str, value: Any) -> Iterator[tuple[str, int]]:
+    """The whole numbers in a tree, each by its dotted path; those of a list by the path of the list."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _whole_numbers(f"{name}.{key}", part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _whole_numbers(name, part)
+    elif isinstance(value, int):
+        yield name, value
 
 
 class ImageStatistics(NamedTuple):
@@ -234,7 +255,7 @@ def _known(name: str) -> str:
     if not timm.is_model(name):
         hint = did_you_mean(name, [*timm.list_models(), *_ALIASES, _SMALL_ALEXNET]) if name else ""
         hint = hint if hint.startswith("did") else "`timm.list_models()` lists the names"
-        raise GlocalError(f"model.name: timm has no model {name!r}; {hint}")
+        raise GlocalError(f"model.name: timm has no model {shown(name)}; {hint}")
     return name
 
 
@@ -708,6 +729,8 @@ def build_backbone(
         options.setdefault("zero_init_last", False)
     elif name.startswith("vit_"):
         options = {"img_size": size, "dynamic_img_size": True, **options}
+    if settings.known_to_timm:
+        check_weights_at_hand(name, _naming(settings))
     try:
         network = timm.create_model(name, pretrained=settings.known_to_timm, num_classes=0, **options)
     except TypeError as error:
@@ -717,8 +740,10 @@ def build_backbone(
             raise GlocalError(
                 f"{_naming(settings)}: the weights of {settings.name} cannot be had: {one_line(error)}"
             ) from error
+        given = f" with model.options={shown(settings.options)}" if settings.options else ""
         raise GlocalError(
-            f"model.name={settings.name} cannot be built for images of {size} pixels (data.size): {one_line(error)}"
+            f"model.name={settings.name}{given} cannot be built for images of {size} pixels (data.size): "
+            f"{one_line(error)}"
         ) from error
     if stem != "standard":
         if not has_plain_stem(network):

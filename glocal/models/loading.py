@@ -22,8 +22,9 @@ from glocal.models.backbone import (
     set_stem,
     statistics_of_weights,
 )
+from glocal.models.hub import check_weights_at_hand
 from glocal.models.weights import OF_IMAGES, UNITS, Weights, load_into, read_weights, stem_of
-from glocal.settings import read_yaml
+from glocal.plain import read_yaml
 
 if TYPE_CHECKING:
     from glocal.config import AnyRecipe
@@ -178,6 +179,8 @@ def _from_timm(name: str, *, pretrained: bool = True, said: Weights | None = Non
         options |= {key: value for key, value in said.options.items() if key not in _NO_OPTIONS}
         images = _of_images(said)
     torch.manual_seed(0)  # for those that are not pretrained
+    if pretrained:
+        check_weights_at_hand(name, f"timm:{name}")
     try:
         network = timm.create_model(
             name, pretrained=pretrained, num_classes=0, **options, pretrained_cfg_overlay=images or None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from glocal.checkpoints import load_checkpoint, newest_readable
 from glocal.errors import GlocalError
 from glocal.models.backbone import Stem, one_line
+from glocal.plain import read_json
 
 OF_IMAGES = ("input_size", "mean", "std", "interpolation")  # timm's names of what a network expects of them
 UNITS = "values"  # "stored" beside weights of images whose values come in their own units
@@ -154,7 +155,7 @@ def _from_json(text: str) -> Any:
     """A value that a header holds as JSON, for it holds text only; text that is no JSON as it is."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -199,10 +200,7 @@ def _beside(
     """Architecture, its options, what is known of its images, and stem, out of timm's config.json or of the file."""
     beside: Mapping[str, Any] = {}
     if path.name in _IN_FOLDERS and (path.parent / "config.json").is_file():
-        try:
-            beside = _mapping(json.loads((path.parent / "config.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise GlocalError(f"{path.parent / 'config.json'} cannot be read: {one_line(error)}") from error
+        beside = _mapping(read_json(path.parent / "config.json"))
     for words in (beside, said):
         for key in ("architecture", "arch", "model_name", "model"):
             name = words.get(key)

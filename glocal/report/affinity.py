@@ -20,9 +20,9 @@ from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
 from glocal.methods.logo import LoGo, LoGoSettings
+from glocal.plain import read_yaml
 from glocal.report.pictures import plain, save_picture, shortened, shown_views
 from glocal.report.preview import check_picture, open_views
-from glocal.settings import read_yaml
 from glocal.views.pictures import as_picture
 from glocal.views.plan import Blur, Jitter, Noise, Solarize, View
 

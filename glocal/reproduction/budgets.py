@@ -14,7 +14,8 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.errors import GlocalError, did_you_mean
 from glocal.papers import Metric, PaperRow
 from glocal.papers.measured import row_recipe
-from glocal.settings import Settings, read_yaml, validated
+from glocal.plain import read_yaml
+from glocal.settings import Settings, validated
 
 _IN_PIXELS = ("method.resolutions", "data.resize")
 _IN_EPOCHS = (

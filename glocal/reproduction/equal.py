@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glocal.errors import GlocalError
 from glocal.files import write_text
+from glocal.plain import read_json
 
 EQUAL = ("epochs", "views", "time")
 """What all rows can be given alike; each is a column of a table."""
@@ -36,10 +36,7 @@ class Spending:
         self._file = out / FILE
         self._kept: dict[str, dict[str, Any]] = {}
         if self._file.exists():
-            try:
-                self._kept = json.loads(self._file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise GlocalError(f"{self._file}: cannot be read: {error}") from error
+            self._kept = read_json(self._file)
 
     def costs(self, column: str) -> dict[str, float]:
         """What an epoch of each row costs, of the rows for which that is decided: views, or seconds."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from glocal.errors import GlocalError
 from glocal.files import write_text
 from glocal.papers import Metric
+from glocal.plain import read_json
 from glocal.settings import Settings, validated
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
@@ -91,17 +92,13 @@ def read_job(path: Path) -> Job:
     Raises:
         GlocalError: there is none, or it is no job.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GlocalError(f"{path}: cannot be read: {error}") from error
-    return validated(Job, raw, str(path))
+    return validated(Job, read_json(path), str(path))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What a worker has written about its job; None where there is nothing that can be read."""
     try:
-        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        found = read_json(folder / RESULT)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

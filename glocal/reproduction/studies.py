@@ -10,7 +10,8 @@ from typing import Any
 
 from glocal.errors import GlocalError, did_you_mean
 from glocal.papers import PaperRow, PaperTable, find_table, paper_names
-from glocal.settings import Settings, read_yaml, validated
+from glocal.plain import read_yaml_file
+from glocal.settings import Settings, validated
 
 _MANY, _NAMED = 12, 3  # rows of a table that are named in a message: up to so many all, else the first ones
 
@@ -55,11 +56,7 @@ def open_study(table: str | Path) -> Study:
             places = ", ".join(paper_names())
             raise GlocalError(f"{name} is no table; name one as sce/2 (papers: {places}) or a .yaml file with one")
         return Study(name, find_table(name)[1])
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise GlocalError(f"{name}: cannot be read: {error.strerror}") from error
-    raw = read_yaml(text, name)
+    raw = read_yaml_file(Path(name), name)
     if not isinstance(raw, Mapping):
         raise GlocalError(f"{name} must hold one table: id, title, place, metrics and rows")
     raw = dict(raw)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone
-from glocal.schedules import Clock, Schedule, Scheduled, Steps, value_at
+from glocal.schedules import Clock, Schedule, Steps, Weight, value_at
 from glocal.settings import Settings
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSettings(Settings):
@@ -30,8 +32,8 @@ class OptimizerSettings(Settings):
     factor: float = Field(0.1, gt=0, lt=1)  # of step: by this
     warmup_epochs: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)  # SGD and LARS
-    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
-    weight_decay: Scheduled = 5e-4
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)  # AdamW
+    weight_decay: Weight = 5e-4
     decay_norm_and_bias: bool = True  # false: no weight decay for biases and normalisation, no adaptation by LARS
     norm_and_bias_lr: float | None = Field(None, ge=0)  # of biases and normalisation (Barlow Twins); null: lr
     layer_decay: float | None = Field(None, gt=0, le=1)  # each layer of the backbone learns at this share of the next's

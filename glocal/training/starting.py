@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, full_name, statistics_in_timm
 from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights, stem_of
-from glocal.settings import read_yaml
+from glocal.plain import copied, read_yaml
 from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings
 
@@ -86,7 +85,7 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
     if not init and not pretrained:
         return Start(*given)
     written = load_mapping(folder / "recipe.yaml") if _goes_on(folder) else None
-    start = Start(copy.deepcopy(dict(mapping)), dict(overrides))
+    start = Start(copied(mapping), dict(overrides))
     if init:
         start = _with_init(start, _whole(str(init)), written)
     named = bool(overrides.get("model.init") or overrides.get("model.pretrained"))

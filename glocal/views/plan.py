@@ -11,15 +11,27 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from glocal.settings import Settings
+from glocal.settings import Settings, Side
 from glocal.views.geometry import ViewGeometry
 from glocal.views.random import random_bits, uniform
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
+MOST_VIEWS = 1000  # of an image
+
+
+def _within_the_image(scale: Range) -> Range:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError("must be a range within (0, 1]")
+    return scale
+
+
+Areas = Annotated[Range, AfterValidator(_within_the_image)]
+"""Shares of an image's area, from the smallest to the largest."""
+
 Color = Literal["exact", "fused"]  # how colours are changed: as torchvision does, or in one map of each pixel
 
 _ATTEMPTS = 10  # torchvision's RandomResizedCrop also tries ten boxes before it takes the central one
@@ -49,7 +61,7 @@ class Blur(Settings):
 
     probability: Probability = 0.0
     sigma: Range = (0.1, 2.0)
-    kernel_size: int | None = Field(None, ge=1)
+    kernel_size: int | None = Field(None, ge=1, le=2**14)
 
     def kernel_size_at(self, size: int) -> int:
         """The odd side of the kernel for a view of `size` pixels: twice half a tenth, plus 1, at least 3.
@@ -92,11 +104,11 @@ class View(Settings):
     """One kind of view: a random resized crop, a flip, and the photometric operations in this order."""
 
     name: str = "view"
-    count: int = Field(1, ge=1)  # how many views of this kind
+    count: int = Field(1, ge=1, le=MOST_VIEWS)  # how many views of this kind
     of: Literal["image", "partner"] = "image"  # partner: of the image that the method pairs it with (CLIM)
-    size: int = Field(224, ge=1)  # side in pixels
-    resolutions: tuple[Annotated[int, Field(ge=1)], ...] = ()  # more sides at which the same crop is shown
-    scale: Range = (0.2, 1.0)  # share of the image's area
+    size: Side = 224  # side in pixels
+    resolutions: tuple[Side, ...] = ()  # more sides at which the same crop is shown
+    scale: Areas = (0.2, 1.0)  # share of the image's area
     ratio: Range = (3 / 4, 4 / 3)  # width / height
     flip: Probability = 0.5
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -130,8 +142,6 @@ class View(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be a range within (0, 1], not {list(self.scale)}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio must be a range of positive numbers, not {list(self.ratio)}")
         return self

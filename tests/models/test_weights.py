@@ -244,7 +244,7 @@ def test_what_lies_beside_a_file_names_its_network(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**beside, "model_args": {**TINY, **more}}))
     assert read_weights(tmp_path).options == TINY
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(GlocalError, match=r"config.json cannot be read"):
+    with pytest.raises(GlocalError, match=r"config.json: cannot be read"):
         read_weights(tmp_path)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.errors import GlocalError
+from glocal.plain import read_yaml
 from glocal.schedules import Schedule
-from glocal.settings import read_yaml
 from glocal.training.ladder import fixed_by, ladder, matching, with_epochs
 from glocal.training.rehearsal import rehearse
 

@@ -6,7 +6,6 @@ it counts neither as right nor as wrong: a crowd in COCO, a difficult object in 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from glocal.data.annotated.voc import VOC, read_image_set, voc_root
 from glocal.data.sources.decoding import image_size
 from glocal.data.sources.folder import ImageFiles
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
+from glocal.plain import read_json
 
 Task = Literal["voc", "coco", "lvis"]
 
@@ -339,12 +339,9 @@ def _numbers(found: Sequence[str], classes: Sequence[str] | None, where: Path) -
 
 
 def _read_json(path: Path, task: Task) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise GlocalError(f"there is no {path}; it comes {_WHERE[task]}") from None
-    except (OSError, ValueError) as error:
-        raise GlocalError(f"{path}: cannot be read: {error}") from error
+    if not path.exists():
+        raise GlocalError(f"there is no {path}; it comes {_WHERE[task]}")
+    raw = read_json(path)
     for part in ("images", "annotations", "categories"):
         if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
             raise GlocalError(f"{path} has no list of {part}; is it COCO's JSON of instances?")
@@ -378,7 +375,7 @@ def _read_xml(path: Path, image: Path) -> tuple[tuple[int, int], list[_Named]]:
         root = ElementTree.fromstring(text)
         objects = [_voc_object(entry) for entry in root.iter("object")]
         width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
+    except (ElementTree.ParseError, TypeError, ValueError, OverflowError) as error:
         raise GlocalError(f"{path} is no annotation of VOC: {error}") from error
     if not width or not height:
         try:

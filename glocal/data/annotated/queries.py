@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from glocal.data.lanes.whole import Box
 from glocal.data.sources.base import Source
 from glocal.data.sources.folder import ImageFiles, ImageFolder
 from glocal.errors import GlocalError
+from glocal.plain import read_json
 
 LANDMARKS = {
     "roxford5k": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/",
@@ -212,10 +212,7 @@ def _names(cell: str | None) -> list[str]:
 
 
 def _from_json(path: Path) -> _Wanted:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise GlocalError(f"{path}: cannot be read as JSON: {error}") from None
+    found = read_json(path)
     wanted: _Wanted = {}
     for query, entry in found.items() if isinstance(found, dict) else [("", None)]:
         lists = {"relevant": entry} if isinstance(entry, list) else entry

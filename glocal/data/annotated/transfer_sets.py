@@ -21,7 +21,6 @@ are set aside, balanced over the classes.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from glocal.data.annotated.held_out import hold_out
 from glocal.data.sources.base import MemorySource, Source
 from glocal.data.sources.folder import ImageFiles, image_extensions
 from glocal.errors import GlocalError
+from glocal.plain import read_json
 from glocal.views.random import permutation
 
 BenchmarkName = Literal[
@@ -163,9 +163,7 @@ def _first_folder(*folders: Path) -> Path:
 
 def _food101(root: Path, seed: int) -> Splits:
     folder = root / "food-101"
-    lists: list[dict[str, list[str]]] = [
-        json.loads((folder / "meta" / f"{split}.json").read_text(encoding="utf-8")) for split in ("train", "test")
-    ]
+    lists: list[dict[str, list[str]]] = [read_json(folder / "meta" / f"{split}.json") for split in ("train", "test")]
     classes = sorted(lists[0])
     keys = [[f"{image}.jpg" for name in sorted(found) for image in found[name]] for found in lists]
     train, test = (

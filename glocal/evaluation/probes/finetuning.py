@@ -20,7 +20,7 @@ from glocal.errors import BrokenImageError, GlocalError
 from glocal.evaluation.features.extraction import blank_image
 from glocal.models.backbone import Backbone
 from glocal.settings import Settings
-from glocal.views.plan import Range, View, ViewPlan
+from glocal.views.plan import Areas, View, ViewPlan
 from glocal.views.random import normal, permutation
 
 _LOOK = 8  # side at which images are read only to see whether they can be
@@ -37,7 +37,7 @@ class TuningSettings(Settings):
     decay_factor: float = Field(0.1, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    scale: Range = (0.08, 1.0)  # share of the image's area that a training crop shows
+    scale: Areas = (0.08, 1.0)  # share of the image's area that a training crop shows
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     resident_megabytes: int = Field(2048, ge=0)  # images of one size are kept on the device up to here

@@ -17,7 +17,7 @@ from glocal.errors import GlocalError
 from glocal.evaluation.metrics.accuracy import moments
 from glocal.evaluation.probes.augmented import Batch
 from glocal.evaluation.probes.sgd import Classifiers
-from glocal.settings import Settings
+from glocal.settings import Seed, Settings
 from glocal.views.crops import Interpolation
 from glocal.views.random import permutation
 
@@ -56,7 +56,7 @@ class LinearSettings(Settings):
     blocks: int | None = Field(None, ge=1)  # how many; null: 4, or 1 for networks as wide as ViT-B
     patch_mean: bool | None = None  # the mean of the last patch tokens beside them; null: for networks as wide as ViT-B
     held_out: float = Field(0.1, gt=0, lt=1)  # share of the training images for the choice where no --val is given
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

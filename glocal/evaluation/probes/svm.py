@@ -28,7 +28,7 @@ from glocal.console import progress_bar
 from glocal.data.lanes.central import default_workers
 from glocal.errors import GlocalError
 from glocal.evaluation.metrics.average_precision import interpolated_average_precision, voc07_average_precision
-from glocal.settings import Settings
+from glocal.settings import Seed, Settings
 from glocal.views.random import uniform
 
 _ROWS = 4096  # of features that are normalised at a time
@@ -56,7 +56,7 @@ class SVMSettings(Settings):
     shot_rule: Literal["each", "shared"] = "each"
     shot_cost: Cost | Literal["rest", "test"] = 0.5
     jobs: int | None = Field(None, ge=1)  # fits at a time; null: as many as cores and memory allow
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Task(NamedTuple):

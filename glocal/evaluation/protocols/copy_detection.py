@@ -35,7 +35,7 @@ from glocal.evaluation.features.scales import View, readable_rows, view_for, who
 from glocal.evaluation.features.whitening import comparable, learn_whitening
 from glocal.evaluation.metrics.accuracy import compute_device
 from glocal.evaluation.metrics.ranking import listed, micro_average_precision, rank
-from glocal.settings import Settings
+from glocal.settings import Seed, Settings
 
 _USUAL = View(Fit(320, square=True))
 _ORIGIN = "https://lear.inrialpes.fr/~jegou/data.php#copydays"
@@ -52,7 +52,7 @@ class CopyDetectionSettings(Settings):
     distractor_images: PositiveInt | None = None  # as many are drawn; null takes all
     whiten_images: PositiveInt | None = None  # as many are drawn, none of them a distractor; null takes all
     leave_out: str | tuple[str, ...] | None = None  # classes not drawn: imagenet100, a .txt file, or their names
-    seed: int = 0  # of the draws
+    seed: Seed = 0  # of the draws
     copies: str = "strong"  # the folder of the queries
     size: PositiveInt | None = None  # side of the squares; null: 320, or the network's own up to 64
     power: float = Field(4.0, gt=0)  # of the generalised mean over the patches

@@ -30,7 +30,7 @@ from glocal.evaluation.metrics.segmentation import (
 )
 from glocal.files import write_csv
 from glocal.report.mask_pictures import class_name, draw_segmentation
-from glocal.settings import Settings
+from glocal.settings import Seed, Settings
 from glocal.views.random import permutation, uniform
 
 _PIXELS = 1 << 23  # of the images in a batch
@@ -53,7 +53,7 @@ class DenseSettings(Settings):
     images: int | None = Field(None, ge=1)  # of each part, at most; null: all
     held_out: float = Field(0.2, gt=0, lt=1)  # to measure on, where a folder has no train/ and val/
     picture_images: int = Field(6, ge=0)
-    seed: int = 0
+    seed: Seed = 0
 
 
 def measure(bench: Bench, settings: DenseSettings) -> list[Measurement]:

@@ -28,7 +28,7 @@ from glocal.evaluation.detection.training import Keeper, Plan, detect, finetune
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.metrics.detection import Scores, coco_scores, voc_scores, write_per_class
 from glocal.models.backbone import Backbone
-from glocal.settings import Settings
+from glocal.settings import Seed, Settings
 
 _BATCH = 16  # of the schedules below
 _AFTERWARDS = {"data", "save_every", "test_side", "detections", "score_threshold"}  # do not change what is learned
@@ -70,7 +70,7 @@ class DetectionSettings(Settings):
     score_threshold: float | None = Field(None, ge=0, lt=1)  # what scores below is no detection
     bf16: bool = False
     save_every: int = Field(1000, ge=1)  # iterations between two states on the disk
-    seed: int = 0
+    seed: Seed = 0
 
 
 def resolved(settings: DetectionSettings) -> DetectionSettings:

@@ -30,6 +30,7 @@ from glocal.evaluation.probes.finetuning import (
     readable,
 )
 from glocal.models.backbone import Backbone
+from glocal.settings import Seed
 
 _LISTS = "https://github.com/google-research/simclr/tree/master/imagenet_subsets"
 
@@ -42,7 +43,7 @@ class FineTuneSettings(TuningSettings):
         None  # folder of 1percent.txt and 10percent.txt; null: in or beside that of the images, if there
     )
     seeds: int = Field(5, ge=1)  # trainings; without lists, each on images of its own
-    seed: int = 0
+    seed: Seed = 0
 
 
 def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:

@@ -22,7 +22,7 @@ from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.metrics.accuracy import Metric, accuracies, compute_device, moments
 from glocal.evaluation.probes.logistic import choose_penalty, fit_logistic
-from glocal.settings import Settings
+from glocal.settings import Seed, Settings
 
 _WEAKEST, _STRONGEST = -6, 5  # powers of ten of the penalty's weight λ = 1 / C
 
@@ -36,7 +36,7 @@ class LogisticSettings(Settings):
     tolerance: float = Field(1e-5, gt=0)  # of the gradient; scikit-learn's own is 1e-4
     standardise: bool = False
     held_out: float = Field(0.2, gt=0, lt=1)  # share of the training images for the choice where no --val is given
-    seed: int = 0
+    seed: Seed = 0
 
     def strengths(self) -> tuple[float, ...]:
         """All C, ascending."""

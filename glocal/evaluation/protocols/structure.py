@@ -17,7 +17,7 @@ from glocal.evaluation.features.cache import Kept
 from glocal.evaluation.features.extraction import Features
 from glocal.evaluation.metrics.structure import alignment, class_similarity, effective_rank, spread, uniformity
 from glocal.report.maps import MAPS, MOST_CLASSES, Map, check_map, choose_for_map, draw_map, project
-from glocal.settings import Settings
+from glocal.settings import Seed, Settings
 from glocal.views.crops import render_batch
 from glocal.views.geometry import ViewGeometry
 from glocal.views.photometric import apply_photometry
@@ -37,7 +37,7 @@ class StructureSettings(Settings):
     picture_images: int = Field(2_000, ge=_FEWEST)  # in a picture, at most
     perplexity: float = Field(30.0, gt=0)  # t-SNE's
     neighbors: int = Field(15, ge=2)  # UMAP's
-    seed: int = 0
+    seed: Seed = 0
 
 
 def measure(bench: Bench, settings: StructureSettings) -> list[Measurement]:

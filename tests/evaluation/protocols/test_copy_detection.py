@@ -20,6 +20,7 @@ from glocal.evaluation.features.extraction import POOLED
 from glocal.evaluation.features.gem import gem, gem_readout
 from glocal.evaluation.features.scales import size_step
 from glocal.evaluation.protocols.copy_detection import CopyDetectionSettings, drawn_images, originals_of
+from glocal.models import loading
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.models.loading import load_backbone
 
@@ -277,6 +278,7 @@ def test_features_are_the_class_token_beside_the_patches_after_the_last_norm() -
 def test_timm_transformers_take_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
     small = {"embed_dim": 24, "depth": 1, "num_heads": 1}
+    monkeypatch.setattr(loading, "check_weights_at_hand", lambda *_: None)
     monkeypatch.setattr(
         timm, "create_model", lambda name, pretrained, **options: create(name, pretrained=False, **options, **small)
     )
