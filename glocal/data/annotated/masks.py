@@ -21,6 +21,7 @@ from glocal.data.sources.base import Source
 from glocal.data.sources.decoding import exchanges_sides, image_orientation, image_size, orientation_of, turned_upright
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.folder import ImageFiles, ImageFolder
+from glocal.data.sources.reading import open_file, open_picture
 from glocal.data.sources.shapes import Shapes, draw_masks
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.crops import central_geometry
@@ -177,7 +178,7 @@ def _read(path: str | Path) -> tuple[Tensor, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path) as image:
+            with open_file(path) as file, open_picture(file) as image:
                 image.load()
                 orientation = orientation_of(image)
                 mode, values = image.mode, np.array(turned_upright(image, orientation))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from glocal.console import note
@@ -21,21 +20,14 @@ from glocal.data.sources.decoding import (
     image_size,
     open_stored,
     read_image,
-    register_formats,
     stored_values,
 )
 from glocal.data.sources.labelled import are_splits, training_part
 from glocal.data.sources.passed_over import RUNS_OWN, count_endings, is_output, passed_over
+from glocal.data.sources.reading import image_extensions, read_file
 from glocal.errors import BrokenImageError, GlocalError
 
 _OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
-
-
-def image_extensions() -> frozenset[str]:
-    """The endings, with their dot and in lower case, of the files that Pillow opens as images."""
-    register_formats()
-    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return frozenset(readable - {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
 
 
 class ImageFiles:
@@ -200,7 +192,7 @@ def _of_values(folder: Path, found: Sequence[str]) -> str:
     if first is None:
         return ""
     try:
-        mend = how_to_read((folder / first).read_bytes())
+        mend = how_to_read(read_file(folder / first))
     except OSError:
         return ""
     return f"; {first} has {mend}" if mend else ""
