@@ -80,12 +80,8 @@ class StoredChannels:
             raise BrokenImageError(key, str(error)) from None
         height, width = (self._stored.shape[place] for place in self._order[-2:])
         if not 0 < height * width <= max_pixels:
-            kind = (
-                "no pixels"
-                if not height * width
-                else f"{width} × {height} pixels, more than data.max_pixels={max_pixels}"
-            )
-            raise BrokenImageError(key, kind)
+            many = f"{width} × {height} pixels, more than data.max_pixels={max_pixels}"
+            raise BrokenImageError(key, many if height * width else "no pixels")
         self.size = (height, width)
 
     def read(self) -> Tensor:

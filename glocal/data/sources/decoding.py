@@ -321,11 +321,8 @@ def _broken(error: Exception, key: str, content: bytes) -> BrokenImageError:
             return BrokenImageError(key, "PostScript, a program, which is not executed; save it as PNG")
         return BrokenImageError(key, "no image in a format that Pillow reads" if content else "empty file")
     if isinstance(error, Image.DecompressionBombError):
-        most = 2 * (Image.MAX_IMAGE_PIXELS or PIXELS // 2)
-        return BrokenImageError(
-            key,
-            f"more pixels than the {most:,} that Pillow thinks safe (decompression bomb); data.max_pixels allows more",
-        )
+        many = f"more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow thinks safe"
+        return BrokenImageError(key, f"{many} (decompression bomb); data.max_pixels allows more")
     return BrokenImageError(key, _reason(error))
 
 

@@ -117,11 +117,12 @@ class ImageFolder(ImageFiles):
         if not os.path.isdir(folder):  # unlike Path.is_dir, raises nothing
             raise GlocalError(_no_folder(Path(folder)))
         extensions = image_extensions() | (ENDINGS if values else frozenset())
-        found, outputs = _files(Path(folder), None if without is None else os.path.realpath(without))
+        found, outputs, no_files = _files(Path(folder), None if without is None else os.path.realpath(without))
         found.sort()
         keys = [key for key in found if os.path.splitext(key)[1].lower() in extensions]
         others = (key for key in found if os.path.splitext(key)[1].lower() not in extensions)
-        self.passed_over = passed_over(count_endings(others), outputs)
+        no_files = [key for key in no_files if os.path.splitext(key)[1].lower() in extensions]
+        self.passed_over = passed_over(count_endings(others), outputs, no_files)
         if not keys:
             over = f"; passed over: {self.passed_over}" if self.passed_over else ""
             raise GlocalError(
@@ -145,13 +146,15 @@ class ImageFolder(ImageFiles):
         super().__init__(folder, keys, labels, classes)
 
 
-def _files(folder: Path, without: str | None) -> tuple[list[str], list[str]]:
-    """Paths of all files, and of the folders that glocal writes, which are not entered (`without` is one of them).
+def _files(folder: Path, without: str | None) -> tuple[list[str], list[str], list[str]]:
+    """Paths of all files, of the folders that glocal writes, which are not entered (`without` is one of them), and of
+    what is neither file nor folder.
 
     They are relative to the folder and have forward slashes; each real folder is entered once.
     """
     found: list[str] = []
     outputs: list[str] = []
+    no_files: list[str] = []
     entered: set[tuple[int, int]] = set()
     waiting = [("", str(folder))]
     links: list[tuple[str, str]] = []  # entered last, so that real folders go before links to them
@@ -179,11 +182,15 @@ def _files(folder: Path, without: str | None) -> tuple[list[str], list[str]]:
                     links.append(place)
                 elif os.path.isfile(entry.path):
                     found.append(prefix + entry.name)
+                else:
+                    no_files.append(prefix + entry.name)
             elif entry.is_dir():
                 waiting.append(place)
             elif entry.is_file():
                 found.append(prefix + entry.name)
-    return found, outputs
+            else:
+                no_files.append(prefix + entry.name)
+    return found, outputs, no_files
 
 
 def _of_values(folder: Path, found: Sequence[str]) -> str:
