@@ -12,7 +12,7 @@ unusual. Then these read all of it, each in a process of its own:
 Whatever is not read has to be named, the same images by all of them, and nothing may come from outside of the corpus.
 A process that ends otherwise, or takes longer than --seconds, is a failure, and the script ends with 1.
 
-    python benchmarks/bad_images.py --out /tmp/bad --each 42 --json bad_images.json
+    python benchmarks/bad_images.py --each 42 --json bad_images.json
 
 With --memory it measures what a single large image takes instead, in bytes a pixel above what the process had held:
 
@@ -38,6 +38,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -260,10 +261,16 @@ def bombs(folder: Path, number: int, draw: Draw) -> None:
     put(folder, number, content, ending)
 
 
+@cache
+def packed() -> bytes:
+    """128 MiB of zeros."""
+    return zlib.compress(bytes(1 << 27))
+
+
 @kind
 def bombs_beside_pixels(folder: Path, number: int, draw: Draw) -> None:
     """A small picture whose text or colour profile unpacks to 128 MiB."""
-    large = zlib.compress(bytes(1 << 27))
+    large = packed()
     beside = (
         chunk(b"zTXt", b"a\0\0" + large),
         chunk(b"iCCP", b"a\0\0" + large),

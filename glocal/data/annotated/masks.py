@@ -183,7 +183,7 @@ def _read(path: str | Path) -> tuple[Tensor, int]:
                 orientation = orientation_of(image)
                 mode, values = image.mode, np.array(turned_upright(image, orientation))
         except Exception as error:  # Pillow's plugins raise anything on damaged bytes
-            raise BrokenImageError(str(path), str(error) or type(error).__name__) from None
+            raise BrokenImageError(str(path), " ".join(str(error).split())[:120] or type(error).__name__) from None
     if mode not in {"P", "L", "1"} | _DEEP:
         raise GlocalError(f"{path} holds {mode} pixels; a mask is a PNG with class numbers, in palette or grey mode")
     if mode in _DEEP and not ((values >= 0) & (values <= UNKNOWN)).all():

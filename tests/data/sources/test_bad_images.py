@@ -4,14 +4,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from glocal.curation.selection import write_list
 from glocal.data.lanes.skipped import SkippedImages, read_skipped
 from glocal.data.sources.decoding import Decoding, image_size, read_image
+from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.folder import ImageFolder
 from glocal.data.sources.listed import _lines
 from glocal.data.sources.opening import open_source
@@ -96,6 +100,39 @@ def test_postscript_is_never_executed(tmp_path: Path, monkeypatch: pytest.Monkey
             read_image(tmp_path / name, name)
     Image.new("L", (4, 4)).save(tmp_path / "c.png")
     assert ImageFolder(tmp_path).passed_over == "1 .eps (save them as PNG)"
+
+
+def test_dicom_that_is_compressed_as_a_whole_is_refused(bad: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    grey, values = np.arange(6, dtype=np.uint16).reshape(2, 3), Decoding(channels=1)
+    (tmp_path / "a.dcm").write_bytes(bad.dicom(grey, "1.2.840.10008.1.2.1"))
+    assert read_image(tmp_path / "a.dcm", "a.dcm", values)[0].tolist() == grey.tolist()
+    (tmp_path / "b.dcm").write_bytes(bad.dicom(grey, "1.2.840.10008.1.2.1.99"))
+    with pytest.raises(BrokenImageError, match="DICOM of the deflated transfer syntax"):
+        read_image(tmp_path / "b.dcm", "b.dcm", values)
+
+
+def test_more_channels_may_have_fewer_pixels_where_no_limit_is_set() -> None:
+    assert Decoding().most_pixels == Decoding(channels=3).most_pixels == 178_956_970
+    assert Decoding(channels=12).most_pixels == 178_956_970 // 4
+    assert Decoding(channels=12, max_pixels=500_000_000).most_pixels == 500_000_000
+
+
+def test_a_file_that_went_away_changes_what_a_set_is_known_by(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    source = ImageFolder(tmp_path)
+    before = fingerprint(source)
+    (tmp_path / "a.png").unlink()
+    assert fingerprint(source) not in (before, None)
+
+
+def test_a_list_does_not_take_names_that_do_not_fit_a_line(tmp_path: Path) -> None:
+    embeddings: Any = SimpleNamespace(paths=["/a.png", "/b\nc.png"], keys=["a.png", "b\nc.png"])
+    with pytest.raises(GlocalError, match="no line of a list can be /b"):
+        write_list(SimpleNamespace(rows=torch.tensor([0, 1])), embeddings, tmp_path / "a.txt")  # type: ignore[arg-type]
+    write_list(SimpleNamespace(rows=torch.tensor([0])), embeddings, tmp_path / "a.txt")  # type: ignore[arg-type]
+    assert (tmp_path / "a.txt").read_text() == "/a.png\n"
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused(bad: ModuleType, tmp_path: Path) -> None:
