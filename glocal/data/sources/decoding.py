@@ -395,7 +395,8 @@ def orientation_of(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) where there is none or the metadata are damaged."""
     try:
         # the base class's method: that of PNG files decodes the pixels in search of more metadata
-        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+        found = int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+        return found if found in range(1, 9) else 1  # others mean nothing
     except Exception:  # pixels are worth having without their metadata
         return 1
 

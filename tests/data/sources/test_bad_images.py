@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from glocal.curation.measuring import measure_all
 from glocal.curation.selection import write_list
 from glocal.data.lanes.skipped import SkippedImages, read_skipped
-from glocal.data.sources.decoding import Decoding, image_size, read_image
+from glocal.data.sources.decoding import Decoding, image_orientation, image_size, read_image
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.folder import ImageFolder
 from glocal.data.sources.listed import _lines
@@ -125,6 +126,14 @@ def test_a_file_that_went_away_changes_what_a_set_is_known_by(tmp_path: Path) ->
     before = fingerprint(source)
     (tmp_path / "a.png").unlink()
     assert fingerprint(source) not in (before, None)
+
+
+def test_an_orientation_that_there_is_not_is_none(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 65_535
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    assert image_orientation(tmp_path / "a.jpg") == 1
+    assert measure_all(ImageFolder(tmp_path), workers=0, hashed=False).column("orientation").to_pylist() == [1]
 
 
 def test_a_list_does_not_take_names_that_do_not_fit_a_line(tmp_path: Path) -> None:
