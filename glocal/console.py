@@ -17,8 +17,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from glocal.distributed import process_rank
+from glocal.files import harmless, printable
 
 _FIRST, _LONGEST = 10.0, 300.0  # seconds between two lines, at first and at last; they double in between
 
@@ -28,7 +30,7 @@ console = Console(stderr=True, highlight=False, emoji=False)
 def note(text: str) -> None:
     """One line to the user that is no error."""
     if process_rank() == 0:
-        console.print(f"[bold]note:[/] {escape(text)}", soft_wrap=True)
+        console.print(f"[bold]note:[/] {escape(harmless(text))}", soft_wrap=True)
 
 
 @contextmanager
@@ -44,13 +46,18 @@ def silence() -> Iterator[None]:
 def tell(text: str) -> None:
     """One line of how things stand."""
     if process_rank() == 0:
-        console.print(escape(text), soft_wrap=True)
+        console.print(escape(harmless(text)), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """One line that the user should not miss."""
     if process_rank() == 0:
-        console.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True)
+        console.print(f"[bold yellow]warning:[/] {escape(harmless(text))}", soft_wrap=True)
+
+
+def name_cell(text: str) -> Text:
+    """A name for a table at a terminal."""
+    return Text(harmless(printable(text)))
 
 
 def progress_bar(unit: str, *, visible: bool = True, extra: tuple[str, ...] = ()) -> Progress:
@@ -113,7 +120,7 @@ def progress_of(
     clock = clock or NowAndThen()
     reached = done
     with progress_bar(unit, visible=visible) as bar:
-        task = bar.add_task(what, total=total, completed=done)
+        task = bar.add_task(harmless(what), total=total, completed=done)
 
         def advance(count: int) -> None:
             nonlocal reached

@@ -11,12 +11,15 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from glocal.errors import GlocalError
 
 RESULTS = (".csv", ".html", ".png")
 """Endings of results: a table, a page, a picture."""
+
+_ACTING = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]")
 
 
 def cache_folder() -> Path:
@@ -129,6 +132,17 @@ def unprintable(text: str) -> str:
     return re.sub(r"\\udc[89a-f][0-9a-f]", lambda found: chr(int(found[0][2:], 16)), text)
 
 
+def harmless(text: str) -> str:
+    r"""A name or message in one line: what would break it, or act on a terminal that shows it, becomes an escape.
+
+    These are control characters and those that change the direction of writing.
+
+    >>> print(harmless("a\nb\x1b[31m.png"))
+    a\nb\x1b[31m.png
+    """
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_atomically` for text in UTF-8; names that are none become `printable`."""
     write_atomically(path, lambda file: file.write(printable(text).encode()))
@@ -144,7 +158,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], 
         opened: the files that it names will be opened by these names, so bytes that are no UTF-8 stay as they are.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # A writer quotes the characters of its own line ends only, and a lone carriage return ends a line for readers.
+    writer = csv.writer(SimpleNamespace(write=lambda line: text.write(line.removesuffix("\r\n") + "\n")))
     writer.writerow(header)
     writer.writerows(rows)
     if opened:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from glocal.cli.app import app
 from glocal.errors import GlocalError
+from glocal.files import harmless
 
 # In the order of `glocal --help`.
 for _commands in ("training", "measuring", "reproducing", "searching", "curating", "packing", "exporting", "looking"):
@@ -36,7 +37,7 @@ def main() -> None:
         number = getattr(error, "signal", None)
         if debug or not (isinstance(error, GlocalError) or number is not None):
             raise
-        text = str(error) if number is None else f"{error}; the same command continues it"
+        text = harmless(str(error) if number is None else f"{error}; the same command continues it")
         if number is None or not _other_process():  # all processes of a training stop together: one says so
             Console(stderr=True, highlight=False, emoji=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
         if number is None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from glocal.files import harmless
+
 app = typer.Typer(
     help="Self-supervised visual representation learning, globally and locally at once.",
     epilog="--debug, anywhere in the command, shows the traceback of an error.",
@@ -25,6 +27,8 @@ def show(*things: Any) -> None:
     if not console.is_terminal:  # a pipe has no width; rich would cut tables at 80 columns
         console = Console(width=160, emoji=False)
     for thing in things:
+        if isinstance(thing, str):
+            thing = "\n".join(map(harmless, thing.split("\n")))
         console.print(thing, soft_wrap=isinstance(thing, str), highlight=False, markup=False)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from glocal.console import name_cell
 from glocal.curation.findings import Finding, Flagged, Part, Report
 from glocal.data.sources.decoding import Decoding
 from glocal.embeddings.pictures import picture_of_file
-from glocal.files import printable, write_csv
+from glocal.files import write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
 
 _EXAMPLES, _SHOWN = 2, 24
@@ -20,12 +21,12 @@ _EXAMPLES, _SHOWN = 2, 24
 
 def table(report: Report) -> Table:
     """The findings, for the eye."""
-    made = Table(title=Text(printable("\n".join(report.summary))), title_justify="left", show_lines=True)
+    made = Table(title=Text("\n").join(map(name_cell, report.summary)), title_justify="left", show_lines=True)
     for column in ("what", "how many", "for example", "advice"):
         made.add_column(column, overflow="fold")
     for finding in report.findings:
-        cells = finding.name, finding.amount, "\n".join(_examples(finding)), finding.advice
-        made.add_row(*(Text(printable(cell)) for cell in cells))
+        name, amount, advice = map(name_cell, (finding.name, finding.amount, finding.advice))
+        made.add_row(name, amount, Text("\n").join(map(name_cell, _examples(finding))), advice)
     return made
 
 

@@ -25,6 +25,7 @@ from glocal.console import note, progress_bar, tell, warn
 from glocal.curation.bits import hash_distance
 from glocal.curation.worked import applied
 from glocal.data.sources.decoding import open_image
+from glocal.data.sources.reading import read_file
 from glocal.embeddings.folder import ABOUT, Embeddings
 from glocal.errors import BrokenImageError, GlocalError, counted
 from glocal.files import write_atomically
@@ -241,7 +242,7 @@ def _hashed(job: _Job) -> _Done:
     try:
         if path is not None:
             status = os.stat(path)
-            content = Path(path).read_bytes()
+            content = read_file(path)
             known = {"bytes": status.st_size, "time": status.st_mtime_ns, "content": _digest(content)}
         else:
             content = thumbnail or b""

@@ -11,17 +11,16 @@ from typing import NamedTuple
 
 import torch
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
-from glocal.console import progress_bar
+from glocal.console import name_cell, progress_bar
 from glocal.curation.naming import HEADERS, Names, column_of, table_lines, tell_of_skipped
 from glocal.curation.pictures import tiles
 from glocal.data.sources.listed import in_order
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError, counted
 from glocal.evaluation.protocols.knn import vote_weights
-from glocal.files import printable, write_csv
+from glocal.files import write_csv
 from glocal.models.loading import choose_device
 from glocal.neighbors import nearest_in_blocks
 from glocal.report.sheets import Section, write_sheet
@@ -382,7 +381,7 @@ def _of_classes(found: Proposal) -> Table:
     proposed = Counter(found.proposed.label.tolist())
     number = {name: place for place, name in enumerate(found.classes)}
     for name, (count, right) in sorted(found.per_class.items(), key=lambda item: item[1][1])[:20]:
-        table.add_row(Text(printable(name)), f"{count:,}", f"{right:.1f}%", f"{proposed[number[name]]:,}")
+        table.add_row(name_cell(name), f"{count:,}", f"{right:.1f}%", f"{proposed[number[name]]:,}")
     return table
 
 

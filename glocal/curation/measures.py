@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data.sources.decoding import StoredImage, orientation_of
+from glocal.data.sources.reading import open_picture
 
 SIDE = 256
 """Longer side, at most, of the images whose tones and sharpness are measured: one scale for all."""
@@ -57,7 +58,7 @@ def kind_of(content: bytes) -> Kind:
     """How an image file is stored, by its header and, where it could be animated, the beginning of a second frame."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content)) as image:
+        with open_picture(io.BytesIO(content)) as image:
             transparent = image.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in image.info
             return Kind(image.format or "", image.mode, orientation_of(image), _animated(image), transparent)
 

@@ -18,9 +18,9 @@ from typing import Literal, get_args
 
 import torch
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
+from glocal.console import name_cell
 from glocal.curation.pictures import tiles
 from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.nearest import neighbors_of_all
@@ -200,5 +200,5 @@ def table(found: Outliers, embeddings: Embeddings) -> Table:
     for row in found.order[:_LISTED].tolist():
         nearest = embeddings.keys[int(found.neighbors[row, 0])]
         numbers = f"{found.score[row]:.3f}", f"{found.deviation[row]:.1f}"
-        made.add_row(Text(embeddings.keys[row]), *numbers, Text(nearest), f"{found.distance[row, 0]:.3f}")
+        made.add_row(name_cell(embeddings.keys[row]), *numbers, name_cell(nearest), f"{found.distance[row, 0]:.3f}")
     return made

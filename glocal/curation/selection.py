@@ -273,7 +273,7 @@ def write_list(chosen: Selection, embeddings: Embeddings, path: Path) -> None:
     """Writes the absolute paths of the chosen images, one a line, in the order of their choice: a list of images.
 
     Raises:
-        GlocalError: an image is no file of its own.
+        GlocalError: an image is no file of its own, or its name does not fit one line.
     """
     paths = [embeddings.paths[row] for row in chosen.rows.tolist()]
     missing = next((row for row, found in zip(chosen.rows.tolist(), paths, strict=True) if found is None), None)
@@ -281,6 +281,9 @@ def write_list(chosen: Selection, embeddings: Embeddings, path: Path) -> None:
         raise GlocalError(
             f"{path}: {embeddings.keys[missing]} is no file of its own, so no list can name it; write a .csv"
         )
+    torn = next((found for found in paths if found is not None and found.strip().splitlines() != [found]), None)
+    if torn is not None:
+        raise GlocalError(f"{path}: no line of a list can be {torn}, for the break or spaces in it; write a .csv")
     text = "".join(f"{found}\n" for found in paths)
     write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 

@@ -181,14 +181,17 @@ def sample_values(source: Source, *, deep: bool = False) -> StoredValues | None:
         places, source = source.indices.numpy()[places], source.source
     if not hasattr(source, "stored_values"):
         return None
-    found = [values for place in places if (values := source.stored_values(int(place), deep=deep)) is not None]
-    found = [(mode, values) for mode, values in found if values.size]
-    beyond = [(mode, values) for mode, values in found if mode not in {"L", "RGB"}]
+    found = []  # mode and extremes of each: the values of all would take much memory
+    for place in places:
+        stored = source.stored_values(int(place), deep=deep)
+        if stored is not None and stored[1].size:
+            found.append((stored[0], float(stored[1].min()), float(stored[1].max())))
+    beyond = [one for one in found if one[0] not in {"L", "RGB"}]
     counted = beyond or found
     if not counted:
         return None
-    low, high = min(float(values.min()) for _, values in counted), max(float(values.max()) for _, values in counted)
-    return StoredValues(low, high, bool(beyond), any(mode == "F" for mode, _ in counted))
+    low, high = min(low for _, low, _ in counted), max(high for _, _, high in counted)
+    return StoredValues(low, high, bool(beyond), any(mode == "F" for mode, _, _ in counted))
 
 
 def suitable_range(found: StoredValues) -> tuple[float, float]:

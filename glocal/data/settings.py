@@ -29,7 +29,7 @@ class DataSettings(Settings):
     shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops
     range: tuple[float, float] | None = None  # grey values beyond 8 bits that become black and white; null: measured
-    max_pixels: int | None = Field(None, ge=1)  # larger images count as unreadable; null: Pillow's limit, 179 million
+    max_pixels: int | None = Field(None, ge=1)  # larger ones are unreadable; null: Pillow's 179 million, 1.4 GB to read
     channels: int = Field(3, ge=1, le=1024)  # of each image; other than 3, values stay as they are stored
     rgb: bool | None = (
         None  # whether 3 channels are colours in 8 bits; null: they are; false: values as they are stored

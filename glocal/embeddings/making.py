@@ -33,7 +33,7 @@ from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.extraction import Extractor, blank_image, channels_of, interpolation_of
 from glocal.evaluation.features.opening import open_extractor
-from glocal.files import printable, write_text
+from glocal.files import harmless, printable, write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import choose_device
 from glocal.signals import Stopped, StopSignals
@@ -386,7 +386,7 @@ def _finish(work: Work, *, tell_broken: bool) -> None:
             f"{work.source.name}: none of its {work.about.images} images can be read; the first: {broken[0]}"
         )
     if broken:
-        lines = [f"{error.key}\t{error.reason}".replace("\n", "\\n") for error in broken]
+        lines = [f"{harmless(error.key)}\t{harmless(error.reason)}" for error in broken]
         write_text(folder / SKIPPED, "\n".join(lines) + "\n")
     for left in folder.glob(".*.part"):  # of processes that were killed
         left.unlink(missing_ok=True)

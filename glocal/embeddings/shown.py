@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
-from glocal.console import note
+from glocal.console import name_cell, note
 from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.pictures import picture_of, pictures_of
 from glocal.embeddings.queries import Query
 from glocal.embeddings.searching import SearchResult
-from glocal.files import check_output, printable, unprintable, write_csv
+from glocal.files import check_output, unprintable, write_csv
 from glocal.report.sheets import Section, Tile, write_sheet
 
 _TABLES = 10  # queries that are shown in the terminal
@@ -27,12 +26,12 @@ def tables(result: SearchResult) -> Iterator[Any]:
     labels = result.column("label")
     labelled = any(label is not None for row in labels for label in row)
     for place, query in enumerate(result.queries[:_TABLES]):
-        table = Table(title=Text(printable(query.name)), title_justify="left")
+        table = Table(title=name_cell(query.name), title_justify="left")
         for column in ("rank", "similarity", "key", *(["label"] if labelled else [])):
             table.add_column(column, justify="right" if column in ("rank", "similarity") else "left")
         found = zip(result.similarities[place].tolist(), result.keys[place], labels[place], strict=True)
         for rank, (similarity, key, label) in enumerate(found, start=1):
-            cells = [Text(printable(key)), *([Text(printable(label or ""))] if labelled else [])]
+            cells = [name_cell(key), *([name_cell(label or "")] if labelled else [])]
             table.add_row(str(rank), f"{similarity:.4f}", *cells)
         yield table
     if len(result.queries) > _TABLES:

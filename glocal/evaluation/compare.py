@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from glocal.config import load_mapping
+from glocal.console import name_cell
 from glocal.errors import GlocalError
 from glocal.evaluation import results
-from glocal.files import write_csv, write_text
+from glocal.files import harmless, write_csv, write_text
 from glocal.report.comparison import ComparedRow, ComparedRun, Comparison
 
 # What a protocol chose by itself, or how its solver ended: "SGD, lr=0.1", "food101: C=0.3, stopped at 50 iterations".
@@ -55,12 +56,12 @@ def table(comparison: Comparison) -> Table:
     """A table for the terminal; the best of each row is bold."""
     images = sorted({row.images for row in comparison.rows})
     one = len(images) == 1
-    shown = Table(title=Text(images[0]) if one else None, title_justify="left")
+    shown = Table(title=name_cell(images[0]) if one else None, title_justify="left")
     places = ("protocol", *(() if one else ("images",)), "setting", "metric")
     for column in places:
         shown.add_column(column)
     for run in comparison.runs:
-        shown.add_column(Text(run.name), justify="right")
+        shown.add_column(name_cell(run.name), justify="right")
     before = ("", "")
     for row in comparison.rows:
         group = row.protocol, row.images
@@ -232,6 +233,6 @@ def markdown(comparison: Comparison) -> str:
         lines.append([*row[:4], *cells])
     if any(run.published for run in comparison.runs):
         lines.append(["", "published", "", "", *(run.published or "–" for run in comparison.runs)])
-    text = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(harmless(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
     notes = "".join(f"\n- {note}" for note in comparison.notes)
     return f"{text}\n{notes}\n" if notes else f"{text}\n"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from glocal.console import note, warn
+from glocal.console import name_cell, note, warn
 from glocal.errors import GlocalError
 from glocal.files import write_csv, write_text
 from glocal.plain import read_json
@@ -68,12 +68,12 @@ def table(result: Mapping[str, Any]) -> Table:
     images = sorted({row.images for row in found})
     one = len(images) == 1
     title = f"{result['backbone']}: {images[0]}" if one else result["backbone"]
-    lines = Table(title=Text(title), title_justify="left")
+    lines = Table(title=name_cell(title), title_justify="left")
     for column in ("protocol", *(() if one else ("images",)), "setting", "metric"):
         lines.add_column(column)
     lines.add_column("value", justify="right")
     for row in found:
-        place = () if one else (Text(row.images),)
+        place = () if one else (name_cell(row.images),)
         lines.add_row(row.protocol, *place, Text(row.setting), row.metric, shown(row.metric, row.value))
     return lines
 

@@ -134,6 +134,8 @@ def prepare_folder(
     written["method"] = renamed(written.get("method") or {}, moved)
     _check_settings(longer, written, folder, moved_images=images is not None, extend=extend)
     changed = (longer.train.epochs, longer.data.source) != (_epochs(written), _source(written))
+    if process_rank() == 0 and not (folder / "environment.json").is_file():
+        _write_environment(folder, None)
     if process_rank() == 0 and (changed or moved):
         if longer.data.source != _source(written):
             note(f"data.source was {_source(written)}, is {longer.data.source}: the same images by name")
@@ -184,6 +186,11 @@ def _begin(folder: Path, recipe: AnyRecipe, source: Source, weights: Weights | N
         text = place.path.read_bytes()
         write_atomically(folder / copy, lambda file, text=text: file.write(text))  # type: ignore[misc]
     write_text(folder / "recipe.yaml", recipe.to_yaml())
+    _write_environment(folder, weights)
+
+
+def _write_environment(folder: Path, weights: Weights | None) -> None:
+    """What the run is made with, and the weights that it begins with."""
     about = {
         "glocal": glocal.__version__,
         "torch": str(torch.__version__),

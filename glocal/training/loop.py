@@ -126,7 +126,9 @@ def train(
                     method.refresh(embed_all(method, lane, order.length, fabric), epoch)
                 if fabric.global_rank == 0 and progress:
                     taken = time.perf_counter() - start
-                    bar.console.print(f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s")
+                    bar.console.print(
+                        f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s", markup=False
+                    )
             if refresh_every and step % refresh_every == 0:
                 batches = made_beside(lane.batches(step, _next_multiple(step, refresh_every, total)), beside)
             parts = list(islice(batches, settings.accumulate))

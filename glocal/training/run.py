@@ -19,6 +19,7 @@ from glocal.distributed import wait_for_all
 from glocal.files import write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
+from glocal.pages import live
 from glocal.pages.live import LivePage
 from glocal.report.plots import draw_loss, draw_views
 from glocal.training.blame import who_is_to_blame
@@ -150,9 +151,14 @@ def pretrain(
         order = batch_order(resolved, source, fabric)
         total = resolved.train.epochs * order.steps_per_epoch
         first_step = 0 if state is None else int(state["step"])
+        page = None
+        if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
+            page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings
         if first_step >= total:
             more = f"; to extend it, give more than train.epochs={resolved.train.epochs}" if extend else ""
             note(f"{folder} is finished ({total} steps); nothing to do{more}")
+            if fabric.global_rank == 0:
+                _draw_what_is_missing(folder, page)
             return Run(folder)
         if extend and resolved.train.extended_from:
             note(what_changes(resolved, order.steps_per_epoch))
@@ -165,12 +171,25 @@ def pretrain(
             restore(state, training)
         training.method = suit_to_machine(training.method, resolved.train, fabric.device)
         planned = budget is not None and state is None
-        page = None
-        if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
-            page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings
         _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
         wait_for_all()  # the first one still writes
         return Run(folder)
+
+
+def _draw_what_is_missing(folder: Path, page: LivePage | None) -> None:
+    """The pictures of a finished run that was killed before it drew them, or after an earlier part alone."""
+    numbers = folder / "metrics.csv"
+    if not numbers.is_file():
+        return
+    since = numbers.stat().st_mtime
+    if _is_older(folder / "loss.png", since):
+        draw_loss(folder)
+    if page and _is_older(folder / live.FILE, since):
+        page.end(finished=True)
+
+
+def _is_older(file: Path, since: float) -> bool:
+    return not file.is_file() or file.stat().st_mtime < since
 
 
 def _train(

@@ -22,9 +22,10 @@ from glocal.data.ranges import (
     suitable_range,
 )
 from glocal.data.settings import DataSettings
-from glocal.data.sources.decoding import Decoding, read_image, register_formats
+from glocal.data.sources.decoding import Decoding, read_image
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.opening import open_source
+from glocal.data.sources.reading import register_formats
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.evaluation import evaluate
 from glocal.models.loading import load_backbone

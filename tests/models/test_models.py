@@ -291,3 +291,19 @@ def test_options_that_would_read_a_pickle_are_refused(options: dict[str, Any], p
     ModelSettings(
         options={"checkpoint_path": "", "pretrained_cfg": {"custom_load": False, "file": None}}
     )  # as timm does
+
+
+class _Executes:
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
+
+
+def test_timm_itself_executes_nothing_in_a_file_of_weights(tmp_path: Path) -> None:
+    proof = tmp_path / "executed"
+    torch.save({"state_dict": _Executes(proof)}, tmp_path / "weights.pth")
+    with pytest.raises(RuntimeError, match="weights_only"):
+        timm.create_model("resnet18", checkpoint_path=str(tmp_path / "weights.pth"))
+    assert not proof.exists()

@@ -1,4 +1,4 @@
-"""Under torchrun, a training whose processes are killed goes on by itself, and ends in the weights of one left alone."""
+"""Under torchrun, a training whose processes are killed goes on by itself, and ends as one that was left alone."""
 
 import json
 import os

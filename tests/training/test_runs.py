@@ -326,6 +326,20 @@ def test_one_process_of_a_batch_system_measures_whatever_its_number_is(
     assert [step for step, _ in monitor_series(tmp_path / "a", "knn")] == [6]
 
 
+def test_what_a_kill_at_the_end_has_left_out_is_made_by_the_same_command(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    run(folder, train__epochs=1)
+    written = (folder / "environment.json").read_bytes()
+    (folder / "environment.json").unlink()
+    (folder / "loss.png").unlink()
+    run(folder, train__epochs=1)
+    assert (folder / "environment.json").read_bytes() == written
+    assert (folder / "loss.png").is_file()
+    os.utime(folder / "loss.png", (1, 1))  # of an earlier stop
+    run(folder, train__epochs=1)
+    assert (folder / "loss.png").stat().st_mtime > 1
+
+
 def test_a_finished_run_needs_no_test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"train__epochs": 1, "monitor__knn_epochs": 1, "data__test": str(tmp_path / "test")}
     for kind in range(2):

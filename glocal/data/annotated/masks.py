@@ -21,6 +21,7 @@ from glocal.data.sources.base import Source
 from glocal.data.sources.decoding import exchanges_sides, image_orientation, image_size, orientation_of, turned_upright
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.folder import ImageFiles, ImageFolder
+from glocal.data.sources.reading import open_file, open_picture
 from glocal.data.sources.shapes import Shapes, draw_masks
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.crops import central_geometry
@@ -177,12 +178,12 @@ def _read(path: str | Path) -> tuple[Tensor, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path) as image:
+            with open_file(path) as file, open_picture(file) as image:
                 image.load()
                 orientation = orientation_of(image)
                 mode, values = image.mode, np.array(turned_upright(image, orientation))
         except Exception as error:  # Pillow's plugins raise anything on damaged bytes
-            raise BrokenImageError(str(path), str(error) or type(error).__name__) from None
+            raise BrokenImageError(str(path), " ".join(str(error).split())[:120] or type(error).__name__) from None
     if mode not in {"P", "L", "1"} | _DEEP:
         raise GlocalError(f"{path} holds {mode} pixels; a mask is a PNG with class numbers, in palette or grey mode")
     if mode in _DEEP and not ((values >= 0) & (values <= UNKNOWN)).all():

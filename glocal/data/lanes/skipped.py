@@ -8,7 +8,7 @@ from pathlib import Path
 from glocal.console import warn
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError, GlocalError
-from glocal.files import write_atomically
+from glocal.files import harmless, write_atomically
 
 
 def tell_unreadable(name: str, total: int, broken: Sequence[BrokenImageError], fate: str = "are left out") -> None:
@@ -93,7 +93,7 @@ class SkippedImages:
             return
         named = {line.partition("\t")[0] for line in before}
         for index, key in enumerate(source.keys):
-            if _printed(key) in named:
+            if harmless(key) in named:
                 try:
                     source[index]
                 except BrokenImageError as error:
@@ -111,9 +111,4 @@ def _check_not_gone(error: BrokenImageError) -> None:
 
 
 def _line(error: BrokenImageError) -> str:
-    return f"{_printed(error.key)}\t{_printed(error.reason)}"
-
-
-def _printed(text: str) -> str:
-    """In one field of a line."""
-    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return f"{harmless(error.key)}\t{harmless(error.reason)}"

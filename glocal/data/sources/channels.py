@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageMode, ImageOps
 from torch import Tensor
 
+from glocal.data.sources.reading import PIXELS, open_picture
 from glocal.errors import BrokenImageError, GlocalError, counted
 
 ChannelAxis = Literal["first", "last"]
@@ -24,7 +25,7 @@ _NPY, _DICOM, _PNG = b"\x93NUMPY", b"DICM", b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION, _SIDEWAYS = 0x0112, {5, 6, 7, 8}  # EXIF's tag, and what exchanges height and width
 _SAMPLES = 277  # TIFF's tag of samples per pixel
-_LIMIT = 178_956_970  # pixels, as Pillow has it
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM that is compressed as a whole, and how large it becomes nothing says
 _NUMBERS = "biuf"  # kinds of NumPy's types that are values
 _PLAIN = {"1": "L", "P": "RGB", "PA": "RGB"}  # what images are that are no values by themselves
 
@@ -56,7 +57,7 @@ class StoredChannels:
         key: the name that errors give.
         channels: how many it must have.
         axis: where channels lie in arrays whose shape leaves it open.
-        max_pixels: images with more are refused before anything is decoded; None takes Pillow's limit, 179 million.
+        max_pixels: images with more are refused before anything is decoded.
 
     Attributes:
         size: height and width.
@@ -66,7 +67,7 @@ class StoredChannels:
     """
 
     def __init__(
-        self, content: bytes, key: str, channels: int, axis: ChannelAxis | None = None, max_pixels: int | None = None
+        self, content: bytes, key: str, channels: int, axis: ChannelAxis | None = None, max_pixels: int = PIXELS
     ) -> None:
         self.content = content
         self.key = key
@@ -78,12 +79,9 @@ class StoredChannels:
         except GlocalError as error:
             raise BrokenImageError(key, str(error)) from None
         height, width = (self._stored.shape[place] for place in self._order[-2:])
-        limit = _LIMIT if max_pixels is None else max_pixels
-        if not 0 < height * width <= limit:
-            kind = (
-                "no pixels" if not height * width else f"{width} × {height} pixels, more than data.max_pixels={limit}"
-            )
-            raise BrokenImageError(key, kind)
+        if not 0 < height * width <= max_pixels:
+            many = f"{width} × {height} pixels, more than data.max_pixels={max_pixels}"
+            raise BrokenImageError(key, many if height * width else "no pixels")
         self.size = (height, width)
 
     def read(self) -> Tensor:
@@ -225,7 +223,7 @@ def _of_picture(content: bytes) -> _Stored:
         raise GlocalError("a PNG of 16-bit colours, of which Pillow reads 8 bits; save it as TIFF or .npy")
     tiff = content.startswith(_TIFF)
     try:
-        image = Image.open(io.BytesIO(content))
+        image = open_picture(io.BytesIO(content))
     except Exception:
         if tiff:
             return _of_tiff(content)
@@ -277,6 +275,8 @@ def _of_dicom(content: bytes) -> _Stored:
     """DICOM: values after the modality's rescaling (Hounsfield units of CT); more is brighter in all of them."""
     if find_spec("pydicom") is None:
         raise GlocalError("DICOM needs pydicom: pip install 'glocal[dicom]'")
+    if _DEFLATED in content:
+        raise GlocalError("DICOM of the deflated transfer syntax, which is not read; save it uncompressed")
     import pydicom
 
     header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import io
 import logging
 import os
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +21,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from glocal.data.sources.channels import ChannelAxis, StoredChannels, how_to_read
+from glocal.data.sources.reading import PIXELS, allow_pixels, is_program, open_file, open_picture, read_file
 from glocal.errors import BrokenImageError
 from glocal.views.crops import Interpolation
 
@@ -39,6 +39,8 @@ _EXCHANGES_SIDES = {5, 6, 7, 8}
 # Pixels that reduced decoding leaves for each pixel of a view; 1 gives 27 dB in the worst of 240 photographs.
 _SPARE = 2
 _CHEAP = 1 << 20  # pixels of colour images that a sample decodes
+_STRIP = 1 << 20  # pixels that are converted at a time: beside what Pillow has decoded there is the result alone
+_SCANS = 250  # of a progressive JPEG file; usual ones have about ten, and each is a pass over all pixels
 _REVERSES_ACROSS, _REVERSES_DOWN = (
     {2, 3, 6, 7},
     {3, 4, 7, 8},
@@ -49,6 +51,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 }
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 # Without a handler, Python prints Pillow's log of odd metadata to the terminal, once per image.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -69,6 +72,11 @@ class Decoding:
     max_pixels: int | None = None
     channels: int | None = None
     channel_axis: ChannelAxis | None = None
+
+    @property
+    def most_pixels(self) -> int:
+        """The limit of pixels: that which was set, or Pillow's; a third of it for nine channels, and so on."""
+        return self.max_pixels or PIXELS * 3 // max(3, self.channels or 3)
 
 
 _USUAL = Decoding()
@@ -97,7 +105,7 @@ def read_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUA
 
 def rgb_pixels(image: Image.Image, decoding: Decoding = _USUAL) -> Tensor:
     """An opened image as (3, H, W) uint8, with the same rules as `read_image` but for the rotation, which stays."""
-    return torch.from_numpy(np.array(_to_rgb(image, decoding.value_range), dtype=np.uint8)).permute(2, 0, 1)
+    return _upright_pixels(image, 1, decoding.value_range)
 
 
 def open_stored(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUAL) -> StoredImage | StoredChannels:
@@ -113,7 +121,7 @@ def open_stored(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USU
         key,
         decoding,
         lambda content: StoredChannels(
-            content, key, decoding.channels or 0, decoding.channel_axis, decoding.max_pixels
+            content, key, decoding.channels or 0, decoding.channel_axis, decoding.most_pixels
         ),
     )
 
@@ -128,11 +136,13 @@ def open_image(file: str | Path | BinaryIO, key: str, decoding: Decoding = _USUA
 
 
 def _opened(file: str | Path | BinaryIO, key: str, decoding: Decoding, opened: Callable[[bytes], S]) -> S:
-    register_formats()
     allow_pixels(decoding.max_pixels)
     content = b""
     try:
-        content = Path(file).read_bytes() if isinstance(file, str | Path) else file.read()
+        if isinstance(file, str | Path):
+            content = read_file(file, decoding.most_pixels, decoding.channels or 1)
+        else:
+            content = file.read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no news to the user; a bomb is an error below
             return opened(content)
@@ -144,7 +154,7 @@ def _opened(file: str | Path | BinaryIO, key: str, decoding: Decoding, opened: C
             raise BrokenImageError(key, mend) from None
         if isinstance(error, OSError) and isinstance(file, str | Path) and (gone := _gone(error, Path(file))):
             raise BrokenImageError(key, _reason(error), gone) from None
-        raise _broken(error, key, empty=unknown and not content) from None
+        raise _broken(error, key, content) from None
 
 
 class StoredImage:
@@ -164,15 +174,15 @@ class StoredImage:
         self.content = content
         self.key = key
         self.decoding = decoding
-        with Image.open(io.BytesIO(content)) as image:
+        with open_picture(io.BytesIO(content)) as image:
             width, height = _stored_size(image)
-            if decoding.max_pixels is not None and width * height > decoding.max_pixels:
-                raise BrokenImageError(
-                    key, f"{width} × {height} pixels, more than data.max_pixels={decoding.max_pixels}"
-                )
+            self._check_pixels(width, height)
             self._orientation = orientation_of(image)
             # torchvision decodes these in three quarters of Pillow's time, to the same values
             self._plain_jpeg = image.format == "JPEG" and image.mode in {"L", "RGB"}
+            scans = content.count(b"\xff\xda") if "progressive" in image.info else 0
+        if scans > _SCANS:
+            raise BrokenImageError(key, f"a JPEG file of {scans:,} scans, which would take minutes to decode")
         self.size = (width, height) if self._orientation in _EXCHANGES_SIDES else (height, width)
 
     def read(self) -> Tensor:
@@ -185,7 +195,7 @@ class StoredImage:
             pixels = _decode_jpeg(self.content)
             if pixels is not None:
                 return pixels
-        return torch.from_numpy(np.array(self._decoded(1), dtype=np.uint8)).permute(2, 0, 1)
+        return self._decoded(1, lambda image: _upright_pixels(image, orientation_of(image), self.decoding.value_range))
 
     def reduction(self, boxes: Sequence[Sequence[int]], sides: Sequence[int]) -> int:
         """By how much the image may be decoded smaller: 8, 4, 2, or 1 where that is not possible.
@@ -211,25 +221,33 @@ class StoredImage:
         Raises:
             BrokenImageError: it cannot be decoded.
         """
-        image = self._decoded(factor)
+        image = self._decoded(factor, lambda image: _to_rgb(turned_upright(image, orientation_of(image))))
         height, width = self.size
         # The last column and row are filled up; an axis that runs backwards begins with them.
         across = image.width - width / factor if self._orientation in _REVERSES_ACROSS else 0.0
         down = image.height - height / factor if self._orientation in _REVERSES_DOWN else 0.0
         return ReducedImage(image, factor, (across, down))
 
-    def _decoded(self, factor: int) -> Image.Image:
+    def _decoded(self, factor: int, use: Callable[[Image.Image], T]) -> T:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                with Image.open(io.BytesIO(self.content)) as image:
+                with open_picture(io.BytesIO(self.content)) as image:
                     if factor > 1:
                         width, height = image.size
                         image.draft("RGB", (width // factor, height // factor))
                     image.load()
-                    return _to_rgb(turned_upright(image, orientation_of(image)), self.decoding.value_range)
+                    self._check_pixels(*image.size)  # of an icon, the picture in it may be larger than it says
+                    return use(image)
+            except BrokenImageError:
+                raise
             except Exception as error:  # Pillow's plugins raise anything on damaged bytes: RuntimeError, zlib.error, …
-                raise _broken(error, self.key, empty=not self.content) from None
+                raise _broken(error, self.key, self.content) from None
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        most = self.decoding.max_pixels
+        if most is not None and width * height > most:
+            raise BrokenImageError(self.key, f"{width} × {height} pixels, more than data.max_pixels={most}")
 
 
 def _decode_jpeg(content: bytes) -> Tensor | None:
@@ -297,13 +315,14 @@ class ReducedImage:
         return view.flip(-1) if flipped else view
 
 
-def _broken(error: Exception, key: str, *, empty: bool) -> BrokenImageError:
+def _broken(error: Exception, key: str, content: bytes) -> BrokenImageError:
     if isinstance(error, UnidentifiedImageError):
-        return BrokenImageError(key, "empty file" if empty else "no image in a format that Pillow reads")
+        if is_program(content):
+            return BrokenImageError(key, "PostScript, a program, which is not executed; save it as PNG")
+        return BrokenImageError(key, "no image in a format that Pillow reads" if content else "empty file")
     if isinstance(error, Image.DecompressionBombError):
-        return BrokenImageError(
-            key, "more pixels than Pillow thinks safe (decompression bomb); data.max_pixels allows more"
-        )
+        many = f"more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow thinks safe"
+        return BrokenImageError(key, f"{many} (decompression bomb); data.max_pixels allows more")
     return BrokenImageError(key, _reason(error))
 
 
@@ -327,7 +346,7 @@ def read_bytes(file: str | Path | BinaryIO, key: str) -> bytes:
         BrokenImageError: it cannot be read.
     """
     try:
-        return Path(file).read_bytes() if isinstance(file, str | Path) else file.read()
+        return read_file(file) if isinstance(file, str | Path) else file.read()
     except OSError as error:
         gone = _gone(error, Path(file)) if isinstance(file, str | Path) else ""
         raise BrokenImageError(key, _reason(error), gone) from None
@@ -341,11 +360,10 @@ def image_size(file: str | Path | BinaryIO) -> tuple[int, int]:
     Raises:
         BrokenImageError: the header cannot be read.
     """
-    register_formats()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(file) as image:
+            with open_file(file) as opened, open_picture(opened) as image:
                 width, height = _stored_size(image)
                 exchanged = exchanges_sides(orientation_of(image))
         except Exception as error:
@@ -362,7 +380,7 @@ def image_orientation(file: str | Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(file) as image:
+            with open_file(file) as opened, open_picture(opened) as image:
                 return orientation_of(image)
         except Exception as error:
             raise BrokenImageError(str(file), _reason(error)) from None
@@ -390,7 +408,8 @@ def orientation_of(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) where there is none or the metadata are damaged."""
     try:
         # the base class's method: that of PNG files decodes the pixels in search of more metadata
-        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+        found = int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+        return found if found in range(1, 9) else 1  # others mean nothing
     except Exception:  # pixels are worth having without their metadata
         return 1
 
@@ -400,11 +419,39 @@ def _reason(error: Exception) -> str:
     return textwrap.shorten(text, 120, placeholder="…")
 
 
-def _to_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -> Image.Image:
+def _upright_pixels(image: Image.Image, orientation: int, value_range: tuple[float, float] | None) -> Tensor:
+    """A decoded image of that EXIF orientation as (3, H, W) uint8, made strip by strip of it."""
+    width, height = image.size
+    sides = (width, height) if exchanges_sides(orientation) else (height, width)
+    upright = np.empty((*sides, 3), np.uint8)
+    pixels = _as_stored(upright, orientation)
+    strip = max(1, _STRIP // width)
+    places = [(top, min(top + strip, height)) for top in range(0, height, strip)]
+
+    def strips() -> Iterator[Image.Image]:
+        for top, bottom in places:
+            yield image if len(places) == 1 else image.crop((0, top, width, bottom))
+
+    found = _extremes(strips()) if is_deep(image) else (0.0, 0.0)
+    for (top, bottom), part in zip(places, strips(), strict=True):
+        if is_deep(image):
+            pixels[top:bottom] = _to_eight_bits(part, found, value_range)[:, :, None]
+        else:
+            pixels[top:bottom] = np.asarray(_to_rgb(part))
+    return torch.from_numpy(upright).permute(2, 0, 1)
+
+
+def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of an upright image (H, W, 3) in which its rows and columns lie as in a file of that orientation."""
+    down = slice(None, None, -1 if orientation in _REVERSES_DOWN else 1)
+    across = slice(None, None, -1 if orientation in _REVERSES_ACROSS else 1)
+    turned = upright[down, across]
+    return turned.transpose(1, 0, 2) if exchanges_sides(orientation) else turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if is_deep(image):
-        return Image.fromarray(_to_eight_bits(image, value_range)).convert("RGB")
     if image.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -430,12 +477,11 @@ def stored_values(
         decoding: how large images may be.
         deep: only grey images beyond 8 bits are asked for, None for all others.
     """
-    register_formats()
     allow_pixels(decoding.max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(file) as image:
+            with open_file(file) as opened, open_picture(opened) as image:
                 if deep and not is_deep(image):
                     return None
                 if image.mode == "L" or is_deep(image):
@@ -447,41 +493,31 @@ def stored_values(
             return None
 
 
-@cache
-def register_formats() -> None:
-    """Lets Pillow read HEIC files where `pillow-heif` is installed, in this process; AVIF it reads by itself."""
-    try:
-        heif = importlib.import_module("pillow_heif")
-    except ImportError:
-        return
-    heif.register_heif_opener()
+def _extremes(parts: Iterable[Image.Image]) -> tuple[float, float]:
+    """The smallest and the largest finite value in parts of an image; zeros where there is none."""
+    finite = (values[np.isfinite(values)] for values in map(np.asarray, parts))
+    found = [(float(values.min()), float(values.max())) for values in finite if values.size]
+    return (min(low for low, _ in found), max(high for _, high in found)) if found else (0.0, 0.0)
 
 
-def allow_pixels(pixels: int | None) -> None:
-    """Lets Pillow open, in this process, images of so many pixels; it refuses those above twice its own limit."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if pixels is not None and limit is not None and pixels > 2 * limit:
-        Image.MAX_IMAGE_PIXELS = pixels
-
-
-def _to_eight_bits(image: Image.Image, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Grey values of deep images as uint8: the range becomes 0 to 255, what lies outside black or white.
+def _to_eight_bits(
+    part: Image.Image, extremes: tuple[float, float], value_range: tuple[float, float] | None
+) -> np.ndarray:
+    """Grey values of a part of a deep image as uint8: the range becomes 0 to 255, what lies outside black or white.
 
     Without a range, integers are taken as 16 bits, or as 8 where none is above 255; floating point as [0, 1] where it
     lies there, or as [0, 255] where it lies there. What lies outside is taken from its smallest to its largest finite
-    value.
+    value, which are the extremes of the whole image.
     """
-    values = np.asarray(image, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    low, high = extremes
+    values = np.nan_to_num(np.asarray(part, dtype=np.float64), nan=low, posinf=high, neginf=low)
     if value_range is not None:
         low, high = value_range
         values = values.clip(low, high)
-    elif image.mode.startswith("I;16"):
+    elif part.mode.startswith("I;16"):
         low, high = 0, 65535
     else:
-        ranges = (1, 255) if image.mode == "F" else (255, 65535)
+        ranges = (1, 255) if part.mode == "F" else (255, 65535)
         low, high = next(((0, top) for top in ranges if low >= 0 and high <= top), (low, high))
     scale = 255 / (high - low) if high > low else 0.0
     return np.rint((values - low) * scale).astype(np.uint8)

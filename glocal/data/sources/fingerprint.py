@@ -31,8 +31,7 @@ def fingerprint(source: Source) -> str | None:
         images: Tensor = source.images()
         return _digest([str(tuple(images.shape)).encode(), np.ascontiguousarray(images.numpy()).data])
     if hasattr(source, "files"):
-        found = ((path, os.stat(path)) for path in source.files())
-        of_files = (os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0") for path, status in found)
+        of_files = (os.fsencode(f"{path}\0{_state(path)}\0") for path in source.files())
         return _digest(chain(_how_decoded(source), of_files))
     if hasattr(source, "digest"):
         return _digest([*_how_decoded(source), source.digest.encode()])
@@ -43,6 +42,14 @@ def _how_decoded(source: Source) -> list[bytes]:
     decoding: Decoding = getattr(source, "decoding", Decoding())
     how = [] if decoding.value_range is None else [f"{decoding.value_range}\0".encode()]
     return how + ([] if decoding.channels is None else [f"{decoding.channels} {decoding.channel_axis}\0".encode()])
+
+
+def _state(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:  # it came away, and is told as unreadable
+        return "gone"
+    return f"{status.st_size}\0{status.st_mtime_ns}"
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:

@@ -9,25 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from glocal.console import note
 from glocal.data.sources.channels import ENDINGS, how_to_read
-from glocal.data.sources.decoding import register_formats
 from glocal.data.sources.encoded import EncodedImages
 from glocal.data.sources.labelled import are_splits, training_part
 from glocal.data.sources.listing import list_images, walk
+from glocal.data.sources.reading import image_extensions, read_file
 from glocal.errors import GlocalError
 
 _OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")
-
-
-def image_extensions() -> frozenset[str]:
-    """The endings, with their dot and in lower case, of the files that Pillow opens as images."""
-    register_formats()
-    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return frozenset(readable - {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
 
 
 class ImageFiles(EncodedImages):
@@ -127,7 +119,7 @@ def _of_values(folder: Path, found: Sequence[str]) -> str:
     if first is None:
         return ""
     try:
-        mend = how_to_read((folder / first).read_bytes())
+        mend = how_to_read(read_file(folder / first))
     except OSError:
         return ""
     return f"; {first} has {mend}" if mend else ""

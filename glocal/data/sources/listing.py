@@ -58,9 +58,11 @@ class Listing(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a walk found, images or not: paths of files, and of folders that glocal wrote; all folders."""
+    """What a walk found, images or not: paths of files, of what is neither file nor folder, and of folders that glocal
+    wrote; all folders."""
 
     files: list[str]
+    no_files: list[str]
     outputs: list[str]
     folders: list[Folder]
 
@@ -87,7 +89,8 @@ def list_images(folder: Path, extensions: Collection[str], without: str | Path |
     found = walk(folder, apart)
     keys = [key for key in found.files if os.path.splitext(key)[1].lower() in extensions]
     others = (key for key in found.files if os.path.splitext(key)[1].lower() not in extensions)
-    listing = Listing(Names(keys), passed_over(count_endings(others), found.outputs), found.folders)
+    no_files = [key for key in found.no_files if os.path.splitext(key)[1].lower() in extensions]
+    listing = Listing(Names(keys), passed_over(count_endings(others), found.outputs, no_files), found.folders)
     if before is not None:
         _tell_difference(folder, before.images, listing.images)
     if len(keys) >= FEWEST:
@@ -105,7 +108,7 @@ def walk(folder: Path, without: str | None = None) -> Found:
     Raises:
         GlocalError: a folder cannot be read.
     """
-    found = Found([], [], [])
+    found = Found([], [], [], [])
     entered: set[tuple[int, int]] = set()
     waiting = [("", str(folder))]
     links: list[tuple[str, str]] = []  # entered last, so that real folders go before links to them
@@ -136,14 +139,16 @@ def walk(folder: Path, without: str | None = None) -> Found:
                     links.append(place)
                 elif os.path.isfile(entry.path):
                     found.files.append(prefix + entry.name)
-                elif not os.path.exists(entry.path):
-                    found.folders.append(
-                        Folder(prefix + entry.name, 0, 0, False)
-                    )  # what may come to be there is no folder
+                else:
+                    found.no_files.append(prefix + entry.name)
+                    # What may come to be there is no folder.
+                    found.folders.append(Folder(prefix + entry.name, 0, 0, False))
             elif entry.is_dir():
                 waiting.append(place)
             elif entry.is_file():
                 found.files.append(prefix + entry.name)
+            else:
+                found.no_files.append(prefix + entry.name)
         if len(found.folders) % _TOLD == 0 and clock.seconds() is not None:
             tell(f"{folder}: {len(found.files):,} files in {len(found.folders):,} folders so far")
     found.files.sort()

@@ -45,6 +45,7 @@ _BESIDE = frozenset(
     ]
 ) | {""}
 _MEND = {
+    ".eps": "save them as PNG",
     ".heic": "pip install pillow-heif reads them",
     ".heif": "pip install pillow-heif reads them",
     ".avif": "Pillow 11.3 or newer reads them",
@@ -71,23 +72,29 @@ def count_endings(files: Iterable[str]) -> Counter[str]:
     return Counter({ending: count for ending, count in endings.items() if ending not in _BESIDE})
 
 
-def passed_over(endings: Counter[str], outputs: list[str]) -> str:
+def passed_over(endings: Counter[str], outputs: list[str], no_files: list[str] | None = None) -> str:
     """Both as the end of a sentence, "100 .heic (pip install pillow-heif reads them), 20 .dcm"; "" where it is nothing.
 
     Args:
         endings: of files that are no images.
         outputs: folders that glocal wrote.
+        no_files: links that lead nowhere, pipes, devices and sockets with names of images.
     """
     named = [_with_mend(ending, count) for ending, count in endings.most_common(_MOST)]
     if len(endings) > _MOST:
         others = sum(count for _, count in endings.most_common()[_MOST:])
         named.append(f"{others:,} of {len(endings) - _MOST} more endings")
     if outputs:
-        some = sorted(outputs)[:_MOST]
-        more = ", …" if len(outputs) > _MOST else ""
         what = "folder that glocal writes" if len(outputs) == 1 else "folders that glocal writes"
-        named.append(f"{len(outputs):,} {what} ({', '.join(some)}{more})")
+        named.append(_listed(outputs, what))
+    if no_files:
+        named.append(_listed(no_files, "that cannot be opened: links that lead nowhere, pipes, devices"))
     return ", ".join(named)
+
+
+def _listed(names: list[str], what: str) -> str:
+    more = ", …" if len(names) > _MOST else ""
+    return f"{len(names):,} {what} ({', '.join(sorted(names)[:_MOST])}{more})"
 
 
 def _with_mend(ending: str, count: int) -> str:

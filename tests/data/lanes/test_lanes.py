@@ -407,10 +407,10 @@ def test_a_server_that_is_gone_is_no_images_fault(
 ) -> None:
     source = open_source(image_folder(4))
 
-    def stale(path: Path) -> bytes:
+    def stale(path: Path, *_: int) -> bytes:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", stale)
+    monkeypatch.setattr("glocal.data.sources.decoding.read_file", stale)
     error = broken(source, source.keys[0])
     assert error.gone
     with pytest.raises(GlocalError, match="is gone, with"):

@@ -1,6 +1,7 @@
 """Every mode and format becomes RGB as a person would see it; what cannot be read says why."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def test_open_files_and_files_without_permission(tmp_path: Path, monkeypatch: py
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(os, "open", deny)
     with pytest.raises(BrokenImageError, match="a: Permission denied"):
         read_image(tmp_path / "a.png", "a")
 
