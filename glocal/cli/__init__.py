@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -15,6 +16,9 @@ from glocal.errors import GlocalError
 # In the order of `glocal --help`.
 for _commands in ("training", "measuring", "reproducing", "searching", "curating", "exporting", "looking"):
     import_module(f"glocal.cli.{_commands}")
+
+# Of the operating system, whatever file it is: a full disk or quota, a limit, a read-only folder, a lack of rights.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _other_process() -> bool:
@@ -34,7 +38,8 @@ def main() -> None:
         app()
     except BaseException as error:
         number = getattr(error, "signal", None)
-        if debug or not (isinstance(error, GlocalError) or number is not None):
+        refused = isinstance(error, OSError) and error.errno in _REFUSALS
+        if debug or not (isinstance(error, GlocalError) or refused or number is not None):
             raise
         text = str(error) if number is None else f"{error}; the same command continues it"
         if number is None or not _other_process():  # all processes of a training stop together: one says so
