@@ -141,9 +141,11 @@ def main() -> None:
         described = machine()
         print_machine(described)
         command = [__file__, "--steps", arguments.steps, "--one"]
-        cases = {case: in_own_process(*command, case) for case in arguments.cases}
-        grown = {case: slopes(found) for case, found in cases.items()}
-        write_json(arguments.json, described, steps=arguments.steps, growth_per_1000_steps=grown, cases=cases)
+        cases = {}
+        for case in arguments.cases:
+            cases[case] = in_own_process(*command, case)
+            grown = {case: slopes(found) for case, found in cases.items()}
+            write_json(arguments.json, described, steps=arguments.steps, growth_per_1000_steps=grown, cases=cases)
     show(cases)
     if arguments.figure:
         draw(cases, arguments.figure)

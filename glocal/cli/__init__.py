@@ -27,6 +27,17 @@ def _other_process() -> bool:
     return process_rank() > 0
 
 
+def _in_a_line(error: BaseException) -> str | None:
+    """What the user is told; None where only a traceback will do."""
+    if getattr(error, "signal", None) is not None:
+        return f"{error}; the same command continues it"
+    if isinstance(error, GlocalError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return None
+
+
 def main() -> None:
     """Runs the command line; errors that a user can mend become one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -37,11 +48,9 @@ def main() -> None:
     try:
         app()
     except BaseException as error:
-        number = getattr(error, "signal", None)
-        refused = isinstance(error, OSError) and error.errno in _REFUSALS
-        if debug or not (isinstance(error, GlocalError) or refused or number is not None):
+        number, text = getattr(error, "signal", None), _in_a_line(error)
+        if debug or text is None:
             raise
-        text = str(error) if number is None else f"{error}; the same command continues it"
         if number is None or not _other_process():  # all processes of a training stop together: one says so
             Console(stderr=True, highlight=False, emoji=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
         if number is None:

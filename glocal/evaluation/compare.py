@@ -16,7 +16,7 @@ from rich.text import Text
 from glocal.config import load_mapping
 from glocal.errors import GlocalError
 from glocal.evaluation import results
-from glocal.files import write_csv, write_text
+from glocal.files import make_folder, write_csv, write_text
 from glocal.report.comparison import ComparedRow, ComparedRun, Comparison
 
 # What a protocol chose by itself, or how its solver ended: "SGD, lr=0.1", "food101: C=0.3, stopped at 50 iterations".
@@ -199,7 +199,7 @@ def _cells(row: ComparedRow) -> list[str]:
 
 
 def _save(comparison: Comparison, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found = {
         "runs": [run._asdict() for run in comparison.runs],
         "rows": [{**row._asdict(), "best": row.best} for row in comparison.rows],

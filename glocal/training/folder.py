@@ -39,6 +39,7 @@ _FREE = {
     "data.lane",
     "data.resident_megabytes",
     "data.broken_limit",
+    "data.patience",
     "train.device",
     "train.log_steps",
     "train.loggers",
