@@ -29,7 +29,7 @@ from typing import Any
 # Loaded once, before any fork.
 import matplotlib.pyplot  # noqa: F401
 import torch
-import torch.utils.tensorboard  # noqa: F401
+import torch.utils.tensorboard
 from common import Table, command_line, machine, print_machine, write_json
 from PIL import Image
 
@@ -82,7 +82,8 @@ class Training:
 
     def __init__(self, data: Path, out: Path, settings: dict[str, Any]) -> None:
         words = [f"--set={key}={value}" for key, value in settings.items()]
-        self.arguments = ["glocal", "pretrain", "--data", str(data), "--out", str(out), "--no-report", "--quiet", *words]
+        places = ["--data", str(data), "--out", str(out)]
+        self.arguments = ["glocal", "pretrain", *places, "--no-report", "--quiet", *words]
         self.said, self.checkpoints = out.with_suffix(".err"), out / "checkpoints"
         self.processes = int(settings.get("train.devices", 1))
         self.pids: list[int] = []
@@ -129,13 +130,10 @@ class Training:
 
     def ended(self) -> list[int] | None:
         """Exit codes, if all processes that were started have ended."""
-        codes = []
-        for pid in self.pids:
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                return None
-        for pid in self.pids:
-            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        return codes
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        if any(os.waitid(os.P_PID, pid, look) is None for pid in self.pids):
+            return None
+        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
 
     def wait(self, seconds: float) -> list[int] | None:
         until = time.monotonic() + seconds
@@ -225,7 +223,8 @@ def _different(name: str, a: Any, b: Any) -> list[str]:
             return [name]
         return [one for key in a for one in _different(f"{name}.{key}", a[key], b[key])]
     if isinstance(a, list | tuple):
-        return [one for number, pair in enumerate(zip(a, b, strict=True)) for one in _different(f"{name}.{number}", *pair)]
+        pairs = enumerate(zip(a, b, strict=True))
+        return [one for number, pair in pairs for one in _different(f"{name}.{number}", *pair)]
     return [] if a == b else [name]
 
 

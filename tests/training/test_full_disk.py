@@ -1,4 +1,4 @@
-"""A disk that is full, or a folder that is gone, ends a training in one line and costs what came after its checkpoint."""
+"""A full disk, or a folder that is gone, ends a training in one line and costs what came after its checkpoint."""
 
 import errno
 import os
