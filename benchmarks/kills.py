@@ -141,38 +141,40 @@ class Training:
             time.sleep(0.005)
         return codes
 
+    def half_written(self) -> set[Path]:
+        """Temporary files of checkpoints."""
+        return set(self.checkpoints.glob(".step-*.part"))
+
     def kill_all(self) -> None:
         os.killpg(self.pids[0], signal.SIGKILL)
         for pid in self.pids:
             os.waitpid(pid, 0)
 
 
-def wait_for_checkpoint(training: Training, draw: random.Random) -> bool:
-    """Until one of the next checkpoints is being written, and a moment more; False where the training has ended."""
-    wanted, before = draw.randint(1, 3), set()
-    while training.ended() is None:
-        writing = set(training.checkpoints.glob(".step-*.part")) - before
+def wait_for_checkpoint(training: Training, draw: random.Random) -> list[int] | None:
+    """Until one of the next checkpoints is being written, and a moment more; exit codes where the training ended."""
+    wanted, before = draw.randint(1, 3), training.half_written()
+    while (codes := training.ended()) is None:
+        writing = training.half_written() - before
         if writing:
             before |= writing
             wanted -= 1
             if wanted == 0:
                 time.sleep(draw.choice([0, 0, 0.001, 0.003]))
-                return True
+                return None
         time.sleep(0.0002)
-    return False
+    return codes
 
 
 def be_killed(training: Training, found: Found, draw: random.Random) -> bool:
     """Starts the training and kills it; False where it ended before."""
+    before = training.half_written()
     training.start()
-    if draw.random() < 0.5:
-        if not wait_for_checkpoint(training, draw):
-            return False
-    else:
-        codes = training.wait(draw.uniform(0, LONGEST))
-        if codes is not None:
-            _look(training, codes, found)
-            return False
+    aimed = draw.random() < 0.5
+    codes = wait_for_checkpoint(training, draw) if aimed else training.wait(draw.uniform(0, LONGEST))
+    if codes is not None:
+        _look(training, codes, found)
+        return False
     members = training.members()
     victim = draw.choice(members)
     try:
@@ -185,7 +187,7 @@ def be_killed(training: Training, found: Found, draw: random.Random) -> bool:
     if training.wait(PATIENCE) is None:
         found.lingered += 1
         training.kill_all()
-    found.while_writing += any(training.checkpoints.glob(".step-*.part"))
+    found.while_writing += bool(training.half_written() - before)
     found.unreadable += "no readable checkpoint" in training.said.read_text()
     return True
 
@@ -277,7 +279,7 @@ def main() -> None:
                 *(one.kills, one.while_writing, one.of_workers, one.runs, one.unreadable, one.lingered),
                 *(len(one.failed), equal),
             )
-    write_json(arguments.json, described, seed=arguments.seed, cases=[asdict(one) for one in found])
+            write_json(arguments.json, described, seed=arguments.seed, cases=[asdict(each) for each in found])
     if any(one.different or one.failed or one.unreadable for one in found):
         raise SystemExit(1)
 
