@@ -47,7 +47,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, done: str = "written") -> Iterator[None]:
     """Whatever keeps a file from being written inside becomes one line with its name.
 
     Raises:
@@ -65,7 +65,7 @@ def writing(path: Path) -> Iterator[None]:
                 raise
             cause = cause.__cause__ or cause.__context__
         reason = cause.strerror or str(cause)
-        raise WriteError(f"{path} cannot be written: {reason}", cause.errno, reason) from error
+        raise WriteError(f"{path} cannot be {done}: {reason}", cause.errno, reason) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -85,7 +85,7 @@ def make_folder(folder: Path) -> None:
         WriteError: it cannot be made.
     """
     if not folder.is_dir():
-        with writing(folder):
+        with writing(folder, "made"):
             above = folder.parent
             if not above.exists():
                 make_folder(above)

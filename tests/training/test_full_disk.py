@@ -157,7 +157,9 @@ def test_a_read_only_folder_is_one_line_before_anything_is_computed(
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    assert "cannot be written: " in capsys.readouterr().err.splitlines()[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("glocal: ")
+    assert "cannot be made: " in last or "cannot be written: " in last
 
 
 def test_nothing_that_was_written_is_left_to_the_system_to_write_later(
