@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glocal.console import warn
 from glocal.errors import GlocalError
-from glocal.files import write_atomically
+from glocal.files import remove_remains, sync_folder, write_atomically, writing
 
 FORMAT = 1
 
@@ -37,10 +37,15 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pat
 
     Returns:
         The new file.
+
+    Raises:
+        WriteError: it cannot be written, or the folder that `folder` is in is gone; older checkpoints stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for remains in folder.glob(".step-*.part"):  # of a process that was killed while it wrote
-        remains.unlink(missing_ok=True)
+    if not folder.is_dir():
+        with writing(folder):
+            folder.mkdir()
+        sync_folder(folder.parent)
+    remove_remains(folder, ["step-*"])
     path = folder / f"step-{state['step']:09d}.pt"
     write_atomically(path, lambda file: torch.save({**state, "format": FORMAT}, file))
     for old in checkpoint_files(folder)[keep:]:

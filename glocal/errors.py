@@ -29,6 +29,21 @@ class BrokenImageError(GlocalError):
         return type(self), (self.key, self.reason, self.gone)
 
 
+class WriteError(GlocalError, OSError):
+    """A file that cannot be written: the disk is full, the folder read-only or gone.
+
+    Attributes:
+        strerror: what the operating system says, and `errno` its number.
+    """
+
+    def __init__(self, message: str, errno: int | None = None, strerror: str | None = None) -> None:
+        super().__init__(message)
+        self.errno, self.strerror = errno, strerror
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def in_a_line(error: BaseException) -> str:
     """An error in a line; of one that is no user's mistake, with its kind.
 

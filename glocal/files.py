@@ -8,13 +8,14 @@ import hashlib
 import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, WriteError
 
 RESULTS = (".csv", ".html", ".png")
 """Endings of results: a table, a page, a picture."""
@@ -33,25 +34,79 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Args:
         path: where the file shall be; an older one is replaced at once or not at all.
         write: writes the content to the open binary file that it gets.
+
+    Raises:
+        WriteError: it cannot be written; an older file is as it was.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    with contextlib.suppress(OSError):  # the rename itself; not every file system lets a folder be synced
-        folder = os.open(path.parent, os.O_RDONLY)
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
-            os.fsync(folder)
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path, done: str = "written") -> Iterator[None]:
+    """Whatever keeps a file from being written inside becomes one line with its name.
+
+    Raises:
+        WriteError: the operating system refused, also where a library has made another error of that.
+    """
+    before = sys.exception()  # that is handled outside
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while not isinstance(cause, OSError):
+            if cause is None or cause is before:
+                raise
+            cause = cause.__cause__ or cause.__context__
+        reason = cause.strerror or str(cause)
+        raise WriteError(f"{path} cannot be {done}: {reason}", cause.errno, reason) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces the names in a folder to the disk, as far as its file system can: a loss of power takes none of them."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, which no loss of power takes again.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    if not folder.is_dir():
+        with writing(folder, "made"):
+            above = folder.parent
+            if not above.exists():
+                make_folder(above)
+            folder.mkdir(exist_ok=True)
+        sync_folder(above)
+
+
+def remove_remains(folder: Path, names: Iterable[str]) -> None:
+    """Removes what a process that was killed in `write_atomically` has left of files with these names."""
+    for name in names:
+        for remains in folder.glob(f".{name}.*.part"):
+            with contextlib.suppress(OSError):
+                remains.unlink()
 
 
 def check_output(path: Path, endings: Sequence[str] = RESULTS, *, option: str = "--out") -> None:

@@ -22,6 +22,7 @@ STOP = frozenset(
 )
 """The signals that ask for an end in order; each would end the process if nothing caught it."""
 
+_listening: list[StopSignals] = []
 _ONE_WISH = 1.0  # seconds: `timeout -s INT` and a terminal's group deliver one wish twice
 
 
@@ -39,6 +40,11 @@ class Stopped(BaseException):
         self.signal = number
 
 
+def stop_wanted() -> bool:
+    """Whether a signal that means stop has come to work that has not answered it yet."""
+    return any(one.received is not None for one in _listening)
+
+
 class StopSignals:
     """Turns the first signal that means stop into a flag; SIGINT a second or more later interrupts at once.
 
@@ -52,6 +58,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        _listening.append(self)
         if threading.current_thread() is threading.main_thread():
             for number in STOP:
                 if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
@@ -60,6 +67,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        _listening.remove(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

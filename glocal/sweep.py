@@ -26,7 +26,7 @@ from glocal.distributed import process_rank
 from glocal.errors import GlocalError
 from glocal.evaluation import Bench, IncompleteError, RawPixels, evaluate
 from glocal.evaluation.protocols import protocol
-from glocal.files import write_text
+from glocal.files import make_folder, write_text
 from glocal.plain import read_json, read_yaml
 from glocal.settings import assign, validated
 from glocal.training.log import read_metrics
@@ -302,7 +302,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _write(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

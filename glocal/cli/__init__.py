@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -17,11 +18,25 @@ from glocal.files import harmless
 for _commands in ("training", "measuring", "reproducing", "searching", "curating", "packing", "exporting", "looking"):
     import_module(f"glocal.cli.{_commands}")
 
+# Of the operating system, whatever file it is: a full disk or quota, a limit, a read-only folder, a lack of rights.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 def _other_process() -> bool:
     from glocal.distributed import process_rank
 
     return process_rank() > 0
+
+
+def _in_a_line(error: BaseException) -> str | None:
+    """What the user is told; None where only a traceback will do."""
+    if getattr(error, "signal", None) is not None:
+        return f"{error}; the same command continues it"
+    if isinstance(error, GlocalError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return None
 
 
 def main() -> None:
@@ -34,10 +49,10 @@ def main() -> None:
     try:
         app()
     except BaseException as error:
-        number = getattr(error, "signal", None)
-        if debug or not (isinstance(error, GlocalError) or number is not None):
+        number, text = getattr(error, "signal", None), _in_a_line(error)
+        if debug or text is None:
             raise
-        text = harmless(str(error) if number is None else f"{error}; the same command continues it")
+        text = harmless(text)
         if number is None or not _other_process():  # all processes of a training stop together: one says so
             Console(stderr=True, highlight=False, emoji=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
         if number is None:

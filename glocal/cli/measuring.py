@@ -10,6 +10,7 @@ import typer
 
 from glocal.cli.app import app, show
 from glocal.errors import GlocalError, did_you_mean
+from glocal.files import check_output_folder
 
 PANEL = "Measure"
 
@@ -60,6 +61,8 @@ def evaluate(
 
     if out is None and Path(backbone).is_dir():
         out = Path(backbone) / "evaluation"
+    if out is not None:
+        check_output_folder(out)
     places = {}
     for place in data or []:
         name, equals, path = place.partition("=")

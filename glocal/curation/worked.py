@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from torch.utils.data import Dataset
 
 from glocal.data.lanes.central import default_workers
+from glocal.data.lanes.readings import reading
 from glocal.data.lanes.workers import batches_of
 
 Item = TypeVar("Item")
@@ -28,7 +29,11 @@ class _Applied(Dataset[list[Found]], Generic[Item, Found]):
         return self.__getitems__([place])
 
     def __getitems__(self, places: list[int]) -> list[Found]:
-        return [self.function(self.items[place]) for place in places]
+        found = []
+        for place in places:
+            reading(place)
+            found.append(self.function(self.items[place]))
+        return found
 
 
 def applied(
@@ -45,4 +50,4 @@ def applied(
     if workers is None:
         workers = 0 if len(items) <= _FEW else default_workers()
     requests = [range(first, min(first + batch, len(items))) for first in range(0, len(items), batch)]
-    yield from batches_of(_Applied(function, items), requests, workers=workers)
+    yield from batches_of(_Applied(function, items), requests, workers=workers, name=lambda place: str(items[place]))

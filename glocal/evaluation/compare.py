@@ -17,7 +17,7 @@ from glocal.config import load_mapping
 from glocal.console import name_cell
 from glocal.errors import GlocalError
 from glocal.evaluation import results
-from glocal.files import harmless, write_csv, write_text
+from glocal.files import harmless, make_folder, write_csv, write_text
 from glocal.report.comparison import ComparedRow, ComparedRun, Comparison
 
 # What a protocol chose by itself, or how its solver ended: "SGD, lr=0.1", "food101: C=0.3, stopped at 50 iterations".
@@ -200,7 +200,7 @@ def _cells(row: ComparedRow) -> list[str]:
 
 
 def _save(comparison: Comparison, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found = {
         "runs": [run._asdict() for run in comparison.runs],
         "rows": [{**row._asdict(), "best": row.best} for row in comparison.rows],

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from glocal.console import name_cell, note, warn
 from glocal.errors import GlocalError
-from glocal.files import write_csv, write_text
+from glocal.files import make_folder, write_csv, write_text
 from glocal.plain import read_json
 
 _PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
@@ -92,7 +92,7 @@ def save(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     same images with the same words among its settings (`style: moco`): that is replaced. What is there of another
     backbone is moved to evaluation-before.json.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = folder / "evaluation.json", folder / "evaluation.csv"
     kept: list[dict[str, Any]] = []
     if paths[0].exists():

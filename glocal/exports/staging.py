@@ -11,6 +11,7 @@ from pathlib import Path
 
 from glocal.errors import GlocalError
 from glocal.exports.target import Target
+from glocal.files import sync_folder
 
 _DRAWN = "?" * 8  # what mkdtemp puts into a name; more letters are those of a longer name, of another export
 
@@ -72,6 +73,7 @@ def staged(out: Path) -> Iterator[Path]:
             if (room / "before").exists():
                 os.rename(room / "before", out)
             raise
+        sync_folder(out.parent)
     except OSError as error:
         raise GlocalError(f"{out} cannot be written: {error.strerror or error}; nothing was left") from error
     finally:
@@ -106,3 +108,5 @@ def _settle(place: Path) -> None:
         path.chmod(0o644)
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    if place.is_dir():
+        sync_folder(place)

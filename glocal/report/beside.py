@@ -9,7 +9,7 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from glocal.report.pictures import plain
+from glocal.report.pictures import plain, save_picture
 
 matplotlib.use("Agg")
 
@@ -85,7 +85,7 @@ def draw_beside(path: Path, title: str, labels: Sequence[str], panels: Sequence[
         ncols=min(5, len(handles)),
         title="bars: standard deviation over seeds" if several else None,
     )
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)
 
 
 def _short(label: str) -> str:

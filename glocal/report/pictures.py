@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glocal.data.settings import DataSettings
-from glocal.files import printable
+from glocal.files import printable, write_atomically
 from glocal.views.pictures import as_picture
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ def shown_views(images: Tensor, data: DataSettings) -> Tensor:
     return (images * std + mean).clamp(0, 1)
 
 
-def save_picture(figure: Figure, path: Path) -> None:
-    """Writes a figure; letters that the font lacks are boxes, without a warning for each."""
+def save_picture(figure: Figure, path: Path, dpi: int = 130) -> None:
+    """Writes a figure, whole or not at all; letters that the font lacks are boxes, without a warning for each.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figure.savefig(path, dpi=130)
+        write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:] or None, dpi=dpi))

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from glocal.config import AnyRecipe
 from glocal.data.lanes.choice import Lane
-from glocal.report.pictures import plain, shown_views
+from glocal.report.pictures import plain, save_picture, shown_views
 from glocal.training.log import monitor_series, read_metrics
 
 matplotlib.use("Agg")
@@ -54,7 +54,7 @@ def draw_loss(folder: Path) -> None:
         accuracy.set_ylabel("k-NN top-1, %")
         accuracy.grid(alpha=0.3)
     (below or [axes])[-1].set_xlabel("epoch")
-    figure.savefig(folder / "loss.png", dpi=110)
+    save_picture(figure, folder / "loss.png", dpi=110)
 
 
 def draw_views(lane: Lane, recipe: AnyRecipe, path: Path) -> None:
@@ -79,4 +79,4 @@ def draw_views(lane: Lane, recipe: AnyRecipe, path: Path) -> None:
             axes.set_yticks([])
             if column == 0:
                 axes.set_ylabel(f"{name}\n{pixels.shape[1]} px", fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)

@@ -25,7 +25,7 @@ from glocal.data.sources.opening import Images
 from glocal.data.sources.resized import resized
 from glocal.errors import GlocalError
 from glocal.models.backbone import build_backbone
-from glocal.report.pictures import shown_views
+from glocal.report.pictures import save_picture, shown_views
 from glocal.report.plots import draw_views
 from glocal.views.batch import Views
 from glocal.views.geometry import MatchRule, PatchMatches, match_patches
@@ -168,7 +168,7 @@ def _draw_match(
                 text = axes.text(column + 0.5, row + 0.5, str(numbers[number]), ha="center", va="center", fontsize=8)
                 text.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])
     figure.suptitle(f"{len(joined)} matched patches: those of one colour, or number, are a pair", fontsize=10)
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)
 
 
 _CORNERS = (

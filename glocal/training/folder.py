@@ -19,7 +19,7 @@ from glocal.console import note
 from glocal.data.sources.base import Source
 from glocal.distributed import process_rank
 from glocal.errors import GlocalError, counted
-from glocal.files import sha256, write_atomically, write_text
+from glocal.files import make_folder, remove_remains, sha256, write_atomically, write_text
 from glocal.methods.own_file import OwnFile, own_files, renamed, same_method
 from glocal.models.weights import Weights
 from glocal.training.extending import extended
@@ -39,6 +39,7 @@ _FREE = {
     "data.lane",
     "data.resident_megabytes",
     "data.broken_limit",
+    "data.patience",
     "train.device",
     "train.devices",
     "train.machines",
@@ -111,6 +112,8 @@ def prepare_folder(
     """
     if folder.exists() and not folder.is_dir():
         raise GlocalError(f"{folder} is a file; give a folder for the run")
+    if process_rank() == 0:
+        remove_remains(folder, ("recipe.yaml", "environment.json", *_LOGS))
     if not has_checkpoint(folder):
         if resume == "must":
             raise GlocalError(f"there is no run in {folder} to continue (no checkpoint)")
@@ -170,10 +173,7 @@ def _moved(own: Mapping[str, OwnFile], written: Mapping[str, Any], folder: Path)
 
 
 def _begin(folder: Path, recipe: AnyRecipe, source: Source, weights: Weights | None) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GlocalError(f"{folder} cannot be made: {error.strerror}") from error
+    make_folder(folder)
     if process_rank() > 0:
         return
     if (folder / "recipe.yaml").exists():

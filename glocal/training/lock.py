@@ -12,7 +12,8 @@ from pathlib import Path
 
 from lightning.fabric import Fabric
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, WriteError
+from glocal.files import make_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -39,12 +40,12 @@ def locked(folder: Path, fabric: Fabric) -> Iterator[None]:
     refused, held, new = "", None, not folder.exists()
     if fabric.global_rank == 0:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             held = _take(folder / FILE, time.monotonic() + _PATIENCE)
         except BlockingIOError:
             refused = f"a training is running in {folder}: wait for it, stop it, or choose another folder (--out)"
-        except OSError as error:
-            refused = f"{folder} cannot be made: {error.strerror}"
+        except WriteError as error:
+            refused = str(error)
     if refused := fabric.broadcast(refused):
         raise GlocalError(refused)
     try:

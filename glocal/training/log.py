@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import os
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
 from glocal.console import warn
-from glocal.files import printable, write_text
+from glocal.files import printable, write_text, writing
+
+TABLES = ("metrics.csv", "monitor.csv")
 
 FAILED = "failed.txt"
 """In the run's folder: why it could not go on; gone when it does."""
@@ -36,44 +41,76 @@ class RunLog:
     def __init__(self, folder: Path, first_step: int, others: Others | None = None) -> None:
         self.folder = folder
         self.others = others
-        for name in ("metrics.csv", "monitor.csv"):
+        for name in TABLES:
             _drop_after(folder / name, first_step)
+        self._excepthook, threading.excepthook = threading.excepthook, _quiet_board
         self.board = _open_board(folder / "tensorboard", first_step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """A line of the training's numbers after `step` steps."""
         _append(self.folder / "metrics.csv", {"step": step, **values})
-        for name, value in values.items():
-            if name != "epoch" and self.board:
-                self.board.add_scalar(name, value, step)
+        self._draw(step, {name: value for name, value in values.items() if name != "epoch"})
         if self.others:
             self.others.metrics(step, values)
 
     def monitor(self, step: int, name: str, value: float) -> None:
         """One measurement after `step` steps."""
         _append(self.folder / "monitor.csv", {"step": step, "name": name, "value": value})
-        if self.board:
-            self.board.add_scalar(f"monitor/{name}", value, step)
+        self._draw(step, {f"monitor/{name}": value})
         if self.others:
             self.others.metrics(step, {f"monitor/{name}": value})
+
+    def sync(self) -> None:
+        """Forces the lines to the disk: after a loss of power, what a checkpoint has behind it is there."""
+        for name in TABLES:
+            with suppress(FileNotFoundError), writing(self.folder / name), (self.folder / name).open("rb") as file:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Flushes what TensorBoard still holds."""
         if self.board:
-            self.board.close()
+            try:
+                self.board.close()
+            except OSError as error:
+                _without_board(error)
+            self.board = None
+        threading.excepthook = self._excepthook
+
+    def _draw(self, step: int, values: Mapping[str, float]) -> None:
+        """Tells TensorBoard; where it cannot write, the training goes on without."""
+        try:
+            for name, value in values.items() if self.board else ():
+                self.board.add_scalar(name, value, step)  # type: ignore[union-attr]
+        except OSError as error:
+            self.board = None
+            _without_board(error)
+
+
+def _without_board(error: OSError) -> None:
+    warn(f"TensorBoard's events cannot be written ({error.strerror or error}); metrics.csv has the same numbers")
 
 
 def _open_board(folder: Path, first_step: int) -> SummaryWriter | None:
-    """TensorBoard's writer; None where the folder's name is no UTF-8, which it cannot open."""
+    """TensorBoard's writer; None where it cannot write, or the folder's name is no UTF-8, which it cannot open."""
     if printable(str(folder)) != str(folder):
         warn(f"{folder} is no name in UTF-8: there are no events for TensorBoard; metrics.csv has the same numbers")
         return None
-    return SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+    try:
+        return SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        _without_board(error)
+        return None
+
+
+def _quiet_board(error: threading.ExceptHookArgs) -> None:
+    """For `threading.excepthook`: what TensorBoard's own thread cannot write is raised again where it is told of."""
+    if not (isinstance(error.exc_value, OSError) and type(error.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(error)
 
 
 def _append(path: Path, row: Mapping[str, float | str]) -> None:
     new = not path.exists() or path.stat().st_size == 0  # empty: the disk was full at the first line
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with writing(path), path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()

@@ -100,12 +100,27 @@ def train(
     beside = stream_beside(fabric.device)
     batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
     freeze = Freeze(method, settings.freeze_backbone_epochs * order.steps_per_epoch)
-    meter, saved, last_save = LossMeter(fabric.device, settings.batch_size, first_step), "none yet", time.monotonic()
+    meter = LossMeter(fabric.device, settings.batch_size, first_step)
+    saved, kept, last_save = "none yet", first_step, time.monotonic()
     look_every = steps_of(recipe.monitor.collapse_epochs, order)
     knn_every = steps_of(recipe.monitor.knn_epochs, order) if hooks.knn else 0
     lookout = Lookout(method, of_torch) if look_every else None
     bar = progress_bar("steps", visible=progress, extra=("numbers",))
     lines = ProgressLines(first_step, total, order.steps_per_epoch) if progress and bar.disable else None
+
+    def tell(*, wait: bool) -> None:
+        """Logs and shows the losses that have come from the device; with `wait` all."""
+        for line in meter.arrived(wait=wait):
+            check_losses(line.losses, line.step, saved)
+            numbers = line.numbers(method.phases, order.steps_per_epoch)
+            if lookout and (wrong := lookout.loss(line.step, numbers["loss"])):
+                warn(wrong)
+            if hooks.log:
+                hooks.log.metrics(line.step, numbers)
+            bar.update(task, numbers=f"loss {numbers['loss']:.3f}  {line.images_per_second:.0f} images/s")
+            if lines:
+                lines.take(numbers["loss"], line.images_per_second)
+
     with StopSignals() as stop, bar:
         task = bar.add_task(recipe.name, total=total, completed=first_step, numbers="")
         if first_step == 0 and knn_every and recipe.model.from_weights:
@@ -131,7 +146,17 @@ def train(
                     )
             if refresh_every and step % refresh_every == 0:
                 batches = made_beside(lane.batches(step, _next_multiple(step, refresh_every, total)), beside)
-            parts = list(islice(batches, settings.accumulate))
+            try:
+                parts = list(islice(batches, settings.accumulate))
+            except GlocalError as error:  # images, or a process that decodes them; the training itself is whole
+                if step > kept and fabric.world_size == 1:
+                    meter.send(step, _rates(method, optimizers))
+                    tell(wait=True)
+                    check_state(method, of_torch, step, saved, bounds)
+                    hooks.save(step)
+                if stop.received is not None:
+                    raise RunInterrupted(f"stopped after step {step} of {total}", stop.received) from error
+                raise
             freeze.at(step)
             meter.add(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
             done = step + 1
@@ -144,21 +169,11 @@ def train(
             due = due or (settings.checkpoint_steps is not None and done % settings.checkpoint_steps == 0)
 
             if due or done % settings.log_steps == 0:
-                leading = _leading(optimizers[method.phases[-1]].param_groups)
-                meter.send(done, {key: leading[key] for key in ("lr", "weight_decay")})
+                meter.send(done, _rates(method, optimizers))
             looking = look_every > 0 and (done % look_every == 0 or last) and method.embedding is not None
             if looking and not due:  # whatever is measured would stumble over what is no number
                 _check_unread(meter, saved)
-            for line in meter.arrived(wait=due):
-                check_losses(line.losses, line.step, saved)
-                numbers = line.numbers(method.phases, order.steps_per_epoch)
-                if lookout and (wrong := lookout.loss(line.step, numbers["loss"])):
-                    warn(wrong)
-                if hooks.log:
-                    hooks.log.metrics(line.step, numbers)
-                bar.update(task, numbers=f"loss {numbers['loss']:.3f}  {line.images_per_second:.0f} images/s")
-                if lines:
-                    lines.take(numbers["loss"], line.images_per_second)
+            tell(wait=due)
             bar.update(task, completed=done)
             if lines:
                 lines.step(done)
@@ -181,7 +196,7 @@ def train(
                 check_state(method, of_torch, done, saved, bounds)
             if due:
                 with apart(hooks.watch, "checkpoint"):
-                    saved, last_save = hooks.save(done), time.monotonic()
+                    saved, kept, last_save = hooks.save(done), done, time.monotonic()
             if hooks.page and done % settings.log_steps == 0:
                 with apart(hooks.watch, "page"):
                     hooks.page()
@@ -322,6 +337,12 @@ def _measure_knn(done: int, when: str, hooks: Hooks, recipe: AnyRecipe, bar: Pro
             f"that the training began with are being forgotten; try {statistics}a smaller optimizer.lr, "
             "optimizer.layer_decay=0.8 or train.freeze_backbone_epochs"
         )
+
+
+def _rates(method: Method, optimizers: Mapping[str, Any]) -> dict[str, float]:
+    """What is logged of the last phase's optimiser."""
+    leading = _leading(optimizers[method.phases[-1]].param_groups)
+    return {key: leading[key] for key in ("lr", "weight_decay")}
 
 
 def _leading(groups: list[dict[str, Any]]) -> dict[str, Any]:

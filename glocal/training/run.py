@@ -5,17 +5,19 @@ from __future__ import annotations
 import operator
 import os
 import signal
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from glocal.checkpoints import checkpoint_files
 from glocal.config import AnyRecipe, build_recipe, load_mapping
-from glocal.console import note
+from glocal.console import note, warn
 from glocal.data.sources.opening import Images
 from glocal.distributed import wait_for_all
+from glocal.errors import WriteError
 from glocal.files import write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
@@ -211,12 +213,13 @@ def _train(
     if monitor and main:
         note(monitor.about)
     if main and not (training.folder / "views.png").exists():
-        draw_views(training.lane, recipe, training.folder / "views.png")
+        with _or_a_warning():
+            draw_views(training.lane, recipe, training.folder / "views.png")
     others = Loggers(recipe.train.loggers, training.folder, recipe) if main and recipe.train.loggers else None
     log = RunLog(training.folder, first_step, others) if main else None
     forecast = Forecast(training, first_step, monitor, given) if main and progress and not planned else None
     measure = (lambda: monitor.measure(evaluated)) if monitor and main else None
-    hooks = Hooks(partial(save, training), log, measure, watch or forecast, page)
+    hooks = Hooks(partial(_keep, training, log), log, measure, watch or forecast, page)
     failed, finished = training.folder / FAILED, False
     if main:
         failed.unlink(missing_ok=True)
@@ -236,18 +239,40 @@ def _train(
     except NonFiniteLossError as error:
         told = error if error.step is None else error.because(who_is_to_blame(training, error.step))
         if main:
-            write_text(failed, f"{told}\n")
+            with _or_a_warning():
+                write_text(failed, f"{told}\n")
         raise told from None
     except RunInterrupted as error:
         again = error.signal == getattr(signal, "SIGUSR1", None) and "SLURM_JOB_ID" in os.environ
         if main and again and recipe.train.requeue:
             requeue()
         raise
+    except WriteError as error:
+        kept = checkpoint_files(training.folder / "checkpoints")
+        said = f"{error}; when that is mended, the same command goes on from {kept[0] if kept else 'the beginning'}"
+        raise WriteError(said, error.errno, error.strerror) from error
     finally:
         if log:
             log.close()
-            draw_loss(training.folder)
+            with _or_a_warning():
+                draw_loss(training.folder)
         if others:
             others.close(finished=finished)
         if page:
             page.end(finished=finished)
+
+
+def _keep(training: Training, log: RunLog | None, step: int) -> str:
+    """Writes a checkpoint, and before it the lines of the log that lead to it."""
+    if log:
+        log.sync()
+    return save(training, step)
+
+
+@contextmanager
+def _or_a_warning() -> Iterator[None]:
+    """What is written inside is worth less than the training, or than the error that ends it."""
+    try:
+        yield
+    except WriteError as error:
+        warn(str(error))

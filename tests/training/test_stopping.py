@@ -96,6 +96,22 @@ def test_a_signal_to_the_whole_group_twice_leaves_a_checkpoint_and_one_line(
         assert torch.equal(value, continued["method"][name]), name
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_processes_that_decode_heed_no_signal_and_the_training_alone_heeds_each(
+    number: int, tmp_path: Path, image_folder: Callable[..., Path], preloaded: Preloaded
+) -> None:
+    process = start(preloaded, image_folder(16, sizes=((32, 32), (48, 40))), tmp_path / "a", tmp_path / "sign")
+    for worker in children(process.pid):
+        for ignored in STOP:
+            os.kill(worker, ignored)
+    time.sleep(0.1)
+    assert process.running()
+    os.kill(process.pid, number)
+    done = process.finish(timeout=100)
+    assert done.returncode == 128 + number
+    assert done.stderr.decode().count("stopped after step 4 of 10; the same command continues it") == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at the parent's death")
 def test_processes_that_decode_end_with_a_training_that_is_killed(
     tmp_path: Path, image_folder: Callable[..., Path], preloaded: Preloaded

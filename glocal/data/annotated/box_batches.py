@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from glocal.data.annotated.boxes import DetectionImages
 from glocal.data.annotated.outlines import Outline, filled
+from glocal.data.lanes.readings import reading
 from glocal.data.lanes.workers import batches_of
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.random import permutation, random_bits, uniform
@@ -200,6 +201,7 @@ class ExampleReader(Dataset[ExampleBatch]):
     def __getitems__(self, requests: list[Request]) -> ExampleBatch:
         examples, broken = [], []
         for request in requests:
+            reading(request.image)
             try:
                 examples.append(self.example(request))
             except BrokenImageError as error:
@@ -248,6 +250,7 @@ class _Plain(Dataset[tuple[int, Tensor | BrokenImageError]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | BrokenImageError]:
+        reading(index)
         try:
             return index, read_annotated(self.images, index).contiguous()
         except BrokenImageError as error:
@@ -270,10 +273,12 @@ def read_annotated(images: DetectionImages, index: int) -> Tensor:
 
 def plain_images(images: DetectionImages, workers: int) -> Iterator[tuple[int, Tensor | BrokenImageError]]:
     """All images in order, one at a time, (3, H, W) uint8; an error in the place of one that cannot be read."""
-    for [one] in batches_of(_Plain(images), ([index] for index in range(len(images))), workers=workers):
+    for [one] in batches_of(
+        _Plain(images), ([index] for index in range(len(images))), workers=workers, name=images.keys.__getitem__
+    ):
         yield one
 
 
 def example_batches(reader: ExampleReader, requests: Iterator[list[Request]], workers: int) -> Iterator[ExampleBatch]:
     """The batches that are asked for, read by `workers` processes."""
-    yield from batches_of(reader, requests, workers=workers)
+    yield from batches_of(reader, requests, workers=workers, name=reader.images.keys.__getitem__)

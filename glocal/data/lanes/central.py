@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glocal.data.lanes.readings import reading
 from glocal.data.lanes.thumbnails import thumbnail_of
 from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import Source
@@ -109,6 +110,7 @@ class _Central(Dataset[CentralBatch]):
     def __getitems__(self, numbers: Sequence[int]) -> CentralBatch:
         images, index, sizes, thumbnails, broken = [], [], [], [], []
         for number in numbers:
+            reading(number)
             try:
                 image = self.source[number].image
             except BrokenImageError as error:
@@ -161,6 +163,7 @@ def central_batches(
         _Central(source, size, central_share(size) if share is None else share, interpolation, thumbnail),
         parts,
         workers=default_workers() if workers is None else workers,
+        name=source.keys.__getitem__,
         pin_memory=pinned,
     )
 

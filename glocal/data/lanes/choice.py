@@ -115,6 +115,7 @@ def open_lane(
             skipped=skipped,
             color=color,
             prefetch=prefetch,
+            patience=settings.patience,
         )
     if settings.lane == "auto" and progress:
         note(_choice(lane, reason, device))

@@ -8,7 +8,7 @@ from pathlib import Path
 from glocal.console import warn
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError, GlocalError
-from glocal.files import harmless, write_atomically
+from glocal.files import harmless, write_atomically, writing
 
 
 def tell_unreadable(name: str, total: int, broken: Sequence[BrokenImageError], fate: str = "are left out") -> None:
@@ -76,7 +76,7 @@ class SkippedImages:
                 warn(f"{error.key} cannot be read ({error.reason}) and is skipped{where}")
             self.reasons[error.key] = error.reason
             if self.file is not None:
-                with self.file.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                with writing(self.file), self.file.open("a", encoding="utf-8", errors="surrogateescape") as file:
                     file.write(f"{_line(error)}\n")
         if len(self) > self.limit * self.total:
             first = ", ".join(f"{key} ({reason})" for key, reason in list(self.reasons.items())[:5])

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from glocal.data.lanes.central import images_of
 from glocal.data.lanes.order import BatchOrder
+from glocal.data.lanes.readings import reading
 from glocal.data.lanes.skipped import SkippedImages
-from glocal.data.lanes.workers import batches_of
+from glocal.data.lanes.workers import PATIENCE, batches_of
 from glocal.data.sources.base import PartnerRule, Source, Subset
 from glocal.data.sources.channels import StoredChannels
 from glocal.data.sources.decoding import StoredImage
@@ -143,7 +144,8 @@ class _Picture:
 
     def __init__(self, source: Source, index: int, step: int) -> None:
         number = (index + step) % len(source)
-        self.index, self.step, self.broken = index, step, False
+        reading(number)
+        self.index, self.step, self.number, self.broken = index, step, number, False
         self._stored: StoredImage | StoredChannels | None = source.open(number) if hasattr(source, "open") else None
         self._pixels = None if self._stored else source[number].image
         self.size = tuple(self._pixels.shape[1:]) if self._pixels is not None else self._stored.size  # type: ignore[union-attr]
@@ -153,6 +155,7 @@ class _Picture:
         if self._stored is None:
             assert self._pixels is not None
             return partial(render_one, self._pixels)
+        reading(self.number)
         if isinstance(self._stored, StoredImage) and (factor := self._stored.reduction(boxes, sides)) > 1:
             return self._stored.read_reduced(factor).crop
         pixels = self._stored.read()
@@ -175,6 +178,7 @@ class StreamingLane:
         skipped: takes down unreadable images.
         color: how colours are changed; "values" of images that have none.
         prefetch: batches that each process keeps ready.
+        patience: seconds for which a process may read one image; 0: any number.
     """
 
     def __init__(
@@ -190,6 +194,7 @@ class StreamingLane:
         skipped: SkippedImages,
         color: Way = "exact",
         prefetch: int = 2,
+        patience: float = PATIENCE,
     ) -> None:
         dtype = torch.float32 if color == "values" else torch.uint8
         self.dataset = _Crops(source, plan, order.seed, len(mean), dtype)
@@ -200,6 +205,7 @@ class StreamingLane:
         self.color = color
         self.workers = workers
         self.prefetch = prefetch
+        self.patience = patience
         self.skipped = skipped
         self.partners: PartnerRule | None = None
 
@@ -207,30 +213,24 @@ class StreamingLane:
         """The views of each part of each step from `first_step` up to `last_step` (excluded).
 
         Raises:
-            GlocalError: too many images are unreadable, or a worker process died.
+            GlocalError: too many images are unreadable, or a process that decodes hangs or died.
         """
         requests = (self._request(epoch, index) for epoch, index in self.order.batches(first_step, last_step))
         made = batches_of(
             self.dataset,
             requests,
             workers=self.workers,
+            name=self.dataset.source.keys.__getitem__,
+            patience=self.patience,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
         )
-        try:
-            with closing(made):  # its processes end with an error, not when somebody forgets that
-                for batch in made:
-                    self.skipped.record(batch.broken)
-                    if not batch.complete:
-                        raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")
-                    yield self.finish(batch)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise GlocalError(
-                "a process that decodes images died, often for want of memory or of /dev/shm; try a smaller "
-                "train.batch_size or data.workers (0 decodes in the main process)"
-            ) from error
+        with closing(made):  # its processes end with an error, not when somebody forgets that
+            for batch in made:
+                self.skipped.record(batch.broken)
+                if not batch.complete:
+                    raise GlocalError(f"{_SUBSTITUTES} images in a row cannot be read; see data.broken_limit")
+                yield self.finish(batch)
 
     def _request(self, epoch: int, index: Tensor) -> list[tuple[int, int, int]]:
         partner = self.partners(epoch, index) if self.partners else index

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from glocal.data.lanes.central import default_workers
+from glocal.data.lanes.readings import reading
 from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError
@@ -66,6 +67,7 @@ class _Whole(Dataset[tuple[list[_Group], list[BrokenImageError]]]):
         groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
         broken = []
         for number in numbers:
+            reading(number)
             try:
                 image = self.source[number].image
             except BrokenImageError as error:
@@ -118,6 +120,7 @@ def whole_images(
         _Whole(source, fit, boxes),
         [range(first, min(first + batch_size, len(source))) for first in range(0, len(source), batch_size)],
         workers=default_workers() if workers is None else workers,
+        name=source.keys.__getitem__,
     )
     for groups, broken in made:
         if skipped is not None:

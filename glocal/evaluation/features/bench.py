@@ -28,6 +28,7 @@ from glocal.evaluation.features.extraction import (
     interpolation_of,
     with_labels,
 )
+from glocal.files import make_folder
 from glocal.settings import Settings
 from glocal.views.crops import Interpolation
 
@@ -236,7 +237,7 @@ class Bench:
         """Where a protocol writes a picture or a table of its own; None where nothing is written."""
         if self.out is None:
             return None
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         return self.out / name
 
     def _with_labels(self, source: Source | None, what: str) -> Source:

@@ -1,0 +1,79 @@
+"""A process that decodes and hangs, or dies, costs a start of the same command, and its image is named."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import glocal
+from glocal.checkpoints import newest_checkpoint
+from glocal.data.sources.base import MemorySource, Sample
+from glocal.errors import GlocalError
+from glocal.signals import Stopped
+from tests.training.test_runs import TINY
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+STREAMING = {**TINY, "data.lane": "streaming", "data.workers": 1, "train.checkpoint_steps": None}
+
+
+class Bad(MemorySource):
+    """Images of which one does something when it is read for the second time: in the second epoch, after six steps."""
+
+    def __init__(self, images: torch.Tensor, act: Callable[[], object] | None) -> None:
+        super().__init__("bad", images, None, None)
+        self.act, self.times = act, 0
+
+    def __getitem__(self, index: int) -> Sample:
+        self.times += index == 7
+        if index == 7 and self.times == 2 and self.act:
+            self.act()
+        return super().__getitem__(index)
+
+
+def train(images: torch.Tensor, out: Path, act: Callable[[], object] | None, **settings: Any) -> glocal.Run:
+    return glocal.pretrain(Bad(images, act), out, overrides={**STREAMING, **settings}, progress=False)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (partial(time.sleep, 60), r"has been reading bad/7 for 1 s: .*data\.patience"),
+        (die, r"died while it read bad/7: "),
+    ],
+    ids=["hangs", "dies"],
+)
+def test_the_image_is_named_and_the_same_command_goes_on_from_the_step_before(
+    act: Callable[[], object], said: str, tmp_path: Path, shape_images: torch.Tensor
+) -> None:
+    with pytest.raises(GlocalError, match=said):
+        train(shape_images[:192], tmp_path / "a", act, **{"data.patience": 1})
+    state = newest_checkpoint(tmp_path / "a" / "checkpoints")
+    assert state is not None
+    assert 6 <= state["step"] < 12
+    assert train(shape_images[:192], tmp_path / "a", None).metrics["step"] == list(range(1, 13))
+    whole = train(shape_images[:192], tmp_path / "whole", None)
+    ends = [newest_checkpoint(run / "checkpoints") for run in (tmp_path / "a", whole.folder)]
+    assert all(torch.equal(value, ends[1]["method"][name]) for name, value in ends[0]["method"].items())  # type: ignore[index]
+
+
+def test_a_signal_is_heard_while_a_batch_does_not_come(tmp_path: Path, shape_images: torch.Tensor) -> None:
+    def hang() -> None:
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with pytest.raises(Stopped, match="stopped after step"):
+        train(shape_images[:192], tmp_path / "a", hang)
+    state = newest_checkpoint(tmp_path / "a" / "checkpoints")
+    assert state is not None
+    assert state["step"] >= 6
