@@ -2,8 +2,8 @@
 
 Nothing is run. Products of the networks are counted on torch's meta device, forward for each kind of view; a view that
 gets gradients counts three times (forward, and twice in the backward pass), one of the teacher once; projectors are
-left out. The GPU's peak and the share of it that is reached are assumptions. Images that one core decodes and crops in a
-second are those of docs/performance.md, measured on its machine with its photographs.
+left out. The GPU's peak and the share of it that is reached are assumptions. Images that one core decodes and crops
+in a second are those of docs/performance.md, measured on its machine with its photographs.
 
     python benchmarks/scale_plan.py [--peak 312] [--utilisation 0.3] [--image-bytes 110000] [--gpus 8 64 512]
 """
