@@ -19,6 +19,7 @@ from glocal.console import progress_bar, warn
 from glocal.data.lanes.choice import Lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.distributed import gather_shares, own_share
+from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.schedules import Clock
 from glocal.signals import Stopped, StopSignals
