@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 
 def process_count() -> int:
@@ -96,6 +97,16 @@ def all_sum(tensor: Tensor) -> Tensor:
 def all_mean(tensor: Tensor) -> Tensor:
     """The mean over all processes, without gradient; the tensor itself in a single process."""
     return all_sum(tensor) / process_count() if process_count() > 1 else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What lies here of a tensor that is sharded over processes (its memory, not a copy); any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor that is sharded over processes, which come here together; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_share(length: int) -> slice:

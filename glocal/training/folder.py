@@ -49,6 +49,7 @@ _FREE = {
     "train.channels_last",
     "train.keep_memory",
     "train.recompute",
+    "train.sharded",
 }
 
 

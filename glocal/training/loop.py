@@ -18,7 +18,7 @@ from glocal.config import AnyRecipe
 from glocal.console import progress_bar, warn
 from glocal.data.lanes.choice import Lane
 from glocal.data.lanes.order import BatchOrder
-from glocal.distributed import gather_shares, own_share
+from glocal.distributed import gather_shares, own_part, own_share
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
 from glocal.schedules import Clock
@@ -30,6 +30,7 @@ from glocal.training.meter import LossMeter
 from glocal.training.monitors import Spread, measure_spread
 from glocal.training.optimizers import clip_each, set_schedules
 from glocal.training.progress import ProgressLines
+from glocal.training.sharded import is_sharded, lent
 from glocal.training.stopwatch import Watch, apart
 from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
@@ -52,7 +53,7 @@ class Hooks:
     Attributes:
         save: writes a checkpoint after so many steps and returns its name.
         log: takes the numbers; None in all processes but the first.
-        knn: measures k-NN accuracy of the backbone; None where there are no labels.
+        knn: measures k-NN accuracy of the backbone, with shards in all processes; None where there are no labels.
         watch: is told how long everything takes.
         page: writes the run's page, where the last one is some minutes old.
     """
@@ -123,7 +124,8 @@ def train(
             if refresh_every and step % refresh_every == 0 and epoch >= method.refresh_first:
                 start = time.perf_counter()
                 with apart(hooks.watch, "refresh"):
-                    method.refresh(embed_all(method, lane, order.length, fabric), epoch)
+                    found = lent(method, lambda: embed_all(method, lane, order.length, fabric))
+                    method.refresh(found, epoch)
                 if fabric.global_rank == 0 and progress:
                     taken = time.perf_counter() - start
                     bar.console.print(f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s")
@@ -170,7 +172,7 @@ def train(
                 with apart(hooks.watch, "knn"):
                     _measure_knn(done, when, hooks, recipe, bar if progress else None)
             if due:
-                _check_weights(method, done, saved)
+                _check_weights(method, done, saved, fabric)
                 with apart(hooks.watch, "checkpoint"):
                     saved, last_save = hooks.save(done), time.monotonic()
             if hooks.page and done % settings.log_steps == 0:
@@ -204,9 +206,15 @@ def embed_all(method: Method, lane: Lane, images: int, fabric: Fabric) -> Tensor
     found: list[Tensor] = []
     places: list[Tensor] = []
     for index, batch in lane.plain(backbone.size, looked_at):
+        prepared = backbone.prepare(batch.to(fabric.device))
+        if is_sharded(method):
+            _any_process(fabric, True)
         with fabric.autocast():
-            found.append(method.embed(backbone.prepare(batch.to(fabric.device))))
+            found.append(method.embed(prepared))
         places.append(index)
+    while is_sharded(method) and _any_process(fabric, False)[0]:  # others have more batches, and need the shards here
+        with fabric.autocast():
+            method.embed(prepared)
     method.train(training)
     embeddings = torch.cat(found)
     # For each image the first readable one that does not come before it; the last one at the end.
@@ -271,11 +279,12 @@ def _check_finite(losses: Tensor, done: int, saved: str) -> None:
         raise NonFiniteLossError(f"the loss is {value} at step {step}; {_remedy(saved)}")
 
 
-def _check_weights(method: Method, done: int, saved: str) -> None:
+def _check_weights(method: Method, done: int, saved: str, fabric: Fabric) -> None:
     """A checkpoint of weights that are no numbers would be one from which nothing can go on."""
-    for name, parameter in method.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise NonFiniteLossError(f"{name} is no number after step {done}; {_remedy(saved)}")
+    named = method.named_parameters()
+    bad = [name for name, parameter in named if not bool(own_part(parameter).isfinite().all())]
+    if _any_process(fabric, bool(bad))[0]:  # shards of others as well, so that all processes end
+        raise NonFiniteLossError(f"{bad[0] if bad else 'a weight'} is no number after step {done}; {_remedy(saved)}")
 
 
 def _remedy(saved: str) -> str:
@@ -308,8 +317,9 @@ def _log_spread(spread: Spread, done: int, log: RunLog | None) -> None:
 def _measure_knn(done: int, when: str, hooks: Hooks, recipe: AnyRecipe, bar: Progress | None) -> None:
     """Measures, logs and prints k-NN accuracy, beside that of the weights that the training began with."""
     assert hooks.knn is not None
-    assert hooks.log is not None  # both are of the first process
     accuracy = hooks.knn()
+    if hooks.log is None:  # this process has lent its shards
+        return
     began = dict(monitor_series(hooks.log.folder, "knn")).get(0)
     hooks.log.monitor(done, "knn", accuracy)
     if bar:
