@@ -127,10 +127,12 @@ def shard_like(value: Any, own: Any) -> Any:
 
 
 def optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state out of a checkpoint, as its parameters lie."""
+    """An optimiser's state out of a checkpoint, as its parameters lie; the kernel is this optimiser's own choice."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     found = {
         number: {key: shard_like(value, parameters[number]) for key, value in own.items()}
         for number, own in state["state"].items()
     }
-    return {**state, "state": found}
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    groups = [{**group, "fused": own["fused"]} if "fused" in own else group for group, own in pairs]
+    return {**state, "state": found, "param_groups": groups}

@@ -30,8 +30,8 @@ def train_each(folder: Path, settings: dict[str, dict[str, object]]) -> None:
 
     Args:
         folder: of the folders.
-        settings: by name of the method, or, with `method.name` among the settings, by any other; `stop` is the step
-            after which it ends.
+        settings: by name of the method. Among them may be the step after which it ends, `stop`, and the name of another
+            folder, `folder`.
     """
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
@@ -44,10 +44,11 @@ def train_each(folder: Path, settings: dict[str, dict[str, object]]) -> None:
     for name, own in settings.items():
         devices = int(os.environ.get("WORLD_SIZE", "1"))
         overrides = {**SETTINGS, "method.name": name, **own, "train.devices": devices}
-        last = overrides.pop("stop", None)
+        last, into = overrides.pop("stop", None), overrides.pop("folder", name)
+        overrides["train.checkpoint_steps"] = last
         run.save = partial(save_and_stop, last)
         with suppress(Stopped):
-            glocal.pretrain(Shapes("train", 48), folder / name, overrides=overrides, progress=False, report=False)
+            glocal.pretrain(Shapes("train", 48), folder / str(into), overrides=overrides, progress=False, report=False)
 
 
 class Stopped(Exception):
