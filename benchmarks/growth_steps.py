@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -192,20 +193,16 @@ def bytes_of(tensors: Iterable[Any]) -> int:
     return sum(found.values())
 
 
-def count(point: Point) -> tuple[int, int]:
-    """Operations (FLOP) of a step, and the bytes that its forward pass keeps for its backward pass."""
-    kept: dict[int, Tensor] = {}
+@contextmanager
+def kept_tensors() -> Iterator[list[Tensor]]:
+    """What autograd keeps of what is computed inside, but for parameters and what is forgotten."""
+    kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
         whole = tensor if tensor._base is None else tensor._base  # a transposed weight is the weight
         if not isinstance(whole, nn.Parameter):
-            kept[id(tensor)] = tensor
+            kept.append(tensor)
         return tensor
-
-    counter = FlopCounterMode(
-        display=False,
-        custom_mapping={torch.ops.aten.mkldnn_linear: _linear_flop, torch.ops.aten.addmm_: _addmm_flop},
-    )
 
     def also_kept(forget: Callable[[Tensor], Any], remember: Callable[[Any], Tensor]) -> saved_tensors_hooks:
         def pack(tensor: Tensor) -> Any:
@@ -218,9 +215,19 @@ def count(point: Point) -> tuple[int, int]:
 
     # Of hooks within hooks only the inner ones are asked.
     inner = mock.patch.object(recompute, "saved_tensors_hooks", also_kept)
-    with counter, inner, saved_tensors_hooks(keep, lambda tensor: tensor):
+    with inner, saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
+
+
+def count(point: Point) -> tuple[int, int]:
+    """Operations (FLOP) of a step, and the bytes that its forward pass keeps for its backward pass."""
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={torch.ops.aten.mkldnn_linear: _linear_flop, torch.ops.aten.addmm_: _addmm_flop},
+    )
+    with counter, kept_tensors() as kept:
         take_steps(replace(point, steps=1), lambda: None, lambda: None)
-    return counter.get_total_flops(), bytes_of(kept.values())
+    return counter.get_total_flops(), bytes_of(kept)
 
 
 def _linear_flop(rows: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:

@@ -58,7 +58,10 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where this machine is fast at it
     channels_last: bool = True
     keep_memory: bool = True  # on a CPU: give no freed memory back; a fifth faster or more, for more memory
-    recompute: bool = True  # vision transformers: keep fewer activations, make them again; a third less memory an image
+    # Vision transformers keep fewer activations and make them again: cheap ones (a third less memory an image), or all
+    # within a block ("blocks": far less, for about a third more arithmetic).
+    recompute: bool | Literal["blocks"] = True
+    sharded: bool = False  # of several processes each keeps its part of weights, gradients and optimiser state
     compile: bool = False
     deterministic: bool = False  # the same weights twice on one device; on a GPU slower, on a CPU they are so anyway
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -112,6 +113,16 @@ def all_objects(value: T) -> list[T]:
     if process_count() > 1:
         dist.all_gather_object(found, value)
     return found
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What lies here of a tensor that is sharded over processes (its memory, not a copy); any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor that is sharded over processes, which come here together; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_share(length: int) -> slice:

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from torch import Tensor
 
+from glocal.distributed import own_part, whole_tensor
 from glocal.errors import did_you_mean
 from glocal.losses import local_dissimilarity
 from glocal.losses.affinity import AffinityForm
@@ -213,12 +214,12 @@ class LoGo(Method):
         """Keeps the similarity gradient's norm, and cuts that of the dissimilarity to a share of it."""
         if phase == "affinity" or self.settings.variant != "logo":
             return
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole_tensor(torch.nn.utils.get_total_norm(gradients))
         if phase == "similarity":
             self.similarity_norm.copy_(torch.where(norm.isfinite(), norm, self.similarity_norm))
         else:
             limit = self.settings.dissimilarity_clip * self.similarity_norm
-            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
+            torch._foreach_mul_([own_part(gradient) for gradient in gradients], (limit / (norm + 1e-6)).clamp(max=1))
 
     def after_step(self) -> None:
         self.base.after_step()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize, softplus
 
+from glocal.distributed import whole_tensor
 from glocal.losses.affinity import AffinityForm
 
 
@@ -99,5 +100,6 @@ class PrototypeHead(nn.Module):
 
     def logits(self, rows: Tensor) -> Tensor:
         """`rows @ prototypes().T` without a copy of the last layer: (n, bottleneck) → (n, K)."""
-        norm = torch.linalg.vector_norm(self.directions, dim=1).clamp_min(1e-12)
-        return (rows @ self.directions.T).mul_(self.length[:, 0] / norm)
+        directions, length = whole_tensor(self.directions), whole_tensor(self.length)
+        norm = torch.linalg.vector_norm(directions, dim=1).clamp_min(1e-12)
+        return (rows @ directions.T).mul_(length[:, 0] / norm)

@@ -9,6 +9,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from glocal.distributed import own_part
 from glocal.transfer import to_device
 from glocal.views.random import permutation
 
@@ -56,13 +57,15 @@ class MomentumTeacher(nn.Module):
     def update(self, *modules: nn.Module, momentum: float) -> None:
         """Moves the teacher towards the student's modules in one fused operation per kind of tensor.
 
+        Where weights are sharded, each process moves its own rows: both sides are sharded alike.
+
         Args:
             modules: the student's modules, as given to the constructor.
             momentum: m in [0, 1]; 1 leaves the teacher where it is.
         """
         student = nn.Sequential(*modules)
-        own: list[Tensor] = list(self.chain.parameters())
-        other: list[Tensor] = list(student.parameters())
+        own: list[Tensor] = [own_part(parameter) for parameter in self.chain.parameters()]
+        other: list[Tensor] = [own_part(parameter) for parameter in student.parameters()]
         if self.buffer_rule != "own":
             pairs = list(zip(self.chain.buffers(), student.buffers(), strict=True))
             average = self.buffer_rule == "average"

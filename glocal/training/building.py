@@ -22,6 +22,7 @@ from glocal.models.batch_norm import normalise_together
 from glocal.models.weights import Weights
 from glocal.training.images import ImageSet
 from glocal.training.optimizers import build_optimizers
+from glocal.training.sharded import shard
 from glocal.views.plan import ViewPlan
 
 M = TypeVar("M", bound=nn.Module)
@@ -105,6 +106,9 @@ def build(
     method = build_method(recipe, weights=weights)
     if fabric.world_size > 1:
         method = synchronised(method, fabric.device)
+    sharded = recipe.train.sharded and fabric.world_size > 1
+    if sharded:
+        shard(method, fabric.device)
     lane = open_lane(
         source,
         recipe.data,
@@ -116,7 +120,8 @@ def build(
         held=held,
     )
     lane.partners = method.partners
-    # On a GPU, fused kernels do not go with the clipping of scaled gradients.
+    # On a GPU, fused kernels do not go with the clipping of scaled gradients; torch has no fused SGD of shards.
     fused = fabric.device.type == "cpu" or (fabric.device.type == "cuda" and recipe.train.precision != "fp16")
+    fused = fused and not (sharded and recipe.optimizer.name == "sgd")
     optimizers = build_optimizers(method, recipe.optimizer, fused=fused)
     return Training(recipe, folder, fabric, source, ImageSet.of(source), order, lane, method, optimizers)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glocal.distributed import all_objects, own_part
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
 
@@ -53,10 +54,13 @@ def check_state(
 ) -> None:
     """Raises NonFiniteLossError where a part of what a checkpoint holds is no number, from which nothing can go on.
 
+    Several processes come here together, and raise together.
+
     Args:
         known: parts that were so from the start, as bounds that a network keeps among its buffers.
     """
     bad = [name for name in not_finite(method, optimizers) if name not in known]
+    bad = next((names for names in all_objects(bad) if names), [])  # shards of others as well, so that all end
     if bad:
         more = "" if len(bad) == 1 else f" (and {len(bad) - 1} more)"
         raise NonFiniteLossError(f"{bad[0]}{more} is infinite or no number after step {done}", remedy(saved))
@@ -104,6 +108,7 @@ def named_state(method: Method, optimizers: Mapping[str, torch.optim.Optimizer])
 
 def _tensors(name: str, state: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(state, Tensor):
+        state = own_part(state)
         if state.is_floating_point() and state.numel():
             yield name, state
     elif isinstance(state, Mapping):

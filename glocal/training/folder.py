@@ -54,6 +54,7 @@ _FREE = {
     "train.channels_last",
     "train.keep_memory",
     "train.recompute",
+    "train.sharded",
 }
 
 

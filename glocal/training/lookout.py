@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from glocal.distributed import all_sum
 from glocal.evaluation.metrics.structure import LOW_SPREAD, spread_of
 from glocal.evaluation.metrics.targets import Targets, entropies
 from glocal.methods.base import Method
@@ -66,8 +67,8 @@ class Lookout:
         embedding, assigned = self._method.embedding, self._method.assignments()
         if embedding is not None:
             targets = embedding.new_zeros(2) if assigned is None else entropies(assigned)
-            finite = all_finite(self._method, self._optimizers, embedding.device)
-            numbers = torch.stack([finite, spread_of(embedding), *targets])
+            bad = all_sum((~all_finite(self._method, self._optimizers, embedding.device)).float())  # in any process
+            numbers = torch.stack([bad == 0, spread_of(embedding), *targets])
             self._begun = step, 0 if assigned is None else assigned.shape[1], to_host(numbers)
 
     def _later(self) -> int:

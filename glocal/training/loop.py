@@ -32,6 +32,7 @@ from glocal.training.meter import LossMeter
 from glocal.training.monitors import Spread, measure_spread
 from glocal.training.optimizers import clip_each, set_schedules
 from glocal.training.progress import ProgressLines
+from glocal.training.sharded import is_sharded, lent
 from glocal.training.stopwatch import Watch, apart
 from glocal.training.streams import made_beside, stream_beside
 from glocal.views.batch import Views
@@ -50,7 +51,7 @@ class Hooks:
     Attributes:
         save: writes a checkpoint after so many steps and returns its name.
         log: takes the numbers; None in all processes but the first.
-        knn: measures k-NN accuracy of the backbone; None where there are no labels.
+        knn: measures k-NN accuracy of the backbone, with shards in all processes; None where there are no labels.
         watch: is told how long everything takes.
         page: writes the run's page, where the last one is some minutes old.
     """
@@ -139,7 +140,8 @@ def train(
             if refresh_every and step % refresh_every == 0 and epoch >= method.refresh_first:
                 start = time.perf_counter()
                 with apart(hooks.watch, "refresh"):
-                    method.refresh(embed_all(method, lane, order.length, fabric), epoch)
+                    found = lent(method, lambda: embed_all(method, lane, order.length, fabric))
+                    method.refresh(found, epoch)
                 if fabric.global_rank == 0 and progress:
                     taken = time.perf_counter() - start
                     bar.console.print(
@@ -229,9 +231,15 @@ def embed_all(method: Method, lane: Lane, images: int, fabric: Fabric) -> Tensor
     found: list[Tensor] = []
     places: list[Tensor] = []
     for index, batch in lane.plain(backbone.size, looked_at):
+        prepared = backbone.prepare(batch.to(fabric.device))
+        if is_sharded(method):
+            _any_process(fabric, True)
         with fabric.autocast():
-            found.append(method.embed(backbone.prepare(batch.to(fabric.device))))
+            found.append(method.embed(prepared))
         places.append(index)
+    while is_sharded(method) and _any_process(fabric, False)[0]:  # others have more batches, and need the shards here
+        with fabric.autocast():
+            method.embed(prepared)
     method.train(training)
     embeddings = torch.cat(found)
     # For each image the first readable one that does not come before it; the last one at the end.
@@ -324,8 +332,9 @@ def _log_spread(spread: Spread, done: int, log: RunLog | None) -> None:
 def _measure_knn(done: int, when: str, hooks: Hooks, recipe: AnyRecipe, bar: Progress | None) -> None:
     """Measures, logs and prints k-NN accuracy, beside that of the weights that the training began with."""
     assert hooks.knn is not None
-    assert hooks.log is not None  # both are of the first process
     accuracy = hooks.knn()
+    if hooks.log is None:  # this process has lent its shards
+        return
     began = dict(monitor_series(hooks.log.folder, "knn")).get(0)
     hooks.log.monitor(done, "knn", accuracy)
     if bar:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
+from timm.models.vision_transformer import VisionTransformer
 
 from glocal.config import AnyRecipe, TrainSettings
 from glocal.data.sources.base import Source
@@ -20,6 +21,7 @@ from glocal.models.attention import use_plain_attention
 from glocal.models.backbone import Backbone
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device
+from glocal.training.sharded import ShardedStrategy, is_sharded
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -84,7 +86,8 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
     # A backbone that stands still at first has no gradients, for which the processes would wait.
     some = several_updates or recipe.train.freeze_backbone_epochs > 0
     # Buffers are alike in all processes, which compute them from the rows of all.
-    several = DDPStrategy(find_unused_parameters=some, broadcast_buffers=False)
+    whole = DDPStrategy(find_unused_parameters=some, broadcast_buffers=False)
+    several = ShardedStrategy() if recipe.train.sharded else whole
     strategy: Any = several if recipe.train.processes > 1 else "auto"
     return Fabric(
         accelerator=device,
@@ -97,7 +100,7 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
 
 def suit_to_machine(method: Method, settings: TrainSettings, device: torch.device) -> Method:
     """Lets a method's modules compute as fast, and keep as little, as the settings and the device allow."""
-    if settings.channels_last:
+    if settings.channels_last and not is_sharded(method):
         method = method.to(memory_format=torch.channels_last)
     if device.type == "cpu" and not settings.compile and blas_is_slow():
         use_onednn(method)
@@ -105,7 +108,9 @@ def suit_to_machine(method: Method, settings: TrainSettings, device: torch.devic
         use_plain_attention(method)
     for module in method.modules():
         if isinstance(module, Backbone):
-            module.recompute = settings.recompute
+            module.recompute = settings.recompute is True
+            if settings.recompute == "blocks" and isinstance(module.network, VisionTransformer):
+                module.network.set_grad_checkpointing()
             if settings.compile:
                 module.compile(dynamic=False)  # batches keep their size: a graph for each resolution, no recompiling
     return method

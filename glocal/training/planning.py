@@ -60,10 +60,12 @@ def plan(
         progress: say what is measured.
 
     Raises:
-        GlocalError: not even one epoch fits, the backbone stands still in all that fit, or what the training would
-            raise.
+        GlocalError: weights are sharded, not even one epoch fits, the backbone stands still in all that fit, or what
+            the training would raise.
         RunInterrupted: the process was asked to stop.
     """
+    if recipe.train.sharded and fabric.world_size > 1:
+        raise GlocalError("--time plans no sharded training (train.sharded); give train.epochs instead")
     given = list(given)
     rungs = ladder(recipe, given, own_side(source))
     order = batch_order(recipe, source, fabric)

@@ -17,6 +17,7 @@ from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.backbone import Backbone, build_backbone, one_line
 from glocal.training.optimizers import layer_scales
+from glocal.training.sharded import check_sharded
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 
@@ -40,6 +41,8 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
     """
     check_shares(recipe.train.batch_size, recipe.train.processes, recipe.train.accumulate)
     method = shadow(recipe)
+    if recipe.train.sharded:
+        check_sharded(method, recipe)
     if recipe.optimizer.layer_decay is not None:
         layer_scales(method.backbone, recipe.optimizer.layer_decay)
     _check_sizes(method.backbone, recipe)

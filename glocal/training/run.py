@@ -42,6 +42,7 @@ from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
 from glocal.training.resolving import resolve
 from glocal.training.saving import restore, save
+from glocal.training.sharded import is_sharded, lent
 from glocal.training.slurm import requeue
 from glocal.training.stopwatch import Watch
 from glocal.training.threads import advice_on_threads
@@ -135,7 +136,8 @@ def pretrain(
     first = is_first_process(resolved.train.processes)
     method = rehearse(resolved, progress=progress and first)
     # What is wrong with the images of a measurement is told before a folder is made.
-    monitor = knn_monitor(source, resolved) if first and not has_checkpoint(folder) else None
+    measuring = first or resolved.train.sharded  # with shards all processes measure
+    monitor = knn_monitor(source, resolved) if measuring and not has_checkpoint(folder) else None
     with deterministic(resolved.train.deterministic), ExitStack() as held:
         fabric = launch(resolved, several_updates=len(method.phases) > 1)
         if not folder.is_file() and (folder.is_dir() or not (extend or resume == "must")):  # else nothing will begin
@@ -217,8 +219,10 @@ def _train(
             draw_views(training.lane, recipe, training.folder / "views.png")
     others = Loggers(recipe.train.loggers, training.folder, recipe) if main and recipe.train.loggers else None
     log = RunLog(training.folder, first_step, others) if main else None
-    forecast = Forecast(training, first_step, monitor, given) if main and progress and not planned else None
-    measure = (lambda: monitor.measure(evaluated)) if monitor and main else None
+    sharded = is_sharded(method)
+    alone = None if sharded else monitor  # the first process cannot try by itself what all have to do together
+    forecast = Forecast(training, first_step, alone, given) if main and progress and not planned else None
+    measure = (lambda: lent(method, lambda: monitor.measure(evaluated))) if monitor and (main or sharded) else None
     hooks = Hooks(partial(_keep, training, log), log, measure, watch or forecast, page)
     failed, finished = training.folder / FAILED, False
     if main:

@@ -10,6 +10,7 @@ import torch
 import glocal
 from glocal.checkpoints import load_weights, save_checkpoint
 from glocal.training.building import Training
+from glocal.training.sharded import optimizer_state, shard_like, whole
 
 
 def restore(state: Mapping[str, Any], training: Training) -> None:
@@ -18,9 +19,11 @@ def restore(state: Mapping[str, Any], training: Training) -> None:
     Raises:
         GlocalError: the checkpoint is of another model.
     """
-    load_weights(training.method, state["method"], what=str(training.folder))
+    own = training.method.state_dict()
+    weights = {name: shard_like(value, own.get(name)) for name, value in state["method"].items()}
+    load_weights(training.method, weights, what=str(training.folder))
     for phase, optimizer in training.optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][phase])
+        optimizer.load_state_dict(optimizer_state(state["optimizers"][phase], optimizer))
     fabric = training.fabric
     fabric.strategy.precision.load_state_dict(state["precision"])
     torch.set_rng_state(state["rng"])
@@ -29,8 +32,13 @@ def restore(state: Mapping[str, Any], training: Training) -> None:
 
 
 def save(training: Training, step: int) -> str:
-    """Writes a checkpoint after `step` steps, in the first process only; returns its name."""
+    """Writes a checkpoint after `step` steps, in the first process only; returns its name.
+
+    All processes come here together: what lies in shards is gathered, so that the file is that of one process.
+    """
     recipe, method, fabric = training.recipe, training.method, training.fabric
+    weights = whole(method.state_dict())
+    optimizers = {phase: whole(optimizer.state_dict()) for phase, optimizer in training.optimizers.items()}
     if fabric.global_rank != 0:
         return f"checkpoints/step-{step:09d}.pt"
     state = {
@@ -38,8 +46,8 @@ def save(training: Training, step: int) -> str:
         "recipe": recipe.to_yaml(),
         "images": training.images.state(),
         "evaluated": method.evaluated,
-        "method": method.state_dict(),
-        "optimizers": {phase: optimizer.state_dict() for phase, optimizer in training.optimizers.items()},
+        "method": weights,
+        "optimizers": optimizers,
         "precision": fabric.strategy.precision.state_dict(),
         "rng": torch.get_rng_state(),
         "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from glocal.config import TrainSettings
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.models.linear import use_onednn
 from glocal.models.recompute import recomputing
+from glocal.training.machine import suit_to_machine
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 2, "patch_size": 8}
 
@@ -49,6 +51,16 @@ def test_gradients_are_those_of_kept_activations(options: dict[str, Any], precis
     made_again = values_and_gradients(backbone, True, precision)
     assert len(kept) == len(made_again) > 30
     assert all(torch.equal(one, other) for one, other in zip(kept, made_again, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_of_blocks_that_are_made_again_are_those_of_kept_ones(precision: str) -> None:
+    method: Any = small_backbone(drop_path_rate=0.2)
+    kept = values_and_gradients(method, False, precision)
+    suit_to_machine(method, TrainSettings(recompute="blocks", channels_last=False), torch.device("cpu"))
+    assert method.network.grad_checkpointing
+    made_again = values_and_gradients(method, method.recompute, precision)
+    assert all(torch.allclose(one, other) for one, other in zip(kept, made_again, strict=True))
 
 
 def test_gradients_with_onednn_layers() -> None:

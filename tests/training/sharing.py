@@ -1,6 +1,8 @@
 """Run in each of several processes, and in one alone: trains methods in float64, otherwise as `pretrain` does."""
 
 import os
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,6 +10,8 @@ import torch
 import glocal
 from glocal.data.sources.shapes import Shapes
 from glocal.training import loop, machine, run
+from glocal.training.building import Training
+from glocal.training.saving import save
 from glocal.views.batch import Views
 
 SETTINGS = {
@@ -22,7 +26,13 @@ SETTINGS = {
 
 
 def train_each(folder: Path, settings: dict[str, dict[str, object]]) -> None:
-    """Trains each method for some steps, into a folder of its name."""
+    """Trains each method for some steps, into a folder of its name.
+
+    Args:
+        folder: of the folders.
+        settings: by name of the method. Among them may be the step after which it ends, `stop`, and the name of another
+            folder, `folder`.
+    """
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # as methods say where they leave bfloat16
@@ -32,5 +42,22 @@ def train_each(folder: Path, settings: dict[str, dict[str, object]]) -> None:
         Views(tuple(image.double() for image in views.images), views.geometry, views.index), last
     )
     for name, own in settings.items():
-        overrides = {**SETTINGS, **own, "method.name": name, "train.devices": int(os.environ.get("WORLD_SIZE", "1"))}
-        glocal.pretrain(Shapes("train", 48), folder / name, overrides=overrides, progress=False, report=False)
+        devices = int(os.environ.get("WORLD_SIZE", "1"))
+        overrides = {**SETTINGS, "method.name": name, **own, "train.devices": devices}
+        last, into = overrides.pop("stop", None), overrides.pop("folder", name)
+        overrides["train.checkpoint_steps"] = last
+        run.save = partial(save_and_stop, last)
+        with suppress(Stopped):
+            glocal.pretrain(Shapes("train", 48), folder / str(into), overrides=overrides, progress=False, report=False)
+
+
+class Stopped(Exception):
+    """The run was ended."""
+
+
+def save_and_stop(last: int | None, training: Training, step: int) -> str:
+    """Saves, and ends the run where this is the last step that it shall do."""
+    name = save(training, step)
+    if step == last:
+        raise Stopped
+    return name

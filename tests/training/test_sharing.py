@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,11 +30,11 @@ def settings(name: str) -> dict[str, object]:
     return own
 
 
-def train(preloaded: Preloaded, folder: Path, names: Sequence[str], processes: int) -> Path:
+def train(preloaded: Preloaded, folder: Path, runs: Mapping[str, Mapping[str, object]], processes: int) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given, out = json.dumps({name: settings(name) for name in names}), folder / str(processes)
+    given, out = json.dumps(runs), folder / str(processes)
     before = f"{RUN} train_each(Path({str(out)!r}), json.loads({given!r})); sys.exit()"
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
     ranks = [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
@@ -64,7 +64,8 @@ def in_order(rows: Tensor) -> Tensor:
 
 
 def test_two_processes_train_as_one_does(preloaded: Preloaded, tmp_path: Path) -> None:
-    one, two = (train(preloaded, tmp_path, FEW, processes) for processes in (1, 2))
+    runs = {name: settings(name) for name in FEW}
+    one, two = (train(preloaded, tmp_path, runs, processes) for processes in (1, 2))
     for name in FEW:
         assert_same(one / name, two / name)
 
@@ -72,6 +73,7 @@ def test_two_processes_train_as_one_does(preloaded: Preloaded, tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_several_processes_train_every_method_as_one_does(preloaded: Preloaded, tmp_path: Path, processes: int) -> None:
-    one, several = (train(preloaded, tmp_path, list(CASES), number) for number in (1, processes))
+    runs = {name: settings(name) for name in CASES}
+    one, several = (train(preloaded, tmp_path, runs, number) for number in (1, processes))
     for name in CASES:
         assert_same(one / name, several / name)
