@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -117,12 +116,12 @@ def all_objects(value: T) -> list[T]:
 
 def own_part(tensor: Tensor) -> Tensor:
     """What lies here of a tensor that is sharded over processes (its memory, not a copy); any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a DTensor, whose module takes long to load
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that is sharded over processes, which come here together; any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def own_share(length: int) -> slice:
