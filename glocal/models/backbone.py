@@ -730,7 +730,7 @@ def build_backbone(
     elif name.startswith("vit_"):
         options = {"img_size": size, "dynamic_img_size": True, **options}
     if settings.known_to_timm:
-        check_weights_at_hand(name, _naming(settings))
+        check_weights_at_hand(name, _naming(settings), options)
     try:
         network = timm.create_model(name, pretrained=settings.known_to_timm, num_classes=0, **options)
     except TypeError as error:

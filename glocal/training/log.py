@@ -6,7 +6,6 @@ import csv
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -62,9 +61,10 @@ class RunLog:
 
     def sync(self) -> None:
         """Forces the lines to the disk: after a loss of power, what a checkpoint has behind it is there."""
-        for name in TABLES:
-            with suppress(FileNotFoundError), writing(self.folder / name), (self.folder / name).open("rb") as file:
-                os.fsync(file.fileno())
+        for path in (self.folder / name for name in TABLES):
+            if path.exists():  # of a run that measures nothing there is but one
+                with writing(path), path.open("rb") as file:
+                    os.fsync(file.fileno())
 
     def close(self) -> None:
         """Flushes what TensorBoard still holds."""

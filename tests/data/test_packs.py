@@ -160,8 +160,7 @@ def test_damage_is_named_by_shard_and_image(
 
 def test_an_unreadable_file_keeps_its_place(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "class 0" / "00.png").write_bytes(b"")
-    (folder / "class 0" / "02 ü.bmp").unlink()
-    (folder / "class 0" / "02 ü.bmp").symlink_to("/proc/self/mem")
+    os.truncate(folder / "class 0" / "02 ü.bmp", 1 << 40)  # larger than an image can be
     pack(folder, tmp_path / "pack", progress=False)
     assert "1 of its 48 images cannot be read and are packed as empty files" in capsys.readouterr().err
     packed = open_source(tmp_path / "pack")

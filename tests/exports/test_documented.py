@@ -40,6 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     method = build_method(recipe)
     state = {"step": 1, "recipe": recipe.to_yaml(), "evaluated": method.evaluated, "method": method.state_dict()}
+    (place / "runs" / "a").mkdir(parents=True)
     save_checkpoint(place / "runs" / "a" / "checkpoints", state, keep=1)
     (place / "runs" / "a" / "recipe.yaml").write_text(recipe.to_yaml())
     return place

@@ -34,6 +34,14 @@ def with_shards(name: str, own: dict[str, object]) -> dict[str, object]:
 
 
 def test_two_processes_with_shards_train_as_one_does(preloaded: Preloaded, tmp_path: Path) -> None:
+    runs = {"patchwise_dino": with_shards("patchwise_dino", SHARDED["patchwise_dino"])}
+    one, two = (train(preloaded, tmp_path, runs, processes) for processes in (1, 2))
+    assert_same(one / "patchwise_dino", two / "patchwise_dino")
+    assert_alike(newest(one / "patchwise_dino"), newest(two / "patchwise_dino"))
+
+
+@pytest.mark.slow
+def test_runs_with_shards_go_on_whole_and_sharded_again(preloaded: Preloaded, tmp_path: Path) -> None:
     runs = {name: with_shards(name, own) for name, own in SHARDED.items()}
     turns = {
         f"turn {number}": {**runs["moco_v3"], "method.name": "moco_v3", "folder": "in turns", **own}

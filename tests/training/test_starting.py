@@ -24,8 +24,8 @@ from glocal.methods.building import build_method
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone, found_stem, statistics_in_timm
 from glocal.models.loading import load_backbone
 from glocal.models.momentum import MomentumTeacher
+from glocal.plain import write_yaml
 from glocal.schedules import Clock
-from glocal.settings import write_yaml
 from glocal.training import loop, starting
 from glocal.training.freezing import Freeze
 from glocal.training.log import monitor_series
