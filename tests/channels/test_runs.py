@@ -60,7 +60,7 @@ def neighbours(backbone: str, train: Path, test: Path) -> float:
     return float(found["protocols"]["knn"]["results"][0]["metrics"]["top1"])
 
 
-@pytest.mark.parametrize("kind", ["16-bit grey", "12 channels in float"])
+@pytest.mark.parametrize("kind", [pytest.param("16-bit grey", marks=pytest.mark.slow), "12 channels in float"])
 def test_a_run_learns_more_than_its_untrained_network_knows(kind: str, no_pictures: None, tmp_path: Path) -> None:
     make, ending, channels = (stripes, ".tif", 1) if kind == "16-bit grey" else (spectra, ".npy", 12)
     train, test = (

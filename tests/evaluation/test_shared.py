@@ -17,7 +17,7 @@ def measured(folder: Path) -> object:
     return {name: {key: its[key] for key in ("results", "train", "test")} for name, its in found.items()}
 
 
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("cache", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_processes_share_the_images_and_find_the_same(
     image_folder: Callable[..., Path], tmp_path: Path, preloaded: Preloaded, cache: bool
 ) -> None:

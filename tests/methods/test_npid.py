@@ -109,6 +109,7 @@ def work(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # in less time, `tests/training/test_sharing.py` trains it on two
 def test_two_processes_keep_one_bank_and_one_normaliser(tmp_path: Path) -> None:
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     torch.manual_seed(0)

@@ -33,6 +33,7 @@ def with_shards(name: str, own: dict[str, object]) -> dict[str, object]:
     return {**settings(name), **VIT_RUN, "train.sharded": True, **own}
 
 
+@pytest.mark.slow
 def test_two_processes_with_shards_train_as_one_does(preloaded: Preloaded, tmp_path: Path) -> None:
     runs = {"patchwise_dino": with_shards("patchwise_dino", SHARDED["patchwise_dino"])}
     one, two = (train(preloaded, tmp_path, runs, processes) for processes in (1, 2))

@@ -68,7 +68,10 @@ def children(of: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+_SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *_SLOW])
 def test_a_signal_to_the_whole_group_twice_leaves_a_checkpoint_and_one_line(
     number: int, tmp_path: Path, image_folder: Callable[..., Path], preloaded: Preloaded
 ) -> None:
@@ -96,7 +99,7 @@ def test_a_signal_to_the_whole_group_twice_leaves_a_checkpoint_and_one_line(
         assert torch.equal(value, continued["method"][name]), name
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_processes_that_decode_heed_no_signal_and_the_training_alone_heeds_each(
     number: int, tmp_path: Path, image_folder: Callable[..., Path], preloaded: Preloaded
 ) -> None:
