@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 
 import glocal
 from glocal.checkpoints import newest_checkpoint
+from glocal.data.lanes.readings import Readings
+from glocal.data.lanes.workers import DecoderError, _awaited
 from glocal.data.sources.base import MemorySource, Sample
 from glocal.errors import GlocalError
 from glocal.signals import Stopped
@@ -77,3 +79,20 @@ def test_a_signal_is_heard_while_a_batch_does_not_come(tmp_path: Path, shape_ima
     state = newest_checkpoint(tmp_path / "a" / "checkpoints")
     assert state is not None
     assert state["step"] >= 6
+
+
+def test_a_process_that_dies_while_it_hands_a_batch_over_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection that is reset is then seen before the process' end."""
+    readings = Readings(1, "number {}".format)
+    readings._places[:] = [2**30, 7]  # no such process, and what it read
+
+    def batches() -> Iterator[object]:
+        raise ConnectionResetError(104, "Connection reset by peer")
+        yield
+
+    with pytest.raises(DecoderError, match="died while it read number 7"):
+        next(_awaited(batches(), readings, 1.0))
+    readings._places[:] = [0, -1]  # nobody died
+    monkeypatch.setattr(readings, "someone_died", lambda: False)
+    with pytest.raises(ConnectionResetError):
+        next(_awaited(batches(), readings, 1.0))

@@ -105,6 +105,7 @@ def start_both(preloaded: Preloaded, arguments: list[str], **environment: str) -
     return b"".join(one.stdout for one in done).decode()
 
 
+@pytest.mark.slow
 def test_a_training_starts_its_second_process_itself(tmp_path: Path) -> None:
     """What two processes come to is compared with one in `test_sharing.py`."""
     overrides = {**SETTINGS, **CASES["npid"].run, "method.name": "npid", "train.devices": 2, "train.device": "cpu"}

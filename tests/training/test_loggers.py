@@ -1,6 +1,7 @@
 """wandb (offline) and MLflow (in a folder) are told what metrics.csv has; a service that fails stops nothing."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = pretrain(tmp_path / "run", "wandb")
     [file] = (run.folder / "wandb").glob("offline-run-*/*.wandb")
-    content = file.read_bytes()
+    end = time.monotonic() + 60
+    while b"images_per_second" not in (content := file.read_bytes()) and time.monotonic() < end:
+        time.sleep(0.1)  # another process writes it
     assert b"images_per_second" in content
     assert b"monitor/effective_rank" in content
     assert json.loads((run.folder / "loggers.json").read_text())["wandb"] in file.name

@@ -154,7 +154,7 @@ def test_a_run_killed_at_random_steps_ends_in_the_same_weights_bit_for_bit(tmp_p
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(number: int, tmp_path: Path) -> None:
     arguments = ["pretrain", "--data", DATA, "--out", str(tmp_path / "a"), "--set", "train.epochs=100000"]
     for key, value in TINY.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from ctypes import Array, c_longlong
 
@@ -42,6 +43,17 @@ class Readings:
             if number != _NONE and (pid in alive) != died
         ]
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+    def someone_died(self, patience: float = 1.0) -> bool:
+        """Whether one of the processes has ended, or does so within some seconds."""
+        end = time.monotonic() + patience
+        while True:
+            alive = {process.pid for process in multiprocessing.active_children()}
+            if any(pid and pid not in alive for pid in self._places[::2]):
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
 
     def kill(self) -> None:
         """Ends the processes: one that hangs heeds nothing else, and Python would wait for it in the end."""

@@ -104,8 +104,10 @@ def _awaited(batches: Iterator[Any], readings: Readings, patience: float) -> Ite
             continue
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker (pid" in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            # A process that dies while it hands a batch over resets the connection before torch has seen its end.
+            handing = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and readings.someone_died()
+            if handing or "DataLoader worker (pid" in str(error):
                 image = readings.in_words(died=True)
                 readings.kill()
                 raise DecoderError(
