@@ -119,6 +119,7 @@ def test_a_training_starts_its_second_process_itself(tmp_path: Path) -> None:
     assert done.stdout.count("run:") == 1
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_heads_first(tmp_path: Path, preloaded: Preloaded) -> None:
     """A backbone that stands still gives no gradients, for which the other process does not wait."""
     frozen = {"train.freeze_backbone_epochs": 1, "train.checkpoint_steps": 2, "train.keep_checkpoints": 4}

@@ -86,7 +86,10 @@ def images() -> MemorySource:
     return MemorySource("few", torch.stack([shapes[number].image for number in range(33)]), None, None)
 
 
-@pytest.mark.parametrize("method", ["dino", "esvit", "patchwise_dino"])
+_ALIKE = [pytest.param(name, marks=pytest.mark.slow) for name in ("esvit", "patchwise_dino")]
+
+
+@pytest.mark.parametrize("method", ["dino", *_ALIKE])
 def test_dino_s_family_trains_on_with_sgd_where_its_last_layer_wakes(method: str, tmp_path: Path) -> None:
     vit = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
     overrides = {

@@ -355,6 +355,7 @@ def arguments(out: Path, *more: str) -> list[str]:
     return ["pretrain", "--data", DATA, "--out", str(out), "--time", "1h", *settings, *more]
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_plan(tmp_path: Path, preloaded: Preloaded) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
