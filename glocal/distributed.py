@@ -34,10 +34,26 @@ def processes_together() -> Iterator[None]:
     if process_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_available():
         yield
         return
-    # On GPUs too: nothing but waiting goes through it. One that is much slower than the others is waited for.
-    dist.init_process_group("gloo", timeout=timedelta(days=7))
+    # On GPUs too: what goes through it is small. One that is much slower than the others is waited for.
+    meet_again("gloo", timedelta(days=7))
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=timedelta(days=7))
     yield
     dist.destroy_process_group()  # not after an error, of which one process tells as long as it knows its number
+
+
+def meet_again(backend: str, patience: timedelta | None = None) -> None:
+    """Brings processes together that torchrun has started anew; elsewhere nothing happens.
+
+    torchrun keeps its store over restarts, and with it the addresses of the processes that are dead: this attempt gets
+    a part of it for itself.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or dist.is_initialized():
+        return
+    store, rank, processes = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    own = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=processes, timeout=patience)
 
 
 def leave() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 from timm.models.vision_transformer import VisionTransformer
+from torch.nn.parallel import DistributedDataParallel
 
 from glocal.config import AnyRecipe, TrainSettings
 from glocal.data.sources.base import Source
-from glocal.distributed import leave, process_count
+from glocal.distributed import leave, meet_again, process_count
 from glocal.errors import GlocalError
 from glocal.memory import keep_freed_memory
 from glocal.methods.base import Method
@@ -69,6 +71,8 @@ def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
     """
     fabric = _fabric(recipe, several_updates)
     alone = process_count() == 1
+    if recipe.train.processes > 1:
+        meet_again(fabric.strategy._get_process_group_backend())  # type: ignore[attr-defined]
     fabric.launch()
     if alone and process_count() > 1:
         atexit.register(leave)
@@ -86,7 +90,9 @@ def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:
     # A backbone that stands still at first has no gradients, for which the processes would wait.
     some = several_updates or recipe.train.freeze_backbone_epochs > 0
     # Buffers are alike in all processes, which compute them from the rows of all.
-    whole = DDPStrategy(find_unused_parameters=some, broadcast_buffers=False)
+    named = inspect.signature(DistributedDataParallel.__init__).parameters  # newer versions of torch renamed it
+    still = {"forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers": False}
+    whole = DDPStrategy(find_unused_parameters=some, **still)  # type: ignore[arg-type]
     several = ShardedStrategy() if recipe.train.sharded else whole
     strategy: Any = several if recipe.train.processes > 1 else "auto"
     return Fabric(
