@@ -15,7 +15,9 @@ import torch
 from glocal.checkpoints import newest_checkpoint
 from tests.training.test_runs import TINY, assert_equal
 
-SETTINGS = {**TINY, "train.epochs": 12, "train.checkpoint_steps": 2, "train.device": "cpu"}
+KILLS = int(os.environ.get("GLOCAL_TEST_KILLS", "3"))
+STEPS = 16 * KILLS  # of which a start does few before it is killed
+SETTINGS = {**TINY, "train.epochs": STEPS // 2, "train.checkpoint_steps": 2, "train.device": "cpu"}
 
 
 def start(folder: Path, restarts: int) -> subprocess.Popen[str]:
@@ -43,24 +45,23 @@ def newest_step(folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_one_of_two_workers_is_killed_again_and_again(tmp_path: Path) -> None:
-    kills = int(os.environ.get("GLOCAL_TEST_KILLS", "3"))
     whole = start(tmp_path / "whole", 0)
     assert whole.wait(timeout=600) == 0, whole.stderr and whole.stderr.read()
     random.seed(0)
-    process, done = start(tmp_path / "killed", kills), 0
-    while done < kills and process.poll() is None:
+    process, done = start(tmp_path / "killed", KILLS), 0
+    while done < KILLS and process.poll() is None:
         before = newest_step(tmp_path / "killed")
         while newest_step(tmp_path / "killed") <= before and process.poll() is None:
             time.sleep(0.02)  # it has gone on
         time.sleep(random.random() / 5)
         workers = workers_of(process)
-        if len(workers) == 2 and newest_step(tmp_path / "killed") < 48:
+        if len(workers) == 2 and newest_step(tmp_path / "killed") < STEPS:
             os.kill(random.choice(workers), signal.SIGKILL)
             done += 1
         else:
             break
     assert process.wait(timeout=600) == 0, process.stderr and process.stderr.read()
-    assert done == kills
+    assert done == KILLS
     one, other = (newest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "killed"))
     assert one is not None
     assert other is not None
