@@ -49,18 +49,14 @@ class TrainSettings(Settings):
 
     epochs: int = Field(200, ge=1, le=1_000_000)
     extended_from: tuple[int, ...] = ()  # epochs after which --extend made it longer; schedules had these ends first
-    batch_size: int = Field(
-        256, ge=2, le=2**24
-    )  # images in an optimiser step, over all processes and accumulated parts
+    batch_size: int = Field(256, ge=2, le=2**24)  # images in an optimiser step, over all processes and parts
     freeze_backbone_epochs: float = Field(0.0, ge=0)  # so long only the heads learn; then the backbone as well
     accumulate: int = Field(1, ge=1)  # parts in which a process computes its share of the batch
     clip_norm: float | None = Field(None, gt=0)  # gradients are cut to it, together or each alone (optimizer.clip)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where this machine is fast at it
     channels_last: bool = True
     keep_memory: bool = True  # on a CPU: give no freed memory back; a fifth faster or more, for more memory
-    # Vision transformers keep fewer activations and make them again: cheap ones (a third less memory an image), or all
-    # within a block ("blocks": far less, for about a third more arithmetic).
-    recompute: bool | Literal["blocks"] = True
+    recompute: bool | Literal["blocks"] = True  # transformers make cheap activations again; blocks: all of a block
     sharded: bool = False  # of several processes each keeps its part of weights, gradients and optimiser state
     compile: bool = False
     deterministic: bool = False  # the same weights twice on one device; on a GPU slower, on a CPU they are so anyway

@@ -95,7 +95,9 @@ def _comments(schema: type[BaseModel]) -> dict[str, str]:
     found: dict[str, str] = {}
     for kind in reversed(schema.__mro__):
         if issubclass(kind, BaseModel) and kind is not BaseModel:
-            fields = re.findall(r"^    (\w+): (?:[^#\n]|\n {8})*?  # (.*)$", inspect.getsource(kind), re.MULTILINE)
+            fields = re.findall(
+                r"^    (\w+): (?:[^#\n]|\n {8}|\n {4}\))*?  # (.*)$", inspect.getsource(kind), re.MULTILINE
+            )
             found.update(fields)
     return found
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from glocal.config import build_recipe, load_mapping, recipe_names
+from glocal.config import TrainSettings, build_recipe, load_mapping, recipe_names
 from glocal.errors import GlocalError
+from glocal.evaluation.protocols.transfer import TransferSettings
 from glocal.methods import method_names
 from glocal.plain import read_yaml, write_yaml
 from glocal.schedules import Schedule
-from glocal.settings import parse_overrides
+from glocal.settings import parse_overrides, setting_rows
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -371,3 +372,11 @@ def test_another_method_leaves_the_settings_of_the_recipes_own_behind() -> None:
     assert recipe.optimizer.warmup_epochs == 5
     same = build_recipe(load_mapping("sce-cifar10"), {"method.name": "sce", "method.output_dim": 64})
     assert (same.method.output_dim, same.method.queue_size) == (64, 4096)
+
+
+def test_what_is_written_behind_a_setting_of_several_lines_is_its_comment() -> None:
+    comments = {name: comment for name, _, _, comment in setting_rows(TrainSettings())}
+    assert comments["batch_size"].startswith("images in an optimiser step")
+    assert comments["recompute"].endswith("blocks: all of a block")
+    comments = {name: comment for name, _, _, comment in setting_rows(TransferSettings())}
+    assert comments["logistic"].startswith("held_out does not count")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,25 +25,34 @@ from glocal.errors import BrokenImageError, GlocalError
 from glocal.files import write_csv
 
 ROOT = Path(__file__).parents[3]
+Look = Callable[[str, Path], dict[str, Any]]
 
 
 @pytest.fixture
 def bad(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bad_images_made
+
+    return bad_images_made
+
+
+@pytest.fixture
+def look_by(bad: ModuleType) -> Look:
+    """Reads a corpus by one of the readers."""
     import bad_images
 
-    return bad_images
+    return bad_images.look_by  # type: ignore[no-any-return]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_every_kind_is_read_as_pillow_reads_it_or_named(bad: ModuleType, tmp_path: Path) -> None:
+def test_every_kind_is_read_as_pillow_reads_it_or_named(bad: ModuleType, look_by: Look, tmp_path: Path) -> None:
     heavy = {"large", "scans", "bombs-beside-pixels"}  # a test of their own below, or seconds
     kinds = {name: make for name, make in bad.KINDS.items() if name not in heavy}
     bad.KINDS.clear()
     bad.KINDS.update(kinds)
     inside = tmp_path / "corpus"
     bad.write_corpus(inside, 2, 7)
-    found = bad.look_by("source", inside)
+    found = look_by("source", inside)
     assert found["otherwise"] == []
     read = sum(counts.get("read", 0) for counts in found["kinds"].values())
     assert read + len(found["named"]) == len(ImageFolder(inside))
@@ -55,8 +65,8 @@ def test_every_kind_is_read_as_pillow_reads_it_or_named(bad: ModuleType, tmp_pat
     assert "that cannot be opened: links that lead nowhere, pipes, devices (links/0000.png" in found["passed over"]
     named = {key for key, _ in found["named"]}
     for reader in ("streaming", "resident"):
-        assert {key for key, _ in bad.look_by(reader, inside)["named"]} == named, reader
-    values = bad.look_by("values", inside)
+        assert {key for key, _ in look_by(reader, inside)["named"]} == named, reader
+    values = look_by("values", inside)
     assert values["read"] > 0
     assert {"arrays", "scanners"} <= {key.partition("/")[0] for key, _ in values["named"]}
     assert not list(tmp_path.rglob("escaped*"))
