@@ -51,8 +51,9 @@ def test_the_second_start_looks_at_folders_alone(folder: Path, monkeypatch: pyte
     first = open_source(folder)
     said = capsys.readouterr().err
     assert "passed over: 1 .heic" in said
-    monkeypatch.setattr(os, "scandir", None)
-    second = open_source(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", None)
+        second = open_source(folder)
     assert capsys.readouterr().err == said
     assert second.keys == first.keys
     assert second.classes == first.classes == [f"class{number}" for number in range(8)]
