@@ -91,6 +91,8 @@ class Method(nn.Module):
         chance: about what the last phase's loss would be if it guessed blindly, all choices alike: log n for a
             cross-entropy among n; None where it is no such loss. `loss` or `compare` sets it, from shapes and settings
             alone. A run tells of a loss that is far above it.
+        solved: the share of the last step's questions that the network answered rightly, a detached scalar; None where
+            the method asks none with a right answer (which permutation, how much turned). `loss` sets it.
     """
 
     Settings: ClassVar[type[MethodSettings]]
@@ -107,6 +109,7 @@ class Method(nn.Module):
     labels: Tensor | None = None
     embedding: Tensor | None = None
     chance: float | None = None
+    solved: Tensor | None = None
 
     def __init__(self, backbone: Backbone, settings: MethodSettings) -> None:
         super().__init__()
