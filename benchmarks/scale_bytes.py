@@ -27,6 +27,7 @@ from torch import Tensor
 from glocal.data.lanes import order
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.skipped import SkippedImages
+from glocal.data.packs.making import pack
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.joined import JoinedSource
 from glocal.data.sources.opening import open_source
@@ -77,7 +78,12 @@ def make_folder(folder: Path, images: int) -> Source:
 def of_names(root: Path) -> Iterator[tuple[str, float]]:
     """What knows the images by name."""
     source = make_folder(root / "images", _FEW)
-    yield "folder: names and labels", bytes_of(source, set()) / _FEW
+    yield "a folder: names and labels, in one buffer", bytes_of(source, set()) / _FEW
+    pack(str(root / "images"), root / "packed", progress=False)
+    yield "a pack: the same and the places of images", bytes_of(open_source(str(root / "packed")), set()) / _FEW
+    table = root / "images.csv"
+    table.write_text("".join(["path,label\n", *(f"images/{key},{os.path.dirname(key)}\n" for key in source.keys)]))
+    yield "a list (CSV): names as Python's strings", bytes_of(open_source(str(table)), set()) / _FEW
     yield "a part of it (Subset): more", bytes_of(Subset(source, torch.arange(_FEW)), held(source)) / _FEW
     one, two = (make_folder(root / name, _FEW // 2) for name in ("one", "two"))
     yield "several joined: more", bytes_of(JoinedSource([one, two]), held(one) | held(two)) / (len(one) + len(two))

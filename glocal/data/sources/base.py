@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from glocal.data.sources.names import Names
+
 
 class Sample(NamedTuple):
     """One image, its class number if there are classes, and its name in the source.
@@ -96,7 +98,10 @@ class Subset:
         self.name = f"{source.name}[{len(indices)}]"
         self.classes = source.classes
         self.labels = None if source.labels is None else source.labels[indices]
-        self.keys: Sequence[str] = [source.keys[index] for index in indices.tolist()]
+        keys = source.keys
+        self.keys: Sequence[str] = (
+            keys.take(indices.numpy()) if isinstance(keys, Names) else [keys[index] for index in indices.tolist()]
+        )
         # What a source can do beside, its parts can; not by closures, for they have to pickle.
         for name, function in (
             ("images", _images_at),

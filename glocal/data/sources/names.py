@@ -35,6 +35,10 @@ class Names(Sequence[str]):
         buffers = [None, pa.py_buffer(np.ascontiguousarray(ends)), pa.py_buffer(np.ascontiguousarray(content))]
         return cls(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends) - 1, buffers))
 
+    def take(self, indices: np.ndarray) -> Names:
+        """Those at (M,) int64 places, in that order."""
+        return Names(self.array.take(pa.array(indices)))
+
     def buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """What `of_buffers` takes."""
         if not len(self):

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from glocal.data.sources import listing
+from glocal.data.sources.base import Subset
 from glocal.data.sources.folder import ImageFolder
 from glocal.data.sources.names import Names
 from glocal.data.sources.opening import open_source
@@ -142,3 +144,11 @@ def test_names_are_a_sequence_of_text_whatever_their_bytes() -> None:
     assert Names.of_buffers(*Names([]).buffers()) == []
     with pytest.raises(IndexError):
         names[5]
+
+
+def test_a_part_of_a_listed_folder_keeps_its_names_in_one_buffer(folder: Path) -> None:
+    whole = ImageFolder(folder)
+    part = Subset(whole, torch.tensor([5, 0, 5]))
+    assert isinstance(part.keys, Names)
+    assert list(part.keys) == [whole.keys[5], whole.keys[0], whole.keys[5]]
+    assert part[1].key == whole.keys[0]
