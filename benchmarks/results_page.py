@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,10 @@ ROOT = Path(__file__).parents[1]
 NUMBERS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
-`benchmarks/results_page.py`; nothing is typed. The commands under each heading measure its table again; what they scale
-down from print is listed below it. ± is the sample standard deviation over seeds, and two rows differ by so many
-standard errors of their difference. CPU minutes are those of the training alone, one thread a run."""
+`benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. Tables of differences
+say in brackets how many standard errors of the difference it is: below two it may be chance. CPU minutes are those of
+the training alone, one thread a run. [The end](#how-the-tables-were-made) has the commands that measure each table
+again, and what was scaled down from print."""
 
 
 def average(runs: list[dict[str, Any]], key: str) -> float | None:
@@ -54,16 +56,16 @@ def error_of(a: list[float], b: list[float]) -> float | None:
     return math.sqrt(stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b))
 
 
-def compared(a: list[float], b: list[float], title: str) -> str:
+def compared(a: list[float], b: list[float]) -> str:
     """The difference of two rows in one metric, and how it stands to its standard error."""
     if not a or not b:
-        return f"{title} not measured"
-    seeds = NUMBERS.get(min(len(a), len(b)), f"{min(len(a), len(b))} seeds")
+        return "not measured"
     difference, error = mean(a) - mean(b), error_of(a, b)
     if error is None:
-        return f"{difference:+.1f} {title} ({seeds}: no error is known)"
-    times = f"{abs(difference) / error:.1f} standard errors" if error else "no spread over seeds"
-    return f"{difference:+.1f} {title} ({seeds}, {times})"
+        return f"{difference:+.1f} (one seed: no error is known)"
+    return (
+        f"{difference:+.1f} ({abs(difference) / error:.1f})" if error else f"{difference:+.1f} (no spread over seeds)"
+    )
 
 
 def same(a: list[float], b: list[float]) -> bool:
@@ -91,28 +93,40 @@ def spent(file: dict[str, Any], alike: str) -> str:
     return f"{least} epochs" if alike == "epochs" else f"about {float(f'{least:.1g}'):g} CPU minutes"
 
 
+def data_of(file: dict[str, Any]) -> str:
+    """The images that a file's rows learned from, as its command names them."""
+    words = shlex.split(file["command"])
+    name = words[words.index("--data") + 1] if "--data" in words else "its own images"
+    count = file.get("budget", {}).get("images")
+    return f"{count:,} of {name}" if count else name
+
+
 def best(files: list[dict[str, Any]]) -> str:
-    """For each network, number of images and time the best row, and those that cannot be told from it."""
-    groups: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(dict)
+    """For each set of images, network and time the best row in each measure, and those that cannot be told from it."""
+    groups: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
     for file in files:
-        budget = file.get("budget", {})
-        where = (str(budget.get("network") or "–"), str(budget.get("images") or "–"))
+        where = data_of(file), str(file.get("budget", {}).get("network") or "–")
         for alike in () if tuning(file) else ALIKE:
             for row in file["rows"]:
                 for metric, title in file["metrics"].items():
                     if found := values(row, alike, metric):
-                        groups[(*where, spent(file, alike), title)][f"{row['label']} ({file['table']})"] = found
-    rows = []
-    for where_, entries in sorted(groups.items()):
-        first = max(entries, key=lambda name: mean(entries[name]))
-        others = {name: found for name, found in entries.items() if name != first}
-        equal = [name for name, found in others.items() if same(entries[first], found)]
-        unknown = [name for name, found in others.items() if error_of(entries[first], found) is None]
-        said = ", ".join(equal) or "none"
-        said += f"; not known from one seed: {', '.join(unknown)}" if unknown else ""
-        rows.append([*where_, first, shown(entries[first]), said])
-    heading = ["network", "images", "each row has", "measure", "best", "value", "cannot be told from it"]
-    return table(heading, rows) if rows else "Nothing has been measured on test images yet."
+                        groups[(*where, spent(file, alike))][title][row["label"]] = found
+    titles = list(dict.fromkeys(title for measured in groups.values() for title in measured))
+    rows = [[*where, *(first(measured.get(title, {})) for title in titles)] for where, measured in groups.items()]
+    heading = ["images", "network", "each row has", *titles]
+    return table(heading, sorted(rows)) if rows else "Nothing has been measured on test images yet."
+
+
+def first(entries: dict[str, list[float]]) -> str:
+    """The best of some rows in one measure, its value, and the rows that cannot be told from it."""
+    if not entries:
+        return "–"
+    best = max(entries, key=lambda name: mean(entries[name]))
+    others = {name: found for name, found in entries.items() if name != best}
+    equal = [name for name, found in others.items() if same(entries[best], found)]
+    unknown = any(error_of(entries[best], found) is None for found in others.values())
+    said = f"**{best}** {shown(entries[best])}" + (f"; not told from it: {', '.join(equal)}" if equal else "")
+    return said + ("; some rows have one seed" if unknown else "")
 
 
 def published(file: dict[str, Any]) -> str:
@@ -133,27 +147,24 @@ def published(file: dict[str, Any]) -> str:
 
 
 def section(file: dict[str, Any]) -> Iterator[str]:
-    """A file's table and how it was made, what it compares, and what is missing."""
-    yield f"## {file['title'][:1].upper()}{file['title'][1:]}"
-    machine = ", ".join(f"{key} {value}" for key, value in file.get("machine", {}).items())
-    yield "\n".join(f"    {command}" for command in file["commands"])
-    yield " · ".join([*([file["date"]] if file.get("date") else []), machine or "no machine is named"])
+    """A file's table for each way of being equal, what it compares, and what is missing."""
+    yield f"## {title_of(file)}"
     kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
-    heading = ["row"]
     for alike in kinds:
-        heading += [f"{ALIKE[alike]}: seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values()]
-    rows = [[row["label"], *(cell for alike in kinds for cell in cells(row, alike, file))] for row in file["rows"]]
-    for name, found in file.get("references", {}).items():
-        its = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for m in file["metrics"]]
-        rows.append([f"*{name}*", *(cell for _ in kinds for cell in ("–", "–", "–", "–", *its))])
-    yield table(heading, rows)
-    if scaled := file.get("heading"):
-        yield "Scaled, beside print: " + "; ".join(line.rstrip(".") for line in scaled) + "."
-    for one in file.get("comparisons", []):
-        a, b = (row_of(file, one[side]) for side in ("row", "over"))
-        for alike in kinds:
-            said = [compared(values(a, alike, m), values(b, alike, m), title) for m, title in file["metrics"].items()]
-            yield f"- {one['what']}, {ALIKE[alike]}: {'; '.join(said)}."
+        yield f"With {ALIKE[alike]}, {spent(file, alike)} a row; {data_of(file)}:"
+        ranked = sorted(file["rows"], key=lambda row: rank(row, alike, file))
+        rows = [[row["label"], *cells(row, alike, file)] for row in ranked]
+        for name, found in file.get("references", {}).items():
+            its = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for m in file["metrics"]]
+            rows.append([f"*{name}*", "–", "–", "–", "–", *its])
+        yield table(["row", "seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values()], rows)
+    differences = [
+        [one["what"], *([ALIKE[alike]] if len(kinds) > 1 else []), *differing(file, one, alike)]
+        for one in file.get("comparisons", [])
+        for alike in kinds
+    ]
+    if differences:
+        yield table(["difference", *(["rows have"] if len(kinds) > 1 else []), *file["metrics"].values()], differences)
     for row in file["rows"]:
         if row.get("cannot_run"):
             yield f"- {row['label']} was not run: {row['cannot_run']}."
@@ -161,6 +172,33 @@ def section(file: dict[str, Any]) -> Iterator[str]:
             for run in row.get("results", {}).get(alike, {}).get("runs", []):
                 if run.get("error"):
                     yield f"- {row['label']}, seed {run['seed']}, failed: {run['error']}."
+
+
+def title_of(file: dict[str, Any]) -> str:
+    return f"{file['title'][:1].upper()}{file['title'][1:]}"
+
+
+def rank(row: dict[str, Any], alike: str, file: dict[str, Any]) -> float:
+    """The higher its first measure, the further up stands a row."""
+    found = values(row, alike, next(iter(file["metrics"])))
+    return -mean(found) if found else math.inf
+
+
+def differing(file: dict[str, Any], one: dict[str, str], alike: str) -> Iterator[str]:
+    """The cells of a comparison, a measure each."""
+    a, b = (row_of(file, one[side]) for side in ("row", "over"))
+    yield from (compared(values(a, alike, metric), values(b, alike, metric)) for metric in file["metrics"])
+
+
+def making(file: dict[str, Any]) -> Iterator[str]:
+    """How a file's table was made: commands, machine, and what was scaled down."""
+    yield f"### Making of: {file['title']}"
+    yield "\n".join(f"    {command}" for command in file["commands"])
+    machine = ", ".join(f"{key} {value}" for key, value in file.get("machine", {}).items())
+    yield " · ".join([*([file["date"]] if file.get("date") else []), machine or "no machine is named"])
+    if scaled := file.get("heading"):
+        yield "Beside print:"
+        yield "\n".join(f"- {line.rstrip('.')}" for line in scaled)
 
 
 def cells(row: dict[str, Any], alike: str, file: dict[str, Any]) -> Iterator[str]:
@@ -249,10 +287,12 @@ def page(folder: Path, images: Path | None = None) -> str:
     parts = ["# Results", INTRODUCTION, "## Which method for how many images, minutes and which network", best(files)]
     if tables := [f"{file['title']}:\n\n{found}" for file in files if (found := published(file))]:
         parts += ["## Published and measured", *tables]
-    for file in sorted(files, key=tuning):
-        parts += section(file)
-        if words := draw(file, images):
-            parts.append(f"![{words}](images/{file['picture']})")
+    ordered = sorted(files, key=tuning)
+    for file in ordered:
+        heading, *rest = section(file)
+        picture = draw(file, images)
+        parts += [heading, *([f"![{picture}](images/{file['picture']})"] if picture else []), *rest]
+    parts += ["## How the tables were made", *(part for file in ordered for part in making(file))]
     return "\n\n".join(parts) + "\n"
 
 

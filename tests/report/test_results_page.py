@@ -37,14 +37,16 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     }
     (tmp_path / "t.json").write_text(json.dumps(file))
     found = results_page.page(tmp_path)
-    assert "| resnet18 | 5000 | about 20 CPU minutes | linear | A (t) | 61.0 ± 1.0 | none |" in found
+    assert "| 5,000 of its own images | resnet18 | about 20 CPU minutes | **A** 61.0 ± 1.0 |" in found
     same = {**file, "table": "u", "title": "Another study", "comparisons": [], "rows": [row("D", [70, 71, 72])]}
     (tmp_path / "u.json").write_text(json.dumps(same))
+    (tmp_path / "v.json").write_text(json.dumps({**same, "table": "v", "command": "glocal reproduce v --data shapes"}))
     found = results_page.page(tmp_path)
-    assert "| resnet18 | 5000 | about 20 CPU minutes | linear | D (u) | 71.0 ± 1.0 | none |" in found
-    assert "A (t)" not in found  # of two tables the best row
+    assert "| 5,000 of shapes | resnet18 |" in found  # other images are another question
+    assert "| 5,000 of its own images | resnet18 | about 20 CPU minutes | **D** 71.0 ± 1.0 |" in found
+    assert "**A**" not in found  # of two tables the best row
     assert "| B | linear | 70.5 | 59.0 ± 1.0 | equal CPU time |" in found
-    assert "+2.0 linear (three seeds, 2.4 standard errors)" in found  # 2 / sqrt(2 / 3)
+    assert "| A over B | +2.0 (2.4) |" in found  # 2 / sqrt(2 / 3)
     assert "| *untrained* | – | – | – | – | 30.0 |" in found
     assert "| A | 0, 1, 2 | 5 | 10 | 20.0 | 61.0 ± 1.0 |" in found
     assert "- C, seed 3, failed: out of memory." in found
@@ -65,9 +67,9 @@ def test_rows_within_two_standard_errors_of_the_best_are_named_and_tuning_is_no_
     rows = [row("A", [60, 61, 62]), row("B", [59.5, 60.5, 60.5]), row("C", [50, 50, 51])]
     file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
     (tmp_path / "t.json").write_text(json.dumps(file))
-    assert "| A (t) | 61.0 ± 1.0 | B (t) |" in results_page.page(tmp_path)
+    assert "| **A** 61.0 ± 1.0; not told from it: B |" in results_page.page(tmp_path)
     (tmp_path / "t.json").write_text(json.dumps({**file, "command": "c --held-out 5"}))
-    assert "| A (t)" not in results_page.page(tmp_path)
+    assert "**A**" not in results_page.page(tmp_path)
 
 
 def test_a_table_that_was_measured_in_several_calls_is_one(tmp_path: Path, results_page: Any) -> None:
@@ -82,7 +84,7 @@ def test_a_table_that_was_measured_in_several_calls_is_one(tmp_path: Path, resul
     part("t-2", "c --seeds 2", [later, row("C", [40])])
     found = results_page.page(tmp_path)
     assert "    c --seeds 1\n    c --seeds 2\n" in found
-    assert "budget small; scaled in c --seeds 1; scaled in c --seeds 2." in found
+    assert "- budget small\n- scaled in c --seeds 1\n- scaled in c --seeds 2\n" in found
     assert "| A | 0, 1 | 5 | 10 | 20.0 | 61.0 ± 1.4 (two seeds) |" in found
     assert "| C | 0 | 5 |" in found
     whole = json.loads((tmp_path / "t-1.json").read_text())
