@@ -15,13 +15,15 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+from results_numbers import average, compared, error_of, same, shown, table
 from results_pictures import ALIKE, draw, runs_of, values
 
+from glocal.config import build_recipe, load_mapping
+
 ROOT = Path(__file__).parents[1]
-NUMBERS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. Tables of differences
@@ -29,49 +31,9 @@ say in brackets how many standard errors of the difference it is: below two it m
 the training alone, one thread a run. [The end](#how-the-tables-were-made) has the commands that measure each table
 again, and what was scaled down from print."""
 
-
-def average(runs: list[dict[str, Any]], key: str) -> float | None:
-    """The mean of what the runs have under a key; None where none has it."""
-    found = [run[key] for run in runs if run.get(key) is not None]
-    return mean(found) if found else None
-
-
-def shown(found: list[float]) -> str:
-    """The mean, with the deviation over seeds where there are several."""
-    if not found:
-        return "not measured"
-    spread = f" ± {stdev(found):.1f}" if len(found) > 1 else ""
-    return f"{mean(found):.1f}{spread}" + (f" ({NUMBERS[len(found)]})" if len(found) < 3 else "")
-
-
-def table(heading: list[str], rows: list[list[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def error_of(a: list[float], b: list[float]) -> float | None:
-    """The standard error of the difference of two means; None where one of them is of a single seed."""
-    if min(len(a), len(b)) < 2:
-        return None
-    return math.sqrt(stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b))
-
-
-def compared(a: list[float], b: list[float]) -> str:
-    """The difference of two rows in one metric, and how it stands to its standard error."""
-    if not a or not b:
-        return "not measured"
-    difference, error = mean(a) - mean(b), error_of(a, b)
-    if error is None:
-        return f"{difference:+.1f} (one seed: no error is known)"
-    return (
-        f"{difference:+.1f} ({abs(difference) / error:.1f})" if error else f"{difference:+.1f} (no spread over seeds)"
-    )
-
-
-def same(a: list[float], b: list[float]) -> bool:
-    """Whether two rows lie within two standard errors of one another."""
-    error = error_of(a, b)
-    return error is not None and abs(mean(a) - mean(b)) <= 2 * error
+BESIDE = """\
+Of methods whose recipe has a number in print. The numbers here are of a network, images and minutes so much smaller
+that only their order can be compared, and even that with care:"""
 
 
 def tuning(file: dict[str, Any]) -> bool:
@@ -144,6 +106,21 @@ def published(file: dict[str, Any]) -> str:
         for alike in row.get("results") or ("epochs",)
     ]
     return table(["row", "measure", "published", "measured", "rows have"], rows) if rows else ""
+
+
+def of_recipes(files: list[dict[str, Any]]) -> str:
+    """What is in print for the recipes of rows, beside what was measured so much smaller; empty where nothing is."""
+    rows: dict[str, list[str]] = {}
+    for file in (file for file in files if not tuning(file)):
+        kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
+        for row in file["rows"] if kinds else []:
+            changed = any(key.startswith("method.") for key in row.get("settings", {}))
+            if (name := row.get("recipe", "")) and not changed and name not in rows:
+                recipe = build_recipe(load_mapping(name))
+                its = [f"{title} {shown(values(row, kinds[0], metric))}" for metric, title in file["metrics"].items()]
+                rows[name] = [row["label"], recipe.reproduces, recipe.published, "; ".join(its[:2])]
+    found = [row for row in rows.values() if row[2]]
+    return table(["row", "what is in print", "published", "measured here"], found) if found else ""
 
 
 def section(file: dict[str, Any]) -> Iterator[str]:
@@ -285,7 +262,10 @@ def page(folder: Path, images: Path | None = None) -> str:
     if not files:
         return f"# Results\n\n{INTRODUCTION}\n\nNothing has been measured yet.\n"
     parts = ["# Results", INTRODUCTION, "## Which method for how many images, minutes and which network", best(files)]
-    if tables := [f"{file['title']}:\n\n{found}" for file in files if (found := published(file))]:
+    tables = [f"{file['title']}:\n\n{found}" for file in files if (found := published(file))]
+    if recipes := of_recipes(files):
+        tables.append(f"{BESIDE}\n\n{recipes}")
+    if tables:
         parts += ["## Published and measured", *tables]
     ordered = sorted(files, key=tuning)
     for file in ordered:
