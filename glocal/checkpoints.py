@@ -82,7 +82,7 @@ class _Hashed(io.RawIOBase):
 def _write_sealed(state: Mapping[str, Any], file: IO[bytes]) -> None:
     """As torch.save, and a hash of all: the checksums of zip leave out what its directory says of each part."""
     hashed = _Hashed(file)
-    torch.save(dict(state), hashed)
+    torch.save(dict(state), hashed)  # type: ignore[arg-type]
     file.seek(-2, os.SEEK_END)
     file.write(_end(hashed.hash))
 

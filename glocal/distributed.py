@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from glocal.errors import GlocalError, TogetherError, WriteError
+
 T = TypeVar("T")
+
+_by_cpu: dict[Any, Any] = {}  # a group whose tensors lie in the CPU's memory, for the processes of each training
 
 
 def process_count() -> int:
@@ -128,6 +133,79 @@ def all_objects(value: T) -> list[T]:
     if process_count() > 1:
         dist.all_gather_object(found, value)
     return found
+
+
+def highest(*values: int) -> list[int]:
+    """The largest of each value over all processes, by way of the CPU: nothing waits for a GPU."""
+    if process_count() == 1:
+        return list(values)
+    group: Any = None
+    if "gloo" not in dist.get_backend():
+        world = dist.group.WORLD
+        group = _by_cpu[world] = _by_cpu.get(world) or dist.new_group(backend="gloo")
+    found = torch.tensor(values)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
+    return found.tolist()  # type: ignore[no-any-return]
+
+
+def fail_together(error: GlocalError | None) -> None:
+    """Ends the work of all processes where one of them has failed; all come here, each with its error or none.
+
+    Raises:
+        GlocalError: the only process' own.
+        TogetherError: one of several has failed, the first of them is told.
+    """
+    if process_count() == 1:
+        if error:
+            raise error
+        return
+    said = all_objects(None if error is None else (str(error), _is_of_writing(error)))
+    for rank, failed in enumerate(said):
+        if failed:
+            where = f"process {rank}: " if rank else ""
+            raise TogetherError(f"{where}{failed[0]}", any(one[1] for one in said if one)) from error
+
+
+def _is_of_writing(error: GlocalError) -> bool:
+    return isinstance(error, WriteError) or (isinstance(error, TogetherError) and error.writing)
+
+
+def together(work: Callable[[], T]) -> T:
+    """Work of every process that needs no other; where one cannot do it, all end.
+
+    Raises:
+        GlocalError: see `fail_together`.
+    """
+    failed, done = None, None
+    try:
+        done = work()
+    except GlocalError as error:
+        failed = error
+    fail_together(failed)
+    return done  # type: ignore[return-value]
+
+
+def first_decides(decide: Callable[[], T]) -> T:
+    """What the first process finds, in all of them; small things that can be pickled.
+
+    Raises:
+        GlocalError: it could not, see `fail_together`.
+    """
+    return all_objects(together(lambda: decide() if process_rank() == 0 else None))[0]  # type: ignore[return-value]
+
+
+def check_alike(what: str, lines: list[str]) -> None:
+    """Refuses processes that do not have the same.
+
+    Raises:
+        TogetherError: names the first process that differs, and the first line in which it does.
+    """
+    found = all_objects(lines)
+    for rank, other in enumerate(found):
+        if other != found[0]:
+            first, its = next((a, b) for a, b in zip_longest(found[0], other, fillvalue="none") if a != b)
+            where = f"{first.strip()} in the first, {its.strip()} in number {rank}"
+            raise TogetherError(f"the processes do not have the same {what}: {where}")
 
 
 def own_part(tensor: Tensor) -> Tensor:

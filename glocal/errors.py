@@ -29,6 +29,18 @@ class BrokenImageError(GlocalError):
         return type(self), (self.key, self.reason, self.gone)
 
 
+class TogetherError(GlocalError):
+    """What one of several processes could not do, and all end with. The first process tells of it, the others do not.
+
+    Attributes:
+        writing: a file could not be written.
+    """
+
+    def __init__(self, message: str, writing: bool = False) -> None:
+        super().__init__(message)
+        self.writing = writing
+
+
 class WriteError(GlocalError, OSError):
     """A file that cannot be written: the disk is full, the folder read-only or gone.
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from rich.console import Console
 
 from glocal.cli.app import app
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, TogetherError
 from glocal.files import harmless
 
 # In the order of `glocal --help`.
@@ -53,7 +53,8 @@ def main() -> None:
         if debug or text is None:
             raise
         text = harmless(text)
-        if number is None or not _other_process():  # all processes of a training stop together: one says so
+        alike = number is not None or isinstance(error, TogetherError)  # all processes end with it: one says so
+        if not (alike and _other_process()):
             Console(stderr=True, highlight=False, emoji=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
         if number is None:
             sys.exit(2)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 
 import glocal
-from glocal.checkpoints import checkpoint_files, newest_checkpoint
+from glocal.checkpoints import checkpoint_files, load_checkpoint, newest_readable, set_aside_after
 from glocal.config import AnyRecipe, TrainSettings, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.sources.base import Source
-from glocal.distributed import process_rank
+from glocal.distributed import first_decides, process_rank, together
 from glocal.errors import GlocalError, counted
 from glocal.files import make_folder, remove_remains, sha256, write_atomically, write_text
 from glocal.methods.own_file import OwnFile, own_files, renamed, same_method
@@ -111,11 +111,53 @@ def prepare_folder(
     Raises:
         GlocalError: the folder cannot be made, or another run is in it.
     """
+    begun, state = _newest(folder) if resume != "never" else (has_checkpoint(folder), None)
+    return together(lambda: _prepare(folder, recipe, source, resume, begun, state, extend=extend, weights=weights))
+
+
+def _newest(folder: Path) -> tuple[bool, dict[str, Any] | None]:
+    """Whether a run is there, and its newest checkpoint: that which the first process has chosen, in all of them."""
+    found: dict[str, Any] | None = None
+
+    def choose() -> tuple[str, int] | None:
+        nonlocal found
+        newest = newest_readable(folder / "checkpoints")
+        if newest is None:
+            return None
+        path, found = newest
+        set_aside_after(path)
+        return path.name, path.stat().st_size
+
+    chosen = first_decides(choose)
+    if chosen is None:
+        return False, None
+
+    def read() -> dict[str, Any]:
+        path = folder / "checkpoints" / chosen[0]
+        state = found or load_checkpoint(path)
+        if path.stat().st_size != chosen[1]:
+            raise GlocalError(f"{path} is not the file that the first process has; does {folder} lie on a shared disk?")
+        return state
+
+    return True, together(read)
+
+
+def _prepare(
+    folder: Path,
+    recipe: AnyRecipe,
+    source: Source,
+    resume: Resume,
+    begun: bool,
+    state: dict[str, Any] | None,
+    *,
+    extend: bool,
+    weights: Weights | None,
+) -> tuple[AnyRecipe, dict[str, Any] | None]:
     if folder.exists() and not folder.is_dir():
         raise GlocalError(f"{folder} is a file; give a folder for the run")
     if process_rank() == 0:
         remove_remains(folder, ("recipe.yaml", "environment.json", *_LOGS))
-    if not has_checkpoint(folder):
+    if not begun:
         if resume == "must":
             raise GlocalError(f"there is no run in {folder} to continue (no checkpoint)")
         if extend:
@@ -125,8 +167,7 @@ def prepare_folder(
     if resume == "never":
         raise GlocalError(f"there is a run in {folder} already; choose another folder, or --resume auto to continue it")
     written = load_mapping(folder / "recipe.yaml")
-    state = newest_checkpoint(folder / "checkpoints")
-    assert state is not None  # an error was raised
+    assert state is not None
     images = state.get("images")
     if images is None:
         note(f"the checkpoints in {folder} are of an older glocal: whether the images are still the same is not known")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -35,10 +35,18 @@ class RunLog:
         folder: the run's folder.
         first_step: where the training (re)starts; later lines, of a run that was stopped, are dropped.
         others: are told the same.
+        check: is called before each line: an error of it is that of the line.
     """
 
-    def __init__(self, folder: Path, first_step: int, others: Others | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        first_step: int,
+        others: Others | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder
+        self.check = check
         self.others = others
         for name in TABLES:
             _drop_after(folder / name, first_step)
@@ -47,6 +55,7 @@ class RunLog:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """A line of the training's numbers after `step` steps."""
+        self.check()
         _append(self.folder / "metrics.csv", {"step": step, **values})
         self._draw(step, {name: value for name, value in values.items() if name != "epoch"})
         if self.others:
@@ -54,6 +63,7 @@ class RunLog:
 
     def monitor(self, step: int, name: str, value: float) -> None:
         """One measurement after `step` steps."""
+        self.check()
         _append(self.folder / "monitor.csv", {"step": step, "name": name, "value": value})
         self._draw(step, {f"monitor/{name}": value})
         if self.others:

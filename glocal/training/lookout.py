@@ -54,10 +54,14 @@ class Lookout:
         self._first_loss: float | None = None
         self._seen: dict[str, int] = {}  # how often in a row
 
+    def begins(self, step: int) -> bool:
+        """Whether `after` will exchange something with the other processes."""
+        return self._begun is None and (step % EVERY == 0 or self._first_spread is None)
+
     def after(self, step: int) -> Iterator[str]:
         """Looks after every 40th step, and the first one of all; what is wrong by then, in words."""
         self.overflowed = False
-        if self._begun is None and (step % EVERY == 0 or self._first_spread is None):
+        if self.begins(step):
             self._begin(step)
         if self._begun is not None and step >= self._begun[0] + self._later():
             (looked, prototypes, wait), self._begun = self._begun, None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from glocal.config import AnyRecipe
 from glocal.console import progress_bar, warn
 from glocal.data.lanes.choice import Lane
 from glocal.data.lanes.order import BatchOrder
-from glocal.distributed import gather_shares, own_share
-from glocal.errors import GlocalError
+from glocal.distributed import fail_together, gather_shares, highest, own_share
+from glocal.errors import GlocalError, TogetherError, WriteError
 from glocal.methods.base import Method
 from glocal.schedules import Clock
 from glocal.signals import Stopped, StopSignals
@@ -103,12 +102,26 @@ def train(
     batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
     freeze = Freeze(method, settings.freeze_backbone_epochs * order.steps_per_epoch)
     meter = LossMeter(fabric.device, settings.batch_size, first_step)
-    saved, kept, last_save = "none yet", first_step, time.monotonic()
+    saved, kept, done, last_save = "none yet", first_step, first_step, time.monotonic()
     look_every = steps_of(recipe.monitor.collapse_epochs, order)
+    several, shared = fabric.world_size > 1, getattr(lane, "skipped", None)
     knn_every = steps_of(recipe.monitor.knn_epochs, order) if hooks.knn else 0
     lookout = Lookout(method, of_torch) if look_every else None
     bar = progress_bar("steps", visible=progress, extra=("numbers",))
     lines = ProgressLines(first_step, total, order.steps_per_epoch) if progress and bar.disable else None
+
+    def meet(failed: GlocalError | None = None) -> tuple[int, bool]:
+        """Where several processes hear of one another: which signal came to any, and whether a checkpoint is late."""
+        late = time.monotonic() - last_save > 60 * settings.checkpoint_minutes
+        if not several:
+            return stop.received or 0, late
+        news = 0 if shared is None else len(shared.found)
+        wrong, asked, overdue, found = highest(failed is not None, stop.received or 0, late, news)
+        if wrong:
+            fail_together(failed)
+        if found and shared is not None:
+            shared.exchange()
+        return asked, bool(overdue)
 
     def tell(*, wait: bool) -> None:
         """Logs and shows the losses that have come from the device; with `wait` all."""
@@ -134,79 +147,88 @@ def train(
                 apart(hooks.watch, "knn"),
             ):  # the training draws the same numbers, measured or not
                 _measure_knn(0, "before the first step", hooks, recipe, bar if progress else None)
-        for step in range(first_step, total):
-            clock = Clock(step, order.steps_per_epoch, length_at(step, settings, order.steps_per_epoch))
-            epoch = step // order.steps_per_epoch
-            if refresh_every and step % refresh_every == 0 and epoch >= method.refresh_first:
-                start = time.perf_counter()
-                with apart(hooks.watch, "refresh"):
-                    found = lent(method, lambda: embed_all(method, lane, order.length, fabric))
-                    method.refresh(found, epoch)
-                if fabric.global_rank == 0 and progress:
-                    taken = time.perf_counter() - start
-                    bar.console.print(
-                        f"epoch {epoch}: {recipe.method.name} looked at all images in {taken:.1f} s", markup=False
-                    )
-            if refresh_every and step % refresh_every == 0:
-                batches = made_beside(lane.batches(step, _next_multiple(step, refresh_every, total)), beside)
-            try:
+        try:
+            for step in range(first_step, total):
+                clock = Clock(step, order.steps_per_epoch, length_at(step, settings, order.steps_per_epoch))
+                epoch = step // order.steps_per_epoch
+                if refresh_every and step % refresh_every == 0:
+                    if epoch >= method.refresh_first:
+                        start = time.perf_counter()
+                        meet()
+                        with apart(hooks.watch, "refresh"):
+                            found = lent(method, lambda: embed_all(method, lane, order.length, fabric, meet))
+                            method.refresh(found, epoch)
+                        if fabric.global_rank == 0 and progress:
+                            said = f"epoch {epoch}: {recipe.method.name} looked at all images in"
+                            bar.console.print(f"{said} {time.perf_counter() - start:.1f} s", markup=False)
+                    batches = made_beside(lane.batches(step, _next_multiple(step, refresh_every, total)), beside)
                 parts = list(islice(batches, settings.accumulate))
-            except GlocalError as error:  # images, or a process that decodes them; the training itself is whole
-                if step > kept and fabric.world_size == 1:
-                    meter.send(step, _rates(method, optimizers))
-                    tell(wait=True)
-                    check_state(method, of_torch, step, saved, bounds)
-                    hooks.save(step)
-                if stop.received is not None:
-                    raise RunInterrupted(f"stopped after step {step} of {total}", stop.received) from error
-                raise
-            freeze.at(step)
-            meter.add(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
-            done = step + 1
-            last = done == total
-            stopping = late = False
-            if fabric.world_size == 1 or done % settings.log_steps == 0:  # asking the others waits for them
-                late = time.monotonic() - last_save > 60 * settings.checkpoint_minutes
-                stopping, late = _any_process(fabric, stop.received is not None, late)
-            due = last or stopping or late
-            due = due or (settings.checkpoint_steps is not None and done % settings.checkpoint_steps == 0)
+                asked, late = meet() if several else (0, False)
+                freeze.at(step)
+                meter.add(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
+                done = step + 1
+                last = done == total
+                if not several:  # others were asked before the step: what comes meanwhile is heard in the next one
+                    asked, late = meet()
+                due = last or asked > 0 or late
+                due = due or (settings.checkpoint_steps is not None and done % settings.checkpoint_steps == 0)
 
-            if due or done % settings.log_steps == 0:
+                if due or done % settings.log_steps == 0:
+                    meter.send(done, _rates(method, optimizers))
+                looking = look_every > 0 and (done % look_every == 0 or last) and method.embedding is not None
+                if looking and not due:  # whatever is measured would stumble over what is no number
+                    _check_unread(meter, saved)
+                tell(wait=due)
+                if several and (due or looking or (lookout and lookout.begins(done))):
+                    meet()  # the first process may have found no room for a line
+                bar.update(task, completed=done)
+                if lines:
+                    lines.step(done)
+
+                if step == 0 and look_every:
+                    _look_at_the_start(method.embedding, hooks.log)
+                if lookout:
+                    for wrong in lookout.after(done):
+                        warn(wrong)
+                if looking:
+                    with apart(hooks.watch, "look"):
+                        _look_at_embeddings(method, done, hooks.log, saved)
+                if hooks.knn and knn_every and (done % knn_every == 0 or last):
+                    when = f"epoch {done / order.steps_per_epoch:.0f}"
+                    with apart(hooks.watch, "knn"):
+                        _measure_knn(done, when, hooks, recipe, bar if progress else None)
+                if lookout and lookout.overflowed:  # a loss that is no number tells more than what it has left behind
+                    _check_unread(meter, saved)
+                if due or (lookout and lookout.overflowed):
+                    meet()
+                    check_state(method, of_torch, done, saved, bounds)
+                if due:
+                    with apart(hooks.watch, "checkpoint"):
+                        saved, kept, last_save = hooks.save(done), done, time.monotonic()
+                if hooks.page and done % settings.log_steps == 0:
+                    with apart(hooks.watch, "page"):
+                        hooks.page()
+                if hooks.watch:
+                    hooks.watch.step(done)
+                if asked and not last:
+                    raise RunInterrupted(f"stopped after step {done} of {total}", asked)
+        except NonFiniteLossError:
+            raise
+        except GlocalError as error:  # images, a process that decodes them, a disk; the training itself is whole
+            failed = error
+            if not isinstance(error, TogetherError):
+                try:
+                    meet(error)  # where the others are next
+                except GlocalError as told:
+                    failed = told
+            if done > kept and not (isinstance(failed, WriteError) or getattr(failed, "writing", False)):
                 meter.send(done, _rates(method, optimizers))
-            looking = look_every > 0 and (done % look_every == 0 or last) and method.embedding is not None
-            if looking and not due:  # whatever is measured would stumble over what is no number
-                _check_unread(meter, saved)
-            tell(wait=due)
-            bar.update(task, completed=done)
-            if lines:
-                lines.step(done)
-
-            if step == 0 and look_every:
-                _look_at_the_start(method.embedding, hooks.log)
-            if lookout:
-                for wrong in lookout.after(done):
-                    warn(wrong)
-            if looking:
-                with apart(hooks.watch, "look"):
-                    _look_at_embeddings(method, done, hooks.log, saved)
-            if hooks.knn and knn_every and (done % knn_every == 0 or last):
-                when = f"epoch {done / order.steps_per_epoch:.0f}"
-                with apart(hooks.watch, "knn"):
-                    _measure_knn(done, when, hooks, recipe, bar if progress else None)
-            if lookout and lookout.overflowed:  # a loss that is no number tells more than what it has left behind
-                _check_unread(meter, saved)
-            if due or (lookout and lookout.overflowed):
+                tell(wait=True)
                 check_state(method, of_torch, done, saved, bounds)
-            if due:
-                with apart(hooks.watch, "checkpoint"):
-                    saved, kept, last_save = hooks.save(done), done, time.monotonic()
-            if hooks.page and done % settings.log_steps == 0:
-                with apart(hooks.watch, "page"):
-                    hooks.page()
-            if hooks.watch:
-                hooks.watch.step(done)
-            if stopping and not last:
-                raise RunInterrupted(f"stopped after step {done} of {total}", stop.received or signal.SIGTERM)
+                hooks.save(done)
+            if stop.received is not None and not several:
+                raise RunInterrupted(f"stopped after step {done} of {total}", stop.received) from error
+            raise failed from error.__cause__
 
 
 def steps_of(epochs: float, order: BatchOrder) -> int:
@@ -219,10 +241,21 @@ def _next_multiple(step: int, every: int, last: int) -> int:
 
 
 @torch.no_grad()
-def embed_all(method: Method, lane: Lane, images: int, fabric: Fabric) -> Tensor:
+def embed_all(
+    method: Method,
+    lane: Lane,
+    images: int,
+    fabric: Fabric,
+    meet: Callable[[GlocalError | None], object] = lambda failed: None,
+) -> Tensor:
     """The method's embeddings of all images, (N, D) on the training device, each process doing its share.
 
     An unreadable image gets the embedding of the next readable one, which stands in for it in training too.
+
+    Args:
+        method, lane, fabric: of the training.
+        images: how many.
+        meet: where all processes come together before they exchange what they have, each with its error or none.
     """
     training, backbone = method.training, method.backbone
     method.eval()
@@ -233,11 +266,11 @@ def embed_all(method: Method, lane: Lane, images: int, fabric: Fabric) -> Tensor
     for index, batch in lane.plain(backbone.size, looked_at):
         prepared = backbone.prepare(batch.to(fabric.device))
         if is_sharded(method):
-            _any_process(fabric, True)
+            highest(True)
         with fabric.autocast():
             found.append(method.embed(prepared))
         places.append(index)
-    while is_sharded(method) and _any_process(fabric, False)[0]:  # others have more batches, and need the shards here
+    while is_sharded(method) and highest(False)[0]:  # others have more batches, and need the shards here
         with fabric.autocast():
             method.embed(prepared)
     method.train(training)
@@ -245,6 +278,7 @@ def embed_all(method: Method, lane: Lane, images: int, fabric: Fabric) -> Tensor
     # For each image the first readable one that does not come before it; the last one at the end.
     wanted = torch.arange(rows.start, rows.stop)
     nearest = torch.searchsorted(torch.cat(places), wanted).clamp_(max=len(embeddings) - 1)
+    meet(None)
     return gather_shares(embeddings[nearest.to(embeddings.device)], images)
 
 
@@ -358,11 +392,3 @@ def _rates(method: Method, optimizers: Mapping[str, Any]) -> dict[str, float]:
 def _leading(groups: list[dict[str, Any]]) -> dict[str, Any]:
     """The group whose rate is logged: the first of weights, as opposed to biases, that learn at the whole rate."""
     return max(groups, key=lambda group: (not group["plain"], group.get("lr_scale", 1.0)))
-
-
-def _any_process(fabric: Fabric, *flags: bool) -> list[bool]:
-    """Which flags are up in any process, so that all of them take the same turn."""
-    if fabric.world_size == 1:
-        return list(flags)
-    raised = fabric.all_reduce(torch.tensor([float(flag) for flag in flags], device=fabric.device), reduce_op="sum")
-    return [bool(value > 0) for value in raised]

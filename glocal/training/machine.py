@@ -5,6 +5,9 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn.parallel import DistributedDataParallel
 
 from glocal.config import AnyRecipe, TrainSettings
+from glocal.console import warn
 from glocal.data.sources.base import Source
 from glocal.distributed import leave, meet_again, process_count
 from glocal.errors import GlocalError
@@ -25,6 +29,7 @@ from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device
 from glocal.training.sharded import ShardedStrategy, is_sharded
 
+_ALONE = 20.0  # seconds, after which a process that waits for others says so
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -73,12 +78,31 @@ def launch(recipe: AnyRecipe, *, several_updates: bool = False) -> Fabric:
     alone = process_count() == 1
     if recipe.train.processes > 1:
         meet_again(fabric.strategy._get_process_group_backend())  # type: ignore[attr-defined]
-    fabric.launch()
+    with _told_if_alone(recipe):
+        fabric.launch()
     if alone and process_count() > 1:
         atexit.register(leave)
     if fabric.device.type == "cpu" and recipe.train.keep_memory:
         keep_freed_memory()
     return fabric
+
+
+@contextmanager
+def _told_if_alone(recipe: AnyRecipe) -> Iterator[None]:
+    """Says what is waited for, where the other processes of a training do not come for some time."""
+    place = f"{os.environ.get('MASTER_ADDR', 'this machine')}:{os.environ.get('MASTER_PORT', 'any port')}"
+    words = (
+        f"still waiting for {recipe.train.processes} processes (train.devices={recipe.train.devices}, "
+        f"train.machines={recipe.train.machines}) to meet at {place}; torchrun or srun starts them on every machine"
+    )
+    timer = Timer(_ALONE, warn, [words])
+    timer.daemon = True
+    if recipe.train.processes > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _fabric(recipe: AnyRecipe, several_updates: bool) -> Fabric:

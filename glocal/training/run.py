@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,8 +16,8 @@ from glocal.checkpoints import checkpoint_files
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.console import note, warn
 from glocal.data.sources.opening import Images
-from glocal.distributed import wait_for_all
-from glocal.errors import WriteError
+from glocal.distributed import check_alike, first_decides, together, wait_for_all
+from glocal.errors import TogetherError, WriteError
 from glocal.files import write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
@@ -32,7 +32,8 @@ from glocal.training.extending import what_changes
 from glocal.training.finite import NonFiniteLossError
 from glocal.training.folder import Resume, has_checkpoint, prepare_folder
 from glocal.training.forecast import Forecast
-from glocal.training.lock import locked
+from glocal.training.images import ImageSet
+from glocal.training.lock import Lock, locked
 from glocal.training.log import FAILED, RunLog, read_metrics
 from glocal.training.loggers import Loggers, check_loggers
 from glocal.training.loop import Hooks, RunInterrupted, train
@@ -140,13 +141,19 @@ def pretrain(
     monitor = knn_monitor(source, resolved) if measuring and not has_checkpoint(folder) else None
     with deterministic(resolved.train.deterministic), ExitStack() as held:
         fabric = launch(resolved, several_updates=len(method.phases) > 1)
+        if fabric.world_size > 1:
+            elsewhere = resolved.model_copy(update={"data": resolved.data.model_copy(update={"source": None})})
+            check_alike("recipe", elsewhere.to_yaml().split("\n"))  # a disk may have another name on each machine
+            check_alike("images", [f"{key} {value}" for key, value in ImageSet.of(source).state().items()])
+        lock = None
         if not folder.is_file() and (folder.is_dir() or not (extend or resume == "must")):  # else nothing will begin
-            held.enter_context(locked(folder, fabric))
-        if budget and has_checkpoint(folder):
-            resolved = planned_before(resolved, source, folder, given)
+            lock = held.enter_context(locked(folder, fabric))
+        begun = first_decides(lambda: has_checkpoint(folder))
+        if budget and begun:
+            resolved = together(lambda: planned_before(resolved, source, folder, given))
         elif budget and resume != "must":
             resolved = plan(resolved, source, fabric, folder, budget, given, progress=progress)
-        elif not has_checkpoint(folder):
+        elif not begun:
             resolved = drop_plan(resolved, given)
         resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend, weights=weights)
         if progress and fabric.device.type == "cpu" and fabric.global_rank == 0 and (advice := advice_on_threads()):
@@ -175,7 +182,9 @@ def pretrain(
             restore(state, training)
         training.method = suit_to_machine(training.method, resolved.train, fabric.device)
         planned = budget is not None and state is None
-        _train(training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page)
+        _train(
+            training, monitor, first_step, given, progress=progress, planned=planned, watch=watch, page=page, lock=lock
+        )
         wait_for_all()  # the first one still writes
         return Run(folder)
 
@@ -206,6 +215,7 @@ def _train(
     planned: bool,
     watch: Watch | None,
     page: LivePage | None,
+    lock: Lock | None,
 ) -> None:
     """Trains to the end with everything that watches and records."""
     method, recipe, fabric, source = training.method, training.recipe, training.fabric, training.source
@@ -218,12 +228,13 @@ def _train(
         with _or_a_warning():
             draw_views(training.lane, recipe, training.folder / "views.png")
     others = Loggers(recipe.train.loggers, training.folder, recipe) if main and recipe.train.loggers else None
-    log = RunLog(training.folder, first_step, others) if main else None
+    check = lock.check if lock else lambda: None
+    log = RunLog(training.folder, first_step, others, check) if main else None
     sharded = is_sharded(method)
     alone = None if sharded else monitor  # the first process cannot try by itself what all have to do together
     forecast = Forecast(training, first_step, alone, given) if main and progress and not planned else None
     measure = (lambda: lent(method, lambda: monitor.measure(evaluated))) if monitor and (main or sharded) else None
-    hooks = Hooks(partial(_keep, training, log), log, measure, watch or forecast, page)
+    hooks = Hooks(partial(_keep, training, log, check), log, measure, watch or forecast, page)
     failed, finished = training.folder / FAILED, False
     if main:
         failed.unlink(missing_ok=True)
@@ -251,9 +262,13 @@ def _train(
         if main and again and recipe.train.requeue:
             requeue()
         raise
-    except WriteError as error:
+    except (WriteError, TogetherError) as error:
+        if isinstance(error, TogetherError) and not error.writing:
+            raise
         kept = checkpoint_files(training.folder / "checkpoints")
         said = f"{error}; when that is mended, the same command goes on from {kept[0] if kept else 'the beginning'}"
+        if isinstance(error, TogetherError):
+            raise TogetherError(said, writing=True) from error
         raise WriteError(said, error.errno, error.strerror) from error
     finally:
         if log:
@@ -266,11 +281,15 @@ def _train(
             page.end(finished=finished)
 
 
-def _keep(training: Training, log: RunLog | None, step: int) -> str:
+def _keep(training: Training, log: RunLog | None, check: Callable[[], None], step: int) -> str:
     """Writes a checkpoint, and before it the lines of the log that lead to it."""
-    if log:
-        log.sync()
-    return save(training, step)
+
+    def before() -> None:
+        check()
+        if log:
+            log.sync()
+
+    return save(training, step, before)
 
 
 @contextmanager

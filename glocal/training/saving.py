@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 import glocal
 from glocal.checkpoints import load_weights, save_checkpoint
+from glocal.distributed import first_decides
+from glocal.errors import GlocalError, shortened
 from glocal.training.building import Training
 from glocal.training.sharded import optimizer_state, shard_like, whole
 
@@ -19,28 +21,42 @@ def restore(state: Mapping[str, Any], training: Training) -> None:
     Raises:
         GlocalError: the checkpoint is of another model.
     """
+    missing = [key for key in ("optimizers", "precision", "rng") if key not in state]
+    if missing:
+        raise GlocalError(f"the checkpoint in {training.folder} has no {missing[0]}: no training can go on from it")
     own = training.method.state_dict()
     weights = {name: shard_like(value, own.get(name)) for name, value in state["method"].items()}
     load_weights(training.method, weights, what=str(training.folder))
-    for phase, optimizer in training.optimizers.items():
-        optimizer.load_state_dict(optimizer_state(state["optimizers"][phase], optimizer))
     fabric = training.fabric
-    fabric.strategy.precision.load_state_dict(state["precision"])
-    torch.set_rng_state(state["rng"])
-    if fabric.device.type == "cuda" and "cuda_rng" in state:
-        torch.cuda.set_rng_state(state["cuda_rng"], fabric.device)
+    try:
+        for phase, optimizer in training.optimizers.items():
+            optimizer.load_state_dict(optimizer_state(state["optimizers"][phase], optimizer))
+        fabric.strategy.precision.load_state_dict(state["precision"])
+        torch.set_rng_state(state["rng"])
+        if fabric.device.type == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], fabric.device)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {shortened(str(error))}"
+        raise GlocalError(f"the checkpoint in {training.folder} does not fit this training ({why})") from error
 
 
-def save(training: Training, step: int) -> str:
+def save(training: Training, step: int, before: Callable[[], object] = lambda: None) -> str:
     """Writes a checkpoint after `step` steps, in the first process only; returns its name.
 
     All processes come here together: what lies in shards is gathered, so that the file is that of one process.
+
+    Args:
+        training: as it stands.
+        step: that it has done.
+        before: is called in the first process before it writes.
+
+    Raises:
+        GlocalError: it could not be written; in all processes.
     """
     recipe, method, fabric = training.recipe, training.method, training.fabric
     weights = whole(method.state_dict())
     optimizers = {phase: whole(optimizer.state_dict()) for phase, optimizer in training.optimizers.items()}
-    if fabric.global_rank != 0:
-        return f"checkpoints/step-{step:09d}.pt"
+
     state = {
         "step": step,
         "recipe": recipe.to_yaml(),
@@ -54,4 +70,9 @@ def save(training: Training, step: int) -> str:
     }
     if fabric.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(fabric.device)
-    return str(save_checkpoint(training.folder / "checkpoints", state, keep=recipe.train.keep_checkpoints))
+
+    def write() -> str:
+        before()
+        return str(save_checkpoint(training.folder / "checkpoints", state, keep=recipe.train.keep_checkpoints))
+
+    return first_decides(write)

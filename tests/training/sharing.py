@@ -1,6 +1,7 @@
 """Run in each of several processes, and in one alone: trains methods in float64, otherwise as `pretrain` does."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -55,9 +56,9 @@ class Stopped(Exception):
     """The run was ended."""
 
 
-def save_and_stop(last: int | None, training: Training, step: int) -> str:
+def save_and_stop(last: int | None, training: Training, step: int, before: Callable[[], object]) -> str:
     """Saves, and ends the run where this is the last step that it shall do."""
-    name = save(training, step)
+    name = save(training, step, before)
     if step == last:
         raise Stopped
     return name

@@ -111,11 +111,26 @@ def test_pictures_and_tensorboard_that_find_no_room_are_a_warning(
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_folder_that_was_made_anew_is_another_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def anew() -> None:
+        shutil.rmtree(tmp_path / "a")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/.lock").touch()
+
+    at_step(5, anew, monkeypatch)
+    with pytest.raises(WriteError, match="a was removed, or made anew, while this training was running in it"):
+        train(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [".lock"]
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_whose_folder_is_gone_ends_in_a_line_and_leaves_no_half_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_step(5, lambda: shutil.rmtree(tmp_path / "a"), monkeypatch)
-    with pytest.raises(WriteError, match=r"cannot be written: No such file or directory.*goes on from the beginning"):
+    with pytest.raises(
+        WriteError, match=r"a was removed, or made anew, while this training was running in it.*from the beginning"
+    ):
         train(tmp_path / "a")
     assert not (tmp_path / "a").exists()
 

@@ -18,6 +18,7 @@ from glocal.data.lanes.streaming import StreamingLane
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
 from glocal.data.sources.resized import resized
+from glocal.distributed import process_count
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.color import Way
 from glocal.views.plan import ViewPlan
@@ -104,6 +105,7 @@ def open_lane(
             reason = _MIXED
     if lane is None:
         workers, prefetch = _processes(settings, plan, order)
+        skipped.shared = process_count() > 1
         lane = StreamingLane(
             source,
             plan,

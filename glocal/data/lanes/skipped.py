@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glocal.console import warn
 from glocal.data.sources.base import Source
+from glocal.distributed import all_objects
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.files import harmless, write_atomically, writing
 
@@ -45,6 +46,10 @@ class SkippedImages:
         limit: share of them above which `record` stops the work.
         file: where each is named, one line with its key and the reason; None keeps no file.
 
+    Attributes:
+        shared: each of several processes reads some of the images: what one has found is noted in all (`exchange`).
+        found: unreadable images that the others do not know of.
+
     Raises:
         GlocalError: the folder of an image is gone.
     """
@@ -54,6 +59,8 @@ class SkippedImages:
         self.limit = limit
         self.file = file
         self.reasons: dict[str, str] = {}
+        self.shared = False
+        self.found: list[BrokenImageError] = []
         if file is not None:
             self._try_again(source, file)
 
@@ -69,6 +76,22 @@ class SkippedImages:
         """
         for error in errors:
             _check_not_gone(error)
+        if self.shared:
+            self.found += [error for error in errors if error.key not in self.reasons]
+        else:
+            self._note(errors)
+
+    def exchange(self) -> None:
+        """Notes what all processes have found, in all of them; they come here together.
+
+        Raises:
+            GlocalError: as `record`.
+        """
+        found, self.found = self.found, []
+        self._note([error for errors in all_objects(found) for error in errors])
+
+    def _note(self, errors: list[BrokenImageError]) -> None:
+        for error in errors:
             if error.key in self.reasons:
                 continue
             if not self.reasons:
