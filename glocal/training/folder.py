@@ -126,6 +126,9 @@ def _newest(folder: Path) -> tuple[bool, dict[str, Any] | None]:
             return None
         path, found = newest
         set_aside_after(path)
+        if not (folder / "recipe.yaml").exists():
+            note(f"{folder} has lost its recipe.yaml; that in {path.name} is taken")
+            write_text(folder / "recipe.yaml", str(found["recipe"]))
         return path.name, path.stat().st_size
 
     chosen = first_decides(choose)

@@ -258,3 +258,12 @@ def test_an_extended_run_may_have_milestones_in_the_epochs_that_are_added(tmp_pa
     assert done.recipe.optimizer.milestones == (1.0, 3.0)
     rates = done.metrics["lr"]
     assert rates[-1] == pytest.approx(0.01 * max(rates))
+
+
+def test_a_lost_recipe_is_taken_from_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "a", train__epochs=1)
+    written = (tmp_path / "a/recipe.yaml").read_text(encoding="utf-8")
+    (tmp_path / "a/recipe.yaml").unlink()
+    run(tmp_path / "a", train__epochs=1)
+    assert (tmp_path / "a/recipe.yaml").read_text(encoding="utf-8") == written
+    assert "has lost its recipe.yaml; that in step-000000006.pt is taken" in " ".join(capsys.readouterr().err.split())
