@@ -19,7 +19,10 @@ LAYERS = (
     ("glocal.waiting", "glocal.regular"),
     ("glocal.errors", "glocal"),  # `glocal` itself loads its public names when they are asked for
     ("glocal.plain",),
-    ("glocal.files", "glocal.distributed", "glocal.transfer", "glocal.memory", "glocal.settings", "glocal.signals"),
+    (
+        *("glocal.files", "glocal.locking", "glocal.distributed", "glocal.transfer", "glocal.memory"),
+        *("glocal.settings", "glocal.signals"),
+    ),
     ("glocal.console", "glocal.schedules"),
     ("glocal.checkpoints",),
     ("glocal.views",),
