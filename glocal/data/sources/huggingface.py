@@ -21,6 +21,7 @@ from glocal.data.sources.listed import in_order
 from glocal.data.sources.names import Names
 from glocal.data.sources.own_files import OwnPlace, own_place, read_address
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean, in_a_line, shortened
+from glocal.regular import check_regular
 
 _OPTIONS = ("image", "label", "name", "config", "revision")
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -145,6 +146,11 @@ def _opened(text: str, wanted: _Wanted) -> Any:
     place, split, options = wanted
     builder = _BUILDERS.get(os.path.splitext(place)[1].lower())
     config, revision = options.get("config"), options.get("revision")
+    if "://" not in place and os.path.exists(place):
+        try:
+            check_regular(place)
+        except OSError as error:
+            raise GlocalError(f"{text}: cannot be read: {error.strerror}") from None
     saved = any(os.path.isfile(os.path.join(place, name)) for name in ("state.json", "dataset_dict.json"))
     try:
         if builder is not None:
