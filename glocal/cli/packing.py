@@ -49,10 +49,11 @@ def pack(
         progress=not quiet,
     )
     size = sum(shard.bytes for shard in done.shards)
+    named = shlex.quote(str(out))
     show(
         f"{out}: {counted(done.images, 'image')} in {counted(len(done.shards), 'shard')}, {size / 1e6:,.1f} MB",
-        f"train:  glocal pretrain --data {out} --out RUN",
-        f"check:  glocal pack --check {out}",
+        f"train:  glocal pretrain --data {named} --out RUN",
+        f"check:  glocal pack --check {named}",
     )
 
 
