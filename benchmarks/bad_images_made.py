@@ -1,4 +1,4 @@
-"""The corpus of bad images: 30 kinds of files that are damaged, that lie, that are no files, or right and unusual.
+"""The corpus of bad images: 31 kinds of files that are damaged, that lie, that are no files, or right and unusual.
 
 `bad_images.py` writes it and looks at what becomes of it.
 """
@@ -248,6 +248,22 @@ def huge_files(folder: Path, number: int, draw: Draw) -> None:
     content, ending = usual(draw, number)
     put(folder, number, content if number % 2 else b"", ending)
     os.truncate(folder / f"{number:04d}.{ending}", 1 << 40)
+
+
+@kind
+def headers_without_end(folder: Path, number: int, draw: Draw) -> None:
+    """Files of usual size in which Pillow goes on looking for the header, byte by byte or piece by piece."""
+    before, again, ending = (
+        (b"\xff\xd8\xff", b"\0", "jpg"),
+        (b"\xff\xd8", b"\xff\xe1\0\2", "jpg"),
+        (b"\xff\xd8", b"\xff", "jpg"),
+        (png(1, 1, b"")[:33], chunk(b"tEXt", b""), "png"),
+        (b"GIF89a\1\0\1\0\0\0\0!\xfe", b"\1a", "gif"),
+        (b"P5 #", b"a", "pgm"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x08abcd", "jp2"),
+        (b"/* XPM */", b"\n", "xpm"),
+    )[number % 8]
+    put(folder, number, before + again * 3_000_000, ending)
 
 
 @kind

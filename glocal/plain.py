@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from glocal.errors import GlocalError, in_a_line, shortened
+from glocal.regular import open_regular
 
 MOST_CHARACTERS = 500_000  # of YAML, every alias written out; the largest file in this package has 20,000
 MOST_LEVELS = 50  # of lists and mappings in one another
@@ -167,9 +168,7 @@ def read_yaml_file(path: Path, where: str) -> Any:
         GlocalError: also where it cannot be read, or is no text in UTF-8.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise GlocalError(f"{where}: cannot be read: it is a folder or a device")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MOST_CHARACTERS + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with the character 0
         raise GlocalError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -194,7 +193,8 @@ def read_json(path: Path) -> Any:
         GlocalError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            return json.loads(file.read())
     except FileNotFoundError:
         raise GlocalError(f"there is no {path}") from None
     except OSError as error:

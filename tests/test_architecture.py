@@ -16,10 +16,13 @@ import glocal
 # From the bottom up. A part may import itself and what stands in rows before its own; the longest name that fits a
 # module is its part.
 LAYERS = (
-    ("glocal.waiting",),
+    ("glocal.waiting", "glocal.regular"),
     ("glocal.errors", "glocal"),  # `glocal` itself loads its public names when they are asked for
     ("glocal.plain",),
-    ("glocal.files", "glocal.distributed", "glocal.transfer", "glocal.memory", "glocal.settings", "glocal.signals"),
+    (
+        *("glocal.files", "glocal.locking", "glocal.distributed", "glocal.transfer", "glocal.memory"),
+        *("glocal.settings", "glocal.signals"),
+    ),
     ("glocal.console", "glocal.schedules"),
     ("glocal.checkpoints",),
     ("glocal.views",),

@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 import glocal
 from glocal.cli import main
+from glocal.data.sources.opening import open_source
+from glocal.errors import GlocalError
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -71,6 +74,46 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: st
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["pretrain", "--data", "shapes", "--out", ""], "--out"),
+        (["pretrain", "--data", "shapes", "--out="], "--out"),
+        (["pretrain", "--data", "", "--out", "x"], "--data"),
+        (["embed", "run", ""], "argument 3"),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(
+    arguments: list[str], option: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert done.stderr == f"glocal: {option} is empty; give a name\n"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(GlocalError, match="the name of the images is empty"):
+        open_source(["shapes", ""])
+
+
+@pytest.mark.parametrize("name", ["ENAMETOOLONG", "EISDIR", "ENOTDIR", "ELOOP", "EIO", "ESTALE"])
+def test_a_name_that_leads_to_no_file_and_a_disk_that_fails_are_one_line(
+    name: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise OSError(getattr(errno, name), "refused", "found.bin")
+
+    monkeypatch.setattr("glocal.cli.app", refused)
+    done = call("pretrain")
+    assert (done.returncode, done.stderr) == (2, "glocal: found.bin: refused\n")
+
+
+def test_a_run_in_a_name_of_300_letters_is_refused_in_a_line(call: Call, tmp_path: Path) -> None:
+    done = call("pretrain", "--data", "shapes:train:8", "--out", str(tmp_path / ("x" * 300)), "--quiet")
+    assert done.returncode == 2
+    assert done.stderr.endswith("File name too long\n")
+    assert "Traceback" not in done.stderr
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from rich.console import Console
@@ -18,8 +20,13 @@ from glocal.files import harmless
 for _commands in ("training", "measuring", "reproducing", "searching", "curating", "packing", "exporting", "looking"):
     import_module(f"glocal.cli.{_commands}")
 
-# Of the operating system, whatever file it is: a full disk or quota, a limit, a read-only folder, a lack of rights.
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+# Of the operating system, whatever file it is: a full disk or quota, a limit, a read-only folder, a lack of rights;
+# names that lead nowhere, to a folder or through a file; a disk that fails, a server that is gone.
+_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+)
 
 
 def _other_process() -> bool:
@@ -39,6 +46,19 @@ def _in_a_line(error: BaseException) -> str | None:
     return None
 
 
+def _check_given(words: Sequence[str]) -> None:
+    """That no name is empty: as a path, it would be the current folder.
+
+    Raises:
+        GlocalError: one is.
+    """
+    for place, word in enumerate(words):
+        if not word or re.fullmatch(r"--[a-z-]+=", word):
+            before = words[place - 1] if place and not word else word[:-1]
+            option = before if re.fullmatch(r"--?[a-z-]+", before) else f"argument {place + 1}"
+            raise GlocalError(f"{option} is empty; give a name")
+
+
 def main() -> None:
     """Runs the command line; errors that a user can mend become one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -47,6 +67,7 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
+        _check_given(sys.argv[1:])
         app()
     except BaseException as error:
         number, text = getattr(error, "signal", None), _in_a_line(error)

@@ -23,12 +23,13 @@ Sets = Annotated[
 
 
 def show(*things: Any) -> None:
+    """Prints lines of text, whatever names are in them, and tables."""
     console = Console(emoji=False)
     if not console.is_terminal:  # a pipe has no width; rich would cut tables at 80 columns
         console = Console(width=160, emoji=False)
     for thing in things:
         if isinstance(thing, str):
-            thing = "\n".join(map(harmless, thing.split("\n")))
+            thing = harmless(thing)
         console.print(thing, soft_wrap=isinstance(thing, str), highlight=False, markup=False)
 
 

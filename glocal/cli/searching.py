@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def embed(
             progress=not quiet,
         )
         if process_rank() == 0:
-            show(f"embeddings: {found}", f"search:     glocal search {out} IMAGE --out found.html")
+            show(f"embeddings: {found}", f"search:     glocal search {shlex.quote(str(out))} IMAGE --out found.html")
             if atlas:
                 from glocal.embeddings.atlas import COMMAND, write_atlas
 

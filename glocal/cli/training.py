@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -77,10 +78,11 @@ def pretrain(
     )
     if process_rank() > 0:
         return
+    named = shlex.quote(str(run.folder))
     show(
         f"run:       {run.folder} (loss.png, views.png, metrics.csv, checkpoints/)",
         *([f"look:      {run.folder}/report.html"] if (run.folder / "report.html").exists() else []),
-        f"measure:   glocal evaluate {run.folder} --train LABELLED --test LABELLED",
+        f"measure:   glocal evaluate {named} --train LABELLED --test LABELLED",
         f'use:       glocal.load_backbone("{run.folder}").features(images)',
     )
 

@@ -12,6 +12,7 @@ from glocal.console import note
 from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.making import SKIPPED
 from glocal.errors import GlocalError, counted
+from glocal.regular import open_regular_text
 
 _COMPARED = 20_000  # keys that a mistyped one is compared with
 _SEVERAL = -1
@@ -145,7 +146,8 @@ def _names_in(path: Path) -> list[tuple[int, str]]:
         cells = [(number, cells[column or 0]) for number, cells in lines if len(cells) > (column or 0)]
         return cells if column is None else cells[1:]
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        with open_regular_text(path, errors="surrogateescape") as file:
+            text = file.read()
     except OSError as error:
         raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
     lines_of_text = enumerate((line.strip() for line in text.splitlines()), start=1)
@@ -159,7 +161,7 @@ def table_lines(path: Path) -> list[tuple[int, list[str]]]:
         GlocalError: it cannot be read.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open_regular_text(path, errors="surrogateescape", newline="") as file:
             reader = csv.reader(file)
             return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except OSError as error:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from glocal.errors import GlocalError
+from glocal.regular import open_regular
 
 
 class OwnFile(NamedTuple):
@@ -92,7 +93,8 @@ def load_file(path: Path) -> ModuleType:
         GlocalError: there is no such file, or it fails.
     """
     try:
-        text = path.read_bytes()
+        with open_regular(path) as file:
+            text = file.read()
     except (OSError, ValueError) as error:  # ValueError: a name with the character 0
         raise GlocalError(f"method.name: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     name = f"glocal_own_{hashlib.sha256(os.fsencode(path.resolve()) + text).hexdigest()[:16]}"

@@ -25,6 +25,7 @@ from glocal.models.backbone import (
 from glocal.models.hub import check_weights_at_hand
 from glocal.models.weights import OF_IMAGES, UNITS, Weights, load_into, read_weights, stem_of
 from glocal.plain import read_yaml
+from glocal.regular import check_regular
 
 if TYPE_CHECKING:
     from glocal.config import AnyRecipe
@@ -83,6 +84,10 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
     if path.suffix == ".safetensors":
         its = read_weights(path).architecture or "NAME"
         raise GlocalError(f"{path} is no checkpoint of glocal; name its network: `timm:{its} --weights {path}`")
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
     state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
     if state is None:
         if (path / "recipe.yaml").is_file():

@@ -24,6 +24,7 @@ from glocal.checkpoints import load_checkpoint, newest_readable
 from glocal.errors import GlocalError
 from glocal.models.backbone import Stem, one_line
 from glocal.plain import read_json
+from glocal.regular import check_regular
 
 OF_IMAGES = ("input_size", "mean", "std", "interpolation")  # timm's names of what a network expects of them
 UNITS = "values"  # "stored" beside weights of images whose values come in their own units
@@ -133,6 +134,10 @@ def _file_in(place: Path) -> Path:
             "network's own are meant"
         )
     if not place.is_dir():
+        try:
+            check_regular(place)
+        except OSError as error:
+            raise GlocalError(f"{place}: cannot be read: {error.strerror}") from None
         return place
     found = [place / name for name in _IN_FOLDERS if (place / name).is_file()]
     if not found:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,13 +13,10 @@ from lightning.fabric import Fabric
 
 from glocal.errors import GlocalError, WriteError
 from glocal.files import make_folder
-
-if sys.platform != "win32":
-    import fcntl
+from glocal.locking import take_lock
 
 FILE = ".lock"
 _PATIENCE = 3.0  # seconds: the processes that decode for a training that was killed hold its lock until they end
-_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def locked(folder: Path, fabric: Fabric) -> Iterator[Lock]:
     if fabric.global_rank == 0:
         try:
             make_folder(folder)
-            held = _take(folder / FILE, time.monotonic() + _PATIENCE)
+            held = take_lock(folder / FILE, time.monotonic() + _PATIENCE)
         except BlockingIOError:
             refused = f"a training is running in {folder}: wait for it, stop it, or choose another folder (--out)"
         except WriteError as error:
@@ -89,32 +84,3 @@ def locked(folder: Path, fabric: Fabric) -> Iterator[Lock]:
         if new and fabric.global_rank == 0:
             with suppress(OSError):
                 folder.rmdir()  # where nothing began
-
-
-def _take(path: Path, until: float) -> int | None:
-    """The open file that holds the lock; None where there can be none.
-
-    Raises:
-        BlockingIOError: another process holds it even then.
-    """
-    while sys.platform != "win32":
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                return file
-        except FileNotFoundError:  # its holder has ended in between
-            pass
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                os.close(file)
-                return None
-            if time.monotonic() > until:
-                os.close(file)
-                raise BlockingIOError from None
-            time.sleep(0.1)
-        os.close(file)
-    return None

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -153,9 +155,105 @@ def test_damage_is_named_by_shard_and_image(
     with pytest.raises(BrokenImageError) as gone:
         source[victim]
     assert gone.value.gone == str(path)
-    with pytest.raises(GlocalError, match=f"{path.name}: cannot be read: No such file"):
+    with pytest.raises(
+        GlocalError, match=f"{path.name}: cannot be read: No such file.*; the same glocal pack writes it"
+    ):
         open_source(out)
     assert check_pack(out, progress=False)[0].reason == "is not there"
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_a_finished_pack_that_is_damaged_is_mended_by_the_same_command(
+    to: To, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, path = tmp_path / "pack", tmp_path / "pack" / f"shard-00001.{to}"
+    done = pack(folder, out, to, shard_megabytes=1, progress=False)
+    whole, kept = files_of(out), (out / f"shard-00002.{to}").stat().st_mtime_ns
+
+    def flip() -> None:
+        path.write_bytes(path.read_bytes()[:-9] + b"x" + path.read_bytes()[-8:])
+
+    for damage, check, said in (
+        (path.unlink, False, f"{path.name} is not there: written again"),
+        (lambda: os.truncate(path, 99), False, f"{path.name} has 99 bytes, not"),
+        (flip, True, f"{path.name} has other bytes than were written: written again"),
+        ((out / "index.pack").unlink, False, "index.pack is not there: written again"),
+    ):
+        damage()
+        assert pack(folder, out, to, shard_megabytes=1, check=check, progress=False) == done
+        assert said in capsys.readouterr().err
+        assert files_of(out) == whole
+        if "index" not in said:
+            assert (out / f"shard-00002.{to}").stat().st_mtime_ns == kept
+    flip()
+    with pytest.raises(SystemExit):
+        app(["pack", "--check", str(out), "--quiet"])
+    mend = capsys.readouterr().out.splitlines()[-1].removeprefix("mend:   ")
+    app(shlex.split(mend)[1:], standalone_mode=False)
+    assert files_of(out) == whole
+
+
+def test_a_mend_that_was_killed_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "pack"
+    pack(folder, out, shard_megabytes=1, progress=False)
+    whole = files_of(out)
+    for number in (0, 2):
+        (out / f"shard-0000{number}.parquet").unlink()
+    with monkeypatch.context() as patch:
+        write = making._write_shard
+        patch.setattr(making, "_write_shard", lambda *a: write(*a) if a[3] < 2 else (_ for _ in ()).throw(SystemError))
+        with pytest.raises(SystemError):
+            pack(folder, out, shard_megabytes=1, progress=False)
+    pack(folder, out, shard_megabytes=1, progress=False)
+    assert files_of(out) == whole
+
+
+def test_images_that_have_changed_are_packed_anew_from_the_lost_shard_on(folder: Path, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "pack", shard_megabytes=1, progress=False)
+    victim = list(open_source(folder).keys).index("class 0/30.png")
+    Image.new("RGB", (9, 9)).save(folder / "class 0" / "30.png")
+    (tmp_path / "pack" / "shard-00000.parquet").unlink()
+    pack(folder, tmp_path / "pack", shard_megabytes=1, progress=False)
+    assert open_source(tmp_path / "pack")[victim].image.shape == (3, 9, 9)
+    assert not check_pack(tmp_path / "pack", progress=False)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no locks there")
+def test_two_packs_are_not_written_to_one_folder_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, out = making._write_shard, tmp_path / "pack"
+
+    def twice(*args: Any) -> Any:
+        with pytest.raises(GlocalError, match=f"--out {out}: another glocal pack is writing there; wait for it"):
+            pack(folder, out, progress=False)
+        return write(*args)
+
+    monkeypatch.setattr(making, "_write_shard", twice)
+    pack(folder, out, progress=False)
+    assert sorted(os.listdir(out)) == ["glocal-pack.json", "index.pack", "shard-00000.parquet"]
+    assert len(open_source(out)) == 48
+
+
+def test_what_a_pack_says_of_itself_is_looked_at(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pack"
+    pack(folder, out, progress=False)
+    right = json.loads((out / "glocal-pack.json").read_text())
+    shard = right["shards"][0]
+    for wrong in (
+        "[" * 100_000,
+        *("{", "[]", "3", '{"format": 1}'),
+        *({**right, "shards": [{**shard, key: value}]} for key, value in (("bytes", "a"), ("file", "../x"))),
+        {**right, "shards": [{**shard, "bytes": -1}]},
+        {**right, "classes": ["class 0"]},
+        {**right, "classes": [1, 2]},
+        {**right, "images": 47},
+        {**right, "shards": [{**shard, "images": 47}]},
+        {**right, "shards": []},
+    ):
+        (out / "glocal-pack.json").write_text(wrong if isinstance(wrong, str) else json.dumps(wrong))
+        with pytest.raises(GlocalError, match=f"glocal-pack.json is damaged; remove {out} and pack the images again"):
+            open_source(out)
 
 
 def test_an_unreadable_file_keeps_its_place(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

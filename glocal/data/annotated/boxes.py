@@ -24,6 +24,7 @@ from glocal.data.sources.decoding import image_size
 from glocal.data.sources.folder import ImageFiles
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.plain import read_json
+from glocal.regular import open_regular
 
 Task = Literal["voc", "coco", "lvis"]
 
@@ -364,7 +365,8 @@ def _check_files(folder: Path, keys: Sequence[str], task: Task) -> None:
 def _read_xml(path: Path, image: Path) -> tuple[tuple[int, int], list[_Named]]:
     """Height and width of the image, and its objects."""
     try:
-        text = path.read_bytes().decode()
+        with open_regular(path) as file:
+            text = file.read().decode()
     except FileNotFoundError:
         raise GlocalError(f"there is no {path}; it comes {_WHERE['voc']}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from glocal.errors import GlocalError
+from glocal.regular import open_regular
 
 _LARGEST = 16 * 2**20  # bytes; a list takes one byte of the file and 60 of memory, so this bounds memory at some 1 GB
 
@@ -62,7 +63,7 @@ def read_plain_pickle(path: str | Path) -> Any:
         GlocalError: the file is not there, is damaged or too large, or holds anything else; the message names it.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
         raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None

@@ -20,6 +20,7 @@ from glocal.data.sources.base import Source
 from glocal.data.sources.folder import ImageFiles, ImageFolder
 from glocal.errors import GlocalError
 from glocal.plain import read_json
+from glocal.regular import open_regular_text
 
 LANDMARKS = {
     "roxford5k": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/",
@@ -187,7 +188,7 @@ _Wanted = dict[str, tuple[str, list[str], list[str]]]  # query → where it stan
 def _from_csv(path: Path) -> _Wanted:
     wanted: _Wanted = {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open_regular_text(path, newline="") as file:
             lines = csv.DictReader(file)
             columns = [*(lines.fieldnames or ())]
             if not {"query", "relevant"} <= set(columns) or not set(columns) <= {"query", "relevant", "junk"}:

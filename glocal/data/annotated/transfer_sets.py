@@ -38,6 +38,7 @@ from glocal.data.sources.folder import ImageFiles
 from glocal.data.sources.reading import image_extensions
 from glocal.errors import GlocalError
 from glocal.plain import read_json
+from glocal.regular import check_regular, open_regular_text
 from glocal.views.random import permutation
 
 BenchmarkName = Literal[
@@ -151,7 +152,8 @@ def _three(train: ImageFiles, val: ImageFiles, test: ImageFiles) -> Splits:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    with open_regular_text(path) as file:
+        return [line.strip() for line in file.read().splitlines() if line.strip()]
 
 
 def _folder_names(folder: Path) -> list[str]:
@@ -204,6 +206,7 @@ def _matlab(path: Path) -> dict[str, Any]:
 
     if not path.exists():  # loadmat would try other endings, and name none of them
         raise FileNotFoundError(2, "No such file or directory", str(path))
+    check_regular(path)
     try:
         found: dict[str, Any] = loadmat(path, squeeze_me=True)
     except Exception as error:  # scipy raises anything on damaged bytes

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glocal.data.sources.folder import ImageFiles
 from glocal.errors import GlocalError
+from glocal.regular import open_regular_text
 
 VOC = "from http://host.robots.ox.ac.uk/pascal/VOC/ (unpack all archives in one folder, it becomes VOCdevkit/)"
 """Where it comes from."""
@@ -46,7 +47,8 @@ def read_image_set(path: Path) -> list[list[str]]:
         GlocalError: the list is missing or empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_regular_text(path, errors="replace") as file:
+            lines = file.read().splitlines()
     except OSError:
         raise GlocalError(f"there is no {path}; it comes {VOC}") from None
     found = [line.split() for line in lines if line.strip()]

@@ -14,17 +14,20 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
+from pydantic import Field, TypeAdapter
 
 from glocal.errors import GlocalError
 from glocal.files import write_text
+from glocal.regular import open_regular
 
 ABOUT, INDEX, UNFINISHED = "glocal-pack.json", "index.pack", "unfinished"
 FORMAT = 1
 
 To = Literal["parquet", "tar"]
+_Count = Annotated[int, Field(ge=0)]
 
 ROWS = pa.schema(
     [
@@ -43,9 +46,9 @@ ROWS = pa.schema(
 class Shard:
     """One file of a pack: its name, how many images and bytes it holds, and the SHA-256 of these bytes."""
 
-    file: str
-    images: int
-    bytes: int
+    file: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
+    images: _Count
+    bytes: _Count
     sha256: str
 
 
@@ -66,16 +69,19 @@ class About:
 
     to: To
     source: str
-    images: int
+    images: _Count
     names: str
     classes: list[str] | None
-    shard_megabytes: int
+    shard_megabytes: _Count
     shards: tuple[Shard, ...] = ()
     index: str = ""
 
     @property
     def finished(self) -> bool:
         return bool(self.index)
+
+
+_ABOUT = TypeAdapter(About)
 
 
 def is_pack(folder: str | Path) -> bool:
@@ -87,19 +93,19 @@ def read_about(folder: Path) -> About:
     """What a pack says of itself.
 
     Raises:
-        GlocalError: it cannot be read, or was written by a newer version.
+        GlocalError: it cannot be read, is damaged, or was written by a newer version.
     """
     path = folder / ABOUT
     try:
-        found = json.loads(path.read_bytes())
-        number = found.pop("format")
-        shards = tuple(Shard(**shard) for shard in found.pop("shards"))
+        with open_regular(path) as file:
+            text = file.read()
+        number = json.loads(text)["format"]
         if number == FORMAT:
-            return About(**found, shards=shards)
+            return _ABOUT.validate_json(text, strict=True)
     except OSError as error:
         raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise GlocalError(f"{path} is damaged; glocal pack writes it") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise GlocalError(f"{path} is damaged; remove {folder} and pack the images again") from None
     raise GlocalError(f"{path}: format {number} is not known here, only {FORMAT}; use the version that wrote it")
 
 

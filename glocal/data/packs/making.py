@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from glocal.console import progress_of
+from glocal.console import note, progress_of
 from glocal.data.lanes.skipped import tell_unreadable
-from glocal.data.packs.checking import damaged_images
+from glocal.data.packs.checking import damaged_images, wrong_files
 from glocal.data.packs.layout import (
     ABOUT,
     INDEX,
@@ -36,10 +35,13 @@ from glocal.data.sources.names import Names
 from glocal.data.sources.opening import Images, names_of, open_source
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.files import check_output_folder, sha256, write_atomically
+from glocal.locking import alone
 from glocal.signals import Stopped, StopSignals
 
 _WRITERS: dict[To, type[TarShard] | type[ParquetShard]] = {"parquet": ParquetShard, "tar": TarShard}
 _AT_ONCE, _READERS = 64, 8  # files that are read ahead, and threads that read: a network answers many as fast as one
+_LOCK, _NAMED = ".lock", 3
+_TO_WRITE = -2  # bytes of a shard that no file has
 _ENDS = 20_000  # bytes of a shard beside its images: the end of a tar file, what a Parquet file says of itself
 
 
@@ -56,6 +58,7 @@ def pack(
     *,
     shard_megabytes: int = 256,
     values: bool = False,
+    check: bool = False,
     progress: bool = True,
 ) -> About:
     """Writes the files of images, byte for byte, into shards in a folder that is then a source itself.
@@ -63,7 +66,8 @@ def pack(
     The pack has the folder's images, names and classes in the same order: a training on it is that on the folder. An
     image whose file cannot be read is packed as an empty one, which a training replaces as it would have replaced it.
 
-    A pack that was stopped, in whatever way, is continued by the same call: shards that are whole stay as they are.
+    A pack that was stopped, in whatever way, is continued by the same call, and one whose files are gone or of another
+    size is mended: shards that are whole stay as they are.
 
     Args:
         data: a folder, a list, another pack, or several of these (`glocal.data.sources.opening.open_source`).
@@ -71,14 +75,15 @@ def pack(
         to: parquet, or tar in WebDataset's convention.
         shard_megabytes: no shard is larger, but one of a single image.
         values: arrays and DICOM files are images as well (`data.channels`).
+        check: of a finished pack, compare checksums and not sizes alone: shards with other bytes are written again.
         progress: show how far it is.
 
     Returns:
         What was written.
 
     Raises:
-        GlocalError: wrong options; images that are no files; another pack or other files are in the folder; the images
-            are gone, or the folder cannot be written.
+        GlocalError: wrong options; images that are no files; another pack or other files are in the folder, or another
+            call is writing to it; the images are gone, or the folder cannot be written.
         Stopped: Ctrl-C, SIGTERM or another signal that means stop (`glocal.signals`).
 
     >>> glocal.pack("photos/", "packed/photos")  # doctest: +SKIP
@@ -101,16 +106,26 @@ def pack(
         source.classes,
         shard_megabytes,
     )
-    before = _begun(folder, about)
-    if before is not None and before.finished:
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        return before
     try:
-        write_about(folder, about)
-        return _packed(source, folder, about, progress=progress)
+        with alone(folder / _LOCK):
+            before = _begun(folder, about)
+            if before is not None and before.finished:
+                wrong = wrong_files(folder, before, whole=check, progress=progress)
+                if not wrong:
+                    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+                    return before
+                some = ", ".join(f"{name} {reason}" for name, reason in list(wrong.items())[:_NAMED])
+                note(f"{folder}: {some}{', …' if len(wrong) > _NAMED else ''}: written again")
+                _reopen(folder, before, wrong)
+            write_about(folder, about)
+            return _packed(source, folder, about, progress=progress)
+    except BlockingIOError:
+        raise GlocalError(
+            f"--out {folder}: another glocal pack is writing there; wait for it, or choose another folder"
+        ) from None
     except OSError as error:
         raise GlocalError(
-            f"{folder}: cannot be written: {error.strerror}; the same command goes on when that is mended"
+            f"{folder}: cannot be written: {error.strerror or error}; the same command goes on when that is mended"
         ) from error
 
 
@@ -144,13 +159,13 @@ def _packed(source: Source, folder: Path, about: About, *, progress: bool) -> Ab
     unfinished.mkdir(exist_ok=True)
     for path in (*folder.glob(".*.part"), *unfinished.glob(".*.part")):  # of a process that was killed
         path.unlink(missing_ok=True)
-    shards = _whole_shards(source, folder)
-    first = sum(shard.images for shard in shards)
+    shards: list[Shard] = []
+    first = 0
     broken: list[BrokenImageError] = []
     with (
         StopSignals() as stop,
         ThreadPoolExecutor(_READERS) as pool,
-        progress_of(f"packing {source.name}", "images", len(source), done=first, visible=progress) as advance,
+        progress_of(f"packing {source.name}", "images", len(source), visible=progress) as advance,
     ):
 
         def noted(images: Iterable[_Read]) -> Iterator[_Read]:
@@ -160,7 +175,19 @@ def _packed(source: Source, folder: Path, about: About, *, progress: bool) -> Ab
                 yield image
                 advance(1)
 
-        images = _Ahead(noted(_read(source, first, pool, broken)))
+        while shard := _shard_before(source, folder, len(shards), first):  # of a call before
+            if shard.bytes != _size_of(folder / shard.file):
+                images = _Ahead(noted(_read(source, first, first + shard.images, pool, broken)))
+                shard = _write_shard(source, folder, about, len(shards), images)
+                known = images.next is None  # else its images have changed meanwhile, and not all fit
+            else:
+                known = True
+                advance(shard.images)
+            shards.append(shard)
+            first += shard.images
+            if not known:
+                break
+        images = _Ahead(noted(_read(source, first, len(source), pool, broken)))
         while images.next is not None:
             shards.append(_write_shard(source, folder, about, len(shards), images))
     tell_unreadable(source.name, len(source), broken, "are packed as empty files")
@@ -172,27 +199,19 @@ def _packed(source: Source, folder: Path, about: About, *, progress: bool) -> Ab
     return finished
 
 
-def _whole_shards(source: Source, folder: Path) -> list[Shard]:
-    """The shards of a call before that can stay: their own images come next, of the same sizes."""
-    found: list[Shard] = []
-    first = 0
-    for number in itertools.count():
-        path = folder / UNFINISHED / f"{number:05d}.parquet"
-        try:
-            rows = pq.read_table(path)
-            shard = Shard(**{k.decode(): v.decode() for k, v in rows.schema.metadata.items()})  # type: ignore[arg-type]
-            shard = replace(shard, images=int(shard.images), bytes=int(shard.bytes))
-            names = Names(rows["name"].combine_chunks())
-            same = names == source.keys[first : first + len(names)]
-            if not (same and (folder / shard.file).stat().st_size == shard.bytes):
-                return found
-            if not all(_size(source, first + n) == size for n, size in enumerate(rows["bytes"].to_pylist())):
-                return found
-        except (OSError, pa.ArrowException, TypeError, KeyError, ValueError, AttributeError):
-            return found
-        found.append(shard)
-        first += shard.images
-    raise AssertionError
+def _shard_before(source: Source, folder: Path, number: int, first: int) -> Shard | None:
+    """A shard of a call before whose own images come next, of the same sizes; its file may be gone."""
+    try:
+        rows = pq.read_table(folder / UNFINISHED / f"{number:05d}.parquet")
+        shard = Shard(**{k.decode(): v.decode() for k, v in rows.schema.metadata.items()})  # type: ignore[arg-type]
+        shard = replace(shard, images=int(shard.images), bytes=int(shard.bytes))
+        names = Names(rows["name"].combine_chunks())
+        same = names == source.keys[first : first + len(names)]
+        if same and all(_size(source, first + n) == size for n, size in enumerate(rows["bytes"].to_pylist())):
+            return shard
+    except (OSError, pa.ArrowException, TypeError, KeyError, ValueError, AttributeError):
+        pass
+    return None
 
 
 def _size(source: Source, index: int) -> int:
@@ -204,8 +223,18 @@ def _size(source: Source, index: int) -> int:
         return -1
 
 
-def _read(source: Any, first: int, pool: ThreadPoolExecutor, broken: list[BrokenImageError]) -> Iterator[_Read]:
-    """The files of the images from `first` on, in order; of an unreadable one an empty content.
+def _size_of(path: Path) -> int:
+    """Bytes of a file; −1 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _read(
+    source: Any, first: int, end: int, pool: ThreadPoolExecutor, broken: list[BrokenImageError]
+) -> Iterator[_Read]:
+    """The files of the images from `first` up to `end`, in order; of an unreadable one an empty content.
 
     Raises:
         GlocalError: the folder of an image is gone.
@@ -217,8 +246,8 @@ def _read(source: Any, first: int, pool: ThreadPoolExecutor, broken: list[Broken
         except BrokenImageError as error:
             return error
 
-    for begin in range(first, len(source), _AT_ONCE):
-        indices = range(begin, min(begin + _AT_ONCE, len(source)))
+    for begin in range(first, end, _AT_ONCE):
+        indices = range(begin, min(begin + _AT_ONCE, end))
         for index, found in zip(indices, pool.map(content, indices), strict=True):
             if isinstance(found, BrokenImageError):
                 if found.gone:
@@ -275,10 +304,28 @@ def _write_shard(source: Source, folder: Path, about: About, number: int, images
     if wrong := damaged_images(path, rows):
         raise GlocalError(f"{path}: {wrong[0]} does not lie there as it was written; the disk may be failing")
     shard = Shard(path.name, len(rows), path.stat().st_size, sha256(path))
+    _write_part(folder, number, shard, rows)
+    return shard
+
+
+def _write_part(folder: Path, number: int, shard: Shard, rows: pa.Table) -> None:
+    """What is known of a shard while the pack is not finished: its part of the index."""
     known = {"file": shard.file, "images": str(shard.images), "bytes": str(shard.bytes), "sha256": shard.sha256}
     kept = rows.replace_schema_metadata(known)
     write_atomically(folder / UNFINISHED / f"{number:05d}.parquet", lambda file: pq.write_table(kept, file))
-    return shard
+
+
+def _reopen(folder: Path, about: About, wrong: Mapping[str, str]) -> None:
+    """Makes a finished pack one that was stopped, of which the wrong files are still to be written."""
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    if INDEX in wrong:  # and what lies where is not known
+        return
+    (folder / UNFINISHED).mkdir()
+    rows, first = pq.read_table(folder / INDEX, schema=ROWS), 0
+    for number, shard in enumerate(about.shards):
+        there = replace(shard, bytes=_TO_WRITE) if shard.file in wrong else shard
+        _write_part(folder, number, there, rows.slice(first, shard.images))
+        first += shard.images
 
 
 def _write_index(file: IO[bytes], parts: list[pa.Table]) -> None:

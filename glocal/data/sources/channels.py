@@ -248,7 +248,16 @@ def _is_one_grey_picture(image: Image.Image) -> bool:
     """Whether a TIFF file is one; of several planes of grey, Pillow would take the first for the whole."""
     samples = getattr(image, "tag_v2", {}).get(_SAMPLES, 1)
     grey = image.mode in ("L", "I", "F") or image.mode.startswith("I;16")
-    return grey and samples == 1 and getattr(image, "n_frames", 1) == 1
+    return grey and samples == 1 and _is_last(image)
+
+
+def _is_last(image: Image.Image) -> bool:
+    """Whether no other page follows; to count them, Pillow would walk through what may be millions."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return True
+    return False
 
 
 def _of_tiff(content: bytes) -> _Stored:

@@ -41,6 +41,7 @@ _SPARE = 2
 _CHEAP = 1 << 20  # pixels of colour images that a sample decodes
 _STRIP = 1 << 20  # pixels that are converted at a time: beside what Pillow has decoded there is the result alone
 _SCANS = 250  # of a progressive JPEG file; usual ones have about ten, and each is a pass over all pixels
+_NO_IMAGE = "no image in a format that Pillow reads"
 _REVERSES_ACROSS, _REVERSES_DOWN = (
     {2, 3, 6, 7},
     {3, 4, 7, 8},
@@ -180,7 +181,7 @@ class StoredImage:
             self._orientation = orientation_of(image)
             # torchvision decodes these in three quarters of Pillow's time, to the same values
             self._plain_jpeg = image.format == "JPEG" and image.mode in {"L", "RGB"}
-            scans = content.count(b"\xff\xda") if "progressive" in image.info else 0
+            scans = _scans(image, lambda: content)
         if scans > _SCANS:
             raise BrokenImageError(key, f"a JPEG file of {scans:,} scans, which would take minutes to decode")
         self.size = (width, height) if self._orientation in _EXCHANGES_SIDES else (height, width)
@@ -248,6 +249,11 @@ class StoredImage:
         most = self.decoding.max_pixels
         if most is not None and width * height > most:
             raise BrokenImageError(self.key, f"{width} × {height} pixels, more than data.max_pixels={most}")
+
+
+def _scans(image: Image.Image, content: Callable[[], bytes]) -> int:
+    """How many scans there are of an opened progressive JPEG file; 0 for other images, whose content is not read."""
+    return content().count(b"\xff\xda") if "progressive" in image.info else 0
 
 
 def _decode_jpeg(content: bytes) -> Tensor | None:
@@ -319,7 +325,7 @@ def _broken(error: Exception, key: str, content: bytes) -> BrokenImageError:
     if isinstance(error, UnidentifiedImageError):
         if is_program(content):
             return BrokenImageError(key, "PostScript, a program, which is not executed; save it as PNG")
-        return BrokenImageError(key, "no image in a format that Pillow reads" if content else "empty file")
+        return BrokenImageError(key, _NO_IMAGE if content else "empty file")
     if isinstance(error, Image.DecompressionBombError):
         many = f"more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow thinks safe"
         return BrokenImageError(key, f"{many} (decompression bomb); data.max_pixels allows more")
@@ -352,23 +358,24 @@ def read_bytes(file: str | Path | BinaryIO, key: str) -> bytes:
         raise BrokenImageError(key, _reason(error), gone) from None
 
 
-def image_size(file: str | Path | BinaryIO) -> tuple[int, int]:
+def image_size(file: str | Path | BinaryIO, decoding: Decoding = _USUAL) -> tuple[int, int]:
     """Height and width of the upright image, from the file's header alone.
 
     A rotation that a PNG notes only behind its pixels, which no common encoder does, is not seen.
 
+    Args:
+        file: its path, or an open binary file.
+        decoding: how large images may be.
+
     Raises:
         BrokenImageError: the header cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with open_file(file) as opened, open_picture(opened) as image:
-                width, height = _stored_size(image)
-                exchanged = exchanges_sides(orientation_of(image))
-        except Exception as error:
-            raise BrokenImageError(str(file), _reason(error)) from None
-    return (width, height) if exchanged else (height, width)
+
+    def upright(image: Image.Image) -> tuple[int, int]:
+        width, height = _stored_size(image)
+        return (width, height) if exchanges_sides(orientation_of(image)) else (height, width)
+
+    return _of_header(file, decoding, upright)
 
 
 def image_orientation(file: str | Path) -> int:
@@ -377,11 +384,17 @@ def image_orientation(file: str | Path) -> int:
     Raises:
         BrokenImageError: the header cannot be read.
     """
+    return _of_header(file, _USUAL, orientation_of)
+
+
+def _of_header(file: str | Path | BinaryIO, decoding: Decoding, use: Callable[[Image.Image], T]) -> T:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with open_file(file) as opened, open_picture(opened) as image:
-                return orientation_of(image)
+            with open_file(file, decoding.most_pixels) as opened, open_picture(opened) as image:
+                return use(image)
+        except UnidentifiedImageError:
+            raise BrokenImageError(str(file), _NO_IMAGE) from None
         except Exception as error:
             raise BrokenImageError(str(file), _reason(error)) from None
 
@@ -481,8 +494,10 @@ def stored_values(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with open_file(file) as opened, open_picture(opened) as image:
+            with open_file(file, decoding.most_pixels) as opened, open_picture(opened) as image:
                 if deep and not is_deep(image):
+                    return None
+                if _scans(image, lambda: _whole(opened)) > _SCANS:
                     return None
                 if image.mode == "L" or is_deep(image):
                     values = np.asarray(image)
@@ -491,6 +506,11 @@ def stored_values(
                 return ("RGB", np.asarray(image.convert("RGB"))) if image.width * image.height <= _CHEAP else None
         except Exception:  # the lanes say what is wrong with it
             return None
+
+
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _extremes(parts: Iterable[Image.Image]) -> tuple[float, float]:

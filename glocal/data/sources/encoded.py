@@ -80,7 +80,7 @@ class EncodedImages:
         for index in indices:
             try:
                 of_values = self.decoding.channels is not None
-                sizes.append(self.open(index).size if of_values else image_size(self.file(index)))
+                sizes.append(self.open(index).size if of_values else image_size(self.file(index), self.decoding))
             except BrokenImageError:
                 continue
         return sizes

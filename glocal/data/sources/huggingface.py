@@ -19,7 +19,9 @@ from glocal.console import console
 from glocal.data.sources.encoded import EncodedImages
 from glocal.data.sources.listed import in_order
 from glocal.data.sources.names import Names
-from glocal.errors import BrokenImageError, GlocalError, did_you_mean, in_a_line
+from glocal.data.sources.own_files import OwnPlace, own_place, read_address
+from glocal.errors import BrokenImageError, GlocalError, did_you_mean, in_a_line, shortened
+from glocal.regular import check_regular
 
 _OPTIONS = ("image", "label", "name", "config", "revision")
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -93,31 +95,31 @@ class DatasetImages(EncodedImages):
             found = found.cast_column(image, Image(decode=False))
         self._rows = found.select_columns([image])
         self._column = image
+        self._place = _own_place(wanted.place)
         self.digest = f"hf:{found._fingerprint}"
 
     def file(self, index: int) -> Path | BinaryIO:
         """The bytes of an image as an open file; its path where the data set has that alone.
 
         Raises:
-            BrokenImageError: the row cannot be read, or holds no image.
+            BrokenImageError: the row cannot be read, holds no image, or names a file that is not the data set's own.
         """
         key = self.keys[index]
         try:
             value = self._rows[index][self._column]
             path = value.get("path") if isinstance(value, dict) else None
             content = value.get("bytes") if isinstance(value, dict) else value
-            if content is None and path is not None and "://" in path:
-                from fsspec import open as open_anywhere
-
-                with open_anywhere(path, "rb") as file:
-                    content = file.read()
+            if content is None and path is not None:
+                path = self._place.find(path)
+                if isinstance(path, str):
+                    content = read_address(path, self.decoding.most_pixels, self.decoding.channels or 1)
         except Exception as error:  # of Arrow and of whatever file system it is
-            raise BrokenImageError(key, in_a_line(error)[:120]) from None
+            raise BrokenImageError(key, shortened(in_a_line(error), 200)) from None
         if content is not None:
             return io.BytesIO(content)
         if path is None:
             raise BrokenImageError(key, f"no image in column {self._column}")
-        return Path(path)
+        return path
 
 
 def _parsed(text: str) -> _Wanted:
@@ -144,6 +146,11 @@ def _opened(text: str, wanted: _Wanted) -> Any:
     place, split, options = wanted
     builder = _BUILDERS.get(os.path.splitext(place)[1].lower())
     config, revision = options.get("config"), options.get("revision")
+    if "://" not in place and os.path.exists(place):
+        try:
+            check_regular(place)
+        except OSError as error:
+            raise GlocalError(f"{text}: cannot be read: {error.strerror}") from None
     saved = any(os.path.isfile(os.path.join(place, name)) for name in ("state.json", "dataset_dict.json"))
     try:
         if builder is not None:
@@ -158,6 +165,18 @@ def _opened(text: str, wanted: _Wanted) -> Any:
             raise GlocalError(f"{text}: there is no split {split}; {did_you_mean(split, found)}")
         return found[split]
     return found
+
+
+def _own_place(place: str) -> OwnPlace:
+    """Where the files lie that rows may name."""
+    builder = os.path.splitext(place)[1].lower() in _BUILDERS
+    if builder or "://" in place or os.path.isdir(place):
+        return own_place(place, folder=not builder)
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    kept = os.path.join(HF_HUB_CACHE, f"datasets--{place.replace('/', '--')}")
+    return own_place("", folder=True, elsewhere=(f"hf://datasets/{place}", kept, str(config.DOWNLOADED_DATASETS_PATH)))
 
 
 def _columns(text: str, found: Any, options: dict[str, str]) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ import torch
 
 from glocal.data.sources.folder import ImageFiles
 from glocal.errors import GlocalError
+from glocal.regular import open_regular_text
 
 
 class _Line(NamedTuple):
@@ -83,7 +84,7 @@ def _missing(path: Path) -> str:
 
 def _lines(path: Path) -> Iterator[_Line]:
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open_regular_text(path, errors="surrogateescape", newline="") as file:
             if path.suffix.lower() == ".csv":
                 yield from _of_table(path, csv.DictReader(file))
             else:

@@ -60,6 +60,8 @@ def names_of(source: Source) -> str | list[str]:
 
 def _open_one(name: str | Path, without: str | Path | None, values: bool) -> Source:
     text = str(name)
+    if name == "":
+        raise GlocalError("the name of the images is empty; give a folder, a list or a data set")
     if "@" in text and not os.path.exists(text):
         from glocal.data.sources.classes import only_classes
 

@@ -9,16 +9,19 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from glocal.data.packs.layout import INDEX, ROWS, read_about
+from glocal.data.packs.layout import ABOUT, INDEX, ROWS, About, read_about
 from glocal.data.sources.encoded import EncodedImages
 from glocal.data.sources.names import Names
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.files import sha256
+from glocal.regular import check_regular
 
+_MEND = "the same glocal pack writes it again"
 _OPEN = 64  # shards that a process keeps open
 
 
@@ -45,8 +48,10 @@ class PackedImages(EncodedImages):
         index = self.folder / INDEX
         self._check_there(index, None)
         if sha256(index) != about.index:
-            raise GlocalError(f"{index} is damaged; pack the images again")
+            raise GlocalError(f"{index} is damaged; {_MEND}")
         rows = pq.read_table(index, schema=ROWS)
+        if not _fits(about, rows):
+            raise GlocalError(f"{self.folder / ABOUT} is damaged; remove {folder} and pack the images again")
         labels = None if about.classes is None else torch.from_numpy(rows["label"].to_numpy().copy())
         super().__init__(str(folder), Names(rows["name"].combine_chunks()), labels, about.classes)
         columns = ("shard", "offset", "bytes", "crc32")
@@ -58,11 +63,12 @@ class PackedImages(EncodedImages):
 
     def _check_there(self, path: Path, size: int | None) -> None:
         try:
+            check_regular(path)
             found = path.stat().st_size
         except OSError as error:
-            raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
+            raise GlocalError(f"{path}: cannot be read: {error.strerror}; {_MEND}") from None
         if size is not None and found != size:
-            raise GlocalError(f"{path} has {found:,} bytes, not {size:,}: glocal pack --check {self.folder}")
+            raise GlocalError(f"{path} has {found:,} bytes, not {size:,}; {_MEND}")
 
     def file(self, index: int) -> BinaryIO:
         """The bytes of an image as an open file.
@@ -95,3 +101,15 @@ class PackedImages(EncodedImages):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
+
+
+def _fits(about: About, rows: pa.Table) -> bool:
+    """Whether what a pack says of itself is of its index: as many images, in these shards, of no more classes."""
+    counts = [0] * len(about.shards)
+    for number, count in zip(*np.unique(rows["shard"].to_numpy(), return_counts=True), strict=True):
+        if not 0 <= number < len(counts):
+            return False
+        counts[number] = int(count)
+    classes = len(about.classes or ())
+    labelled = about.classes is None or bool((rows["label"].to_numpy() < classes).all())
+    return labelled and counts == [shard.images for shard in about.shards] and len(rows) == about.images

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from glocal.console import note, warn
 from glocal.distributed import all_objects, process_rank
+from glocal.files import write_atomically
 
 Kept = tuple[dict[str, Tensor], Any]
 """Tensors by name, and whatever JSON can hold beside them."""
@@ -26,8 +27,9 @@ Kept = tuple[dict[str, Tensor], Any]
 class FeatureCache:
     """A folder of safetensors files named by the hash of what they were computed from.
 
-    A file that is damaged is computed anew. The files that were used least recently are deleted when all of them take
-    more than the limit; a disk that is full or cannot be written to costs only the time to compute again.
+    A file that is damaged, also one with a single flipped bit, is computed anew. The files that were used least
+    recently are deleted when all of them take more than the limit; a disk that is full or cannot be written to costs
+    only the time to compute again.
 
     Args:
         folder: made when the first file is written.
@@ -67,7 +69,11 @@ class FeatureCache:
             try:
                 with safe_open(path, "pt") as file:  # the tensors stay on the disk until they are read
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                    beside = json.loads((file.metadata() or {})["beside"])
+                    said = file.metadata() or {}
+                beside = json.loads(said["beside"])
+                known = json.loads(said["crc32"]) if "crc32" in said else None  # files of before have none
+                if known is not None and known != _checksums(tensors):
+                    raise ValueError("it has other bytes than were written")
                 with contextlib.suppress(OSError):
                     os.utime(path)
                 return tensors, beside
@@ -78,16 +84,8 @@ class FeatureCache:
     def _save(self, path: Path, found: Kept) -> None:
         tensors, beside = found
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
-        os.close(handle)
-        try:
-            with open(name, "wb") as file:
-                _write_safetensors(file, tensors, {"beside": json.dumps(beside)})
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        said = {"beside": json.dumps(beside), "crc32": json.dumps(_checksums(tensors))}
+        write_atomically(path, lambda file: _write_safetensors(file, tensors, said))
         self._forget()
 
     def _forget(self) -> None:
@@ -114,6 +112,14 @@ _DTYPES = {
 }
 
 
+def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in tensors.items()}
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().numpy().data
+
+
 def _write_safetensors(file: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """The format of safetensors, straight from the tensors' memory: its own writer holds all of them twice."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -125,4 +131,4 @@ def _write_safetensors(file: IO[bytes], tensors: Mapping[str, Tensor], metadata:
     text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight bytes
     file.write(struct.pack("<Q", len(text)) + text)
     for tensor in tensors.values():
-        file.write(tensor.detach().cpu().contiguous().numpy().data)
+        file.write(_bytes_of(tensor))

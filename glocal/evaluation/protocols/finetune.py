@@ -30,6 +30,7 @@ from glocal.evaluation.probes.finetuning import (
     readable,
 )
 from glocal.models.backbone import Backbone
+from glocal.regular import open_regular_text
 from glocal.settings import Seed
 
 _LISTS = "https://github.com/google-research/simclr/tree/master/imagenet_subsets"
@@ -134,7 +135,8 @@ def read_list(path: Path, source: Source) -> Tensor:
         GlocalError: a name is not found or stands for several images, or the list is empty; the message has the line.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        with open_regular_text(path) as file:
+            lines = [line.strip() for line in file.read().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise GlocalError(f"{path}: cannot be read: {error}") from error
     by_key = {key: number for number, key in enumerate(source.keys)}

@@ -1,6 +1,8 @@
 """Bad images, each kind twice: read as Pillow reads them or named, by every reader the same; nothing escapes."""
 
+import io
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +17,16 @@ from PIL import Image
 
 from glocal.curation.measuring import measure_all
 from glocal.curation.selection import write_list
+from glocal.data.annotated.masks import _read
 from glocal.data.lanes.skipped import SkippedImages, read_skipped
-from glocal.data.sources.decoding import Decoding, image_orientation, image_size, read_image
+from glocal.data.ranges import sample_values
+from glocal.data.sources.channels import _is_one_grey_picture
+from glocal.data.sources.decoding import Decoding, image_orientation, image_size, read_image, stored_values
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.folder import ImageFolder
 from glocal.data.sources.listed import _lines
 from glocal.data.sources.opening import open_source
+from glocal.data.sources.reading import open_picture
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.files import write_csv
 
@@ -46,7 +52,7 @@ def look_by(bad: ModuleType) -> Look:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_every_kind_is_read_as_pillow_reads_it_or_named(bad: ModuleType, look_by: Look, tmp_path: Path) -> None:
-    heavy = {"large", "scans", "bombs-beside-pixels"}  # a test of their own below, or seconds
+    heavy = {"large", "scans", "bombs-beside-pixels", "headers-without-end"}  # a test of their own below, or seconds
     kinds = {name: make for name, make in bad.KINDS.items() if name not in heavy}
     bad.KINDS.clear()
     bad.KINDS.update(kinds)
@@ -97,6 +103,59 @@ def test_files_that_no_image_can_fill_are_not_read(tmp_path: Path) -> None:
         read_image(tmp_path / "a.jpg", "a.jpg")
     with pytest.raises(BrokenImageError, match="more than an image of data.max_pixels=1000 has"):
         read_image(tmp_path / "a.jpg", "a.jpg", Decoding(max_pixels=1000))
+
+
+def test_files_that_no_image_can_fill_are_not_read_for_their_header_either(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    os.truncate(tmp_path / "a.jpg", 1 << 36)
+    for look in (image_size, image_orientation, _read):
+        with pytest.raises(BrokenImageError, match="68,719,476,736 bytes, more than an image"):
+            look(tmp_path / "a.jpg")
+    assert stored_values(tmp_path / "a.jpg") is None
+    Image.new("L", (4, 4)).save(tmp_path / "b.png")
+    assert sample_values(ImageFolder(tmp_path)) == (0.0, 0.0, False, False)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_header_that_does_not_come_is_not_searched_for_long(
+    number: int, bad: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glocal.data.sources.reading._READS", 2000)
+    bad.headers_without_end(tmp_path, number, random.Random(1))
+    (place,) = tmp_path.iterdir()
+    for look in (image_size, lambda path: read_image(path, "a")):
+        with pytest.raises(BrokenImageError, match="its header is not found within 2,000 reads: the file is damaged"):
+            look(place)
+    assert stored_values(place) is None
+
+
+def test_zeros_between_the_parts_of_a_jpeg_are_passed_over(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 6), (9, 90, 200))
+    file = io.BytesIO()
+    image.save(file, "JPEG")
+    content = file.getvalue()
+    (tmp_path / "a.jpg").write_bytes(content[:20] + bytes(1 << 16) + content[20:])
+    assert image_size(tmp_path / "a.jpg") == (6, 4)
+    assert read_image(tmp_path / "a.jpg", "a").shape == (3, 6, 4)
+
+
+def test_a_grey_jpeg_of_thousands_of_scans_is_left_out_of_a_sample(bad: ModuleType, tmp_path: Path) -> None:
+    content = bad.encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert stored_values(tmp_path / "a.jpg") is not None
+    (tmp_path / "a.jpg").write_bytes(content[:last] + content[last:-2] * 5000 + b"\xff\xd9")
+    assert stored_values(tmp_path / "a.jpg") is None
+
+
+def test_pages_of_a_tiff_are_not_counted(bad: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (bad.grey_tiff(20, 10, 4000, 200), -1)
+    one, many = bad.tiff((page[0], 0)), bad.tiff(*[page] * 20, (page[0], 0))
+    for content, alone in ((one, True), (many, False)):
+        image = open_picture(io.BytesIO(content.ljust(4000, b"\0") + bytes(200)))
+        if not alone:
+            monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.n_frames", property(lambda _: 1 / 0))
+        assert _is_one_grey_picture(image) is alone
 
 
 def test_postscript_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """Data sets of Hugging Face's `datasets`: any image by its index, decoded as files are, with stable names."""
 
 import io
+import os
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from glocal.data.packs.making import pack
+from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.fingerprint import fingerprint
-from glocal.data.sources.huggingface import DatasetImages
+from glocal.data.sources.huggingface import DatasetImages, _own_place
 from glocal.data.sources.opening import open_source
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.training.images import ImageSet
@@ -126,6 +129,87 @@ def test_broken_rows_are_broken_images(files: list[Path], tmp_path: Path) -> Non
         with pytest.raises(BrokenImageError, match=f"train/00000000{number}: .*{reason}") as caught:
             source[number]
     assert caught.value.gone == str(tmp_path / "nowhere")
+
+
+def named_by_rows(place: Path, *names: str) -> DatasetImages:
+    """A table whose rows name files."""
+    place.mkdir(exist_ok=True)
+    rows = [{"bytes": None, "path": name} for name in names]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(rows, kind), "size": range(len(rows))}), place / "a.parquet")
+    source = open_source(f"hf:{place}/*.parquet")
+    assert isinstance(source, DatasetImages)
+    return source
+
+
+def test_rows_name_files_beside_their_table_and_no_others(files: list[Path], tmp_path: Path) -> None:
+    beside = tmp_path / "set"
+    (beside / "in").mkdir(parents=True)
+    for place in (beside / "in" / "a.png", tmp_path / "out.png", tmp_path / "set2.png"):
+        place.write_bytes(files[0].read_bytes())
+    with zipfile.ZipFile(beside / "in.zip", "w") as packed:
+        packed.write(files[0], "a.png")
+    os.mkfifo(beside / "pipe.zip")
+    right = ("in/a.png", str(beside / "in" / "a.png"), f"file://{beside}/in/a.png", f"zip://a.png::{beside}/in.zip")
+    wrong = (
+        *("../out.png", str(tmp_path / "out.png"), f"file://{tmp_path}/out.png", f"{beside}2.png", "file:///dev/zero"),
+        *("/dev/zero", "in/../../out.png", f"local://{beside}/in/a.png", "memory://a", "https://there/a.png", "\0"),
+        *(f"zip://a::zip://b::{beside}/in.zip", f"zip://a.png::{tmp_path}/in.zip", f"x::{beside}/in/a.png", "."),
+    )
+    source = named_by_rows(beside, *right, *wrong, f"zip://a.png::{beside}/pipe.zip")
+    for number in range(len(right)):
+        assert source[number].image.shape == (3, 32, 32), right[number]
+    for number, name in enumerate(wrong, start=len(right)):
+        reason = "Is a directory" if name == "." else f"which is not below {beside}, where the data set lies"
+        with pytest.raises(BrokenImageError, match=reason):
+            source[number]
+    with pytest.raises(BrokenImageError, match="no file but a pipe or a device"):
+        source[len(source) - 1]
+
+
+def test_what_rows_name_is_read_as_far_as_an_image_goes(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = tmp_path / "set"
+    source = named_by_rows(beside, "pipe.png", "zip://zeros::zeros.zip")
+    os.mkfifo(beside / "pipe.png")
+    with zipfile.ZipFile(beside / "zeros.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zeros", bytes(3_000_000))
+    monkeypatch.setattr("glocal.data.sources.reading._SMALL", 1_000_000)
+    source.decoding = Decoding(max_pixels=1000)
+    for number, reason in enumerate(("no file but a pipe or a device", "more than an image of data.max_pixels=1000")):
+        with pytest.raises(BrokenImageError, match=reason):
+            source[number]
+
+
+@pytest.mark.parametrize(
+    ("place", "right", "wrong"),
+    [
+        ("s3://b/set/*.parquet", ("s3://b/set/a.png", "c/a.png"), ("s3://c/set/a.png", "s3://b/a.png", "/a.png")),
+        ("https://h/set/a.parquet", ("https://h/set/a.png",), ("http://h/set/a.png", "https://h/set/%2e%2e/a.png")),
+        ("https://h/set/a.parquet", ("https://h/set/a.png?x=1",), ("https://h:1/set/a.png", "https://u@h/set/a.png")),
+        ("zip://*.parquet::s3://b/a.zip", (), ("a.png", "s3://b/a.png", "zip://a.png::s3://b/a.zip")),
+        ("owner/name", ("hf://datasets/owner/name@1/a.png",), ("hf://datasets/owner/name2/a.png", "a.png", "/a.png")),
+    ],
+)
+def test_addresses_are_those_of_the_data_set(place: str, right: tuple[str, ...], wrong: tuple[str, ...]) -> None:
+    found = _own_place(place)
+    for name in right:
+        assert str(found.find(name)).endswith(name.rpartition("/")[2])
+    for name in wrong:
+        with pytest.raises(GlocalError, match="where the data set lies"):
+            found.find(name)
+
+
+def test_pictures_of_a_folder_and_of_an_archive_in_it_are_its_own(files: list[Path], tmp_path: Path) -> None:
+    for name in ("plain", "archive"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plain" / "a.png").write_bytes(files[0].read_bytes())
+    with zipfile.ZipFile(tmp_path / "archive" / "a.zip", "w") as packed:
+        packed.write(files[0], "in/a.png")
+    for name in ("plain", "archive"):
+        source = open_source(f"hf:{tmp_path / name}")
+        assert source[0].image.shape == (3, 32, 32)
 
 
 def test_processes_read_by_themselves(files: list[Path], tmp_path: Path) -> None:

@@ -139,6 +139,26 @@ def test_every_shape_and_dtype_comes_back(tmp_path: Path) -> None:
         assert torch.equal(found[name], tensor)
 
 
+def test_a_flipped_bit_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cache, right = FeatureCache(tmp_path), {"x": torch.arange(9.0), "none": torch.empty(0, 3), "one": torch.tensor(2)}
+    cache.remember({"key": 1}, lambda: (right, [1]))
+    (path,) = tmp_path.iterdir()
+    assert cache.remember({"key": 1}, lambda: ({}, None))[1] == [1]
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert torch.equal(cache.remember({"key": 1}, lambda: (right, [1]))[0]["x"], right["x"])
+    assert "is damaged (it has other bytes than were written)" in capfd.readouterr().err
+    assert torch.equal(cache.remember({"key": 1}, lambda: ({}, None))[0]["x"], right["x"])
+
+
+def test_features_are_forced_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: forced.append(handle))
+    FeatureCache(tmp_path).remember({"key": 1}, lambda: ({"x": torch.ones(1)}, None))
+    assert len(forced) == 2  # the file and its name
+
+
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cache, calls = FeatureCache(tmp_path), []
 

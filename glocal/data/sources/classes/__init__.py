@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from importlib import resources
-from pathlib import Path
 
 import torch
 
 from glocal.data.sources.base import Source, Subset
 from glocal.errors import GlocalError, did_you_mean
+from glocal.regular import open_regular_text
 
 
 def class_lists() -> list[str]:
@@ -32,7 +32,8 @@ def read_class_list(name: str) -> list[str]:
     """
     try:
         if name.endswith(".txt"):
-            text = Path(name).read_text(encoding="utf-8")
+            with open_regular_text(name) as file:
+                text = file.read()
         elif name in class_lists():
             text = resources.files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8")
         else:
