@@ -13,6 +13,7 @@ CANNOT = {  # docs/methods.md says what they reached
     "deepcluster_v2": "13.5 points at best",
     "patchwise_dino": "5.5 points: small vision transformers learn too slowly for a budget of minutes",
     "jigsaw": "not tried",
+    "pirl": "9 points at best in four budgets of an earlier version",
     "rotation": "not tried: drawn shapes lie turned at random",
 }
 
