@@ -14,6 +14,7 @@ CANNOT = {  # docs/methods.md says what they reached
     "patchwise_dino": "5.5 points: small vision transformers learn too slowly for a budget of minutes",
     "jigsaw": "not tried",
     "pirl": "9 points at best in four budgets of an earlier version",
+    "colorization": "not tried: shapes have few colours",
     "rotation": "not tried: drawn shapes lie turned at random",
 }
 
