@@ -15,6 +15,7 @@ CANNOT = {  # docs/methods.md says what they reached
     "jigsaw": "not tried",
     "pirl": "9 points at best in four budgets of an earlier version",
     "colorization": "not tried: shapes have few colours",
+    "inpainting": "not tried",
     "rotation": "not tried: drawn shapes lie turned at random",
 }
 
