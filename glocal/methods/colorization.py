@@ -99,8 +99,8 @@ class Colorization(Method):
             torch.cat([right for _, right, _ in asked]), self.bins, nearest=_NEAREST, sigma=_SIGMA
         )
         self._see(bins, shares)
-        smooth = self.prior @ self.smoothing
-        weights = rarity_weights(smooth / smooth.sum(), uniform=self.now.uniform)
+        smooth = (self.prior[:, None] * self.smoothing).sum(dim=0)  # autocast would round a product of matrices
+        weights = rarity_weights(smooth, uniform=self.now.uniform)
         return rebalanced_cross_entropy(torch.cat([logits for logits, _, _ in asked]), bins, shares, weights)
 
     def _see(self, bins: Tensor, shares: Tensor) -> None:

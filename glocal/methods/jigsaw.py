@@ -63,7 +63,7 @@ class Jigsaw(Method):
     def puzzle(self, images: Tensor, index: Tensor, view: int) -> tuple[Tensor, Tensor]:
         """The patches of a view (B·9, 3, s, s) in their new order, and the numbers (B,) of these orders."""
         boxes = places_of_patches(
-            images.shape[-1], self.settings.gap, seed=self.seed + view, step=self.now.step, index=index
+            images.shape[-1], self.settings.gap, seed=self.seed, step=self.now.step, index=index, view=view
         )
         draws = uniform(self.seed, "permutation", self.now.step, index, view)
         order = to_device((draws * len(self.permutations)).long(), images.device)

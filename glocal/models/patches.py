@@ -9,8 +9,7 @@ from torch.nn.functional import relu
 from glocal.errors import GlocalError
 from glocal.losses.precision import full_precision
 from glocal.transfer import to_device
-from glocal.views.crops import render_batch
-from glocal.views.geometry import ViewGeometry
+from glocal.views.crops import render_patches
 from glocal.views.random import uniform
 
 ROWS = 3  # of cells a side
@@ -29,7 +28,7 @@ def patch_size_for(size: int) -> int:
     return 64 if size > 64 else max(8, size // 2)
 
 
-def places_of_patches(size: int, gap: float, *, seed: int, step: int, index: Tensor) -> Tensor:
+def places_of_patches(size: int, gap: float, *, seed: int, step: int, index: Tensor, view: int = 0) -> Tensor:
     """Where patches lie: one at a random place in each cell of a 3 × 3 grid, so that there are gaps between them.
 
     Without gaps, edges that go on from patch to patch would give their order away (Noroozi and Favaro, ECCV 2016,
@@ -39,7 +38,8 @@ def places_of_patches(size: int, gap: float, *, seed: int, step: int, index: Ten
         size: side of the view in pixels.
         gap: the share of a cell's side by which a patch is smaller.
         seed, step: what the places are drawn from, and
-        index: (B,) int64, the images' places in their source.
+        index: (B,) int64, the images' places in their source, and
+        view: the view's number.
 
     Returns:
         Boxes (B, 9, 4) float64, row by row, in whole pixels: left, top, right, bottom.
@@ -52,7 +52,7 @@ def places_of_patches(size: int, gap: float, *, seed: int, step: int, index: Ten
         raise GlocalError(f"views of {size} pixels cannot be cut into {ROWS} × {ROWS} patches; change views.0.size")
     side = max(1, round(cell * (1 - gap)))
     number = torch.arange(PATCHES)
-    draws = [uniform(seed, "patch", step, index[:, None], number, axis) for axis in (0, 1)]
+    draws = [uniform(seed, "patch", step, index[:, None], number, axis, view) for axis in (0, 1)]
     left, top = (torch.floor(draw * (cell - side + 1)) for draw in draws)  # (B, 9)
     left, top = left + number % ROWS * cell, top + number // ROWS * cell
     return torch.stack([left, top, left + side, top + side], dim=-1)
@@ -70,10 +70,7 @@ def cut_patches(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns:
         (B·P, C, size, size), an image's patches one after another.
     """
-    patches = boxes.shape[1]
-    straight = torch.zeros(len(boxes) * patches, dtype=torch.bool)
-    geometry = ViewGeometry(to_device(boxes.flatten(0, 1), images.device), to_device(straight, images.device))
-    return render_batch(images.repeat_interleave(patches, dim=0), geometry, size)
+    return render_patches(images, to_device(boxes, images.device), size)
 
 
 def standardised(patches: Tensor) -> Tensor:

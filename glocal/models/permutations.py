@@ -10,15 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-@cache
-def _all_orders(length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.array(list(permutations(range(length))))
+_NEVER = 10**8  # times in which an order that was chosen agrees with others: far more than any that was not
 
 
 @cache
 def _distant(count: int, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    orders = _all_orders(length)
+    orders = np.array(list(permutations(range(length))))
     # Only orders that agree with the one chosen last in some place get nearer: they are looked up by place and entry.
     agreeing = [[np.flatnonzero(orders[:, place] == entry) for entry in range(length)] for place in range(length)]
     total = np.zeros(len(orders), dtype=np.int32)  # places in which an order agrees with those chosen
@@ -30,8 +27,8 @@ def _distant(count: int, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
             alike[agreeing[place][entry]] += 1
         total += alike
         np.maximum(most, alike, out=most)
-        total[chosen[-1]] = np.iinfo(np.int32).max // 2  # never again
-        chosen.append(int(np.argmin(total.astype(np.int64) * (length + 1) + most)))
+        total[chosen[-1]] = _NEVER
+        chosen.append(int(np.argmin(total * (length + 1) + most)))
     return orders[chosen]
 
 
