@@ -6,6 +6,7 @@ from glocal.losses.contrastive import batch_info_nce, cutmix_info_nce, info_nce,
 from glocal.losses.cosine import negative_cosine
 from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
+from glocal.losses.pretext import masked_l2, pirl_nce, rebalanced_cross_entropy
 from glocal.losses.prototypes import proto_nce
 from glocal.losses.redundancy import arb, barlow_twins, decorrelation, vicreg
 from glocal.losses.soft import ceil, relational, sce
@@ -24,11 +25,14 @@ __all__ = [
     "instance_softmax",
     "local_aggregation",
     "local_dissimilarity",
+    "masked_l2",
     "mine",
     "negative_cosine",
     "nt_xent",
     "patchwise",
+    "pirl_nce",
     "proto_nce",
+    "rebalanced_cross_entropy",
     "relational",
     "sce",
     "sinkhorn",

@@ -12,6 +12,11 @@ GAIN = 15.0  # points of k-NN accuracy above the untrained backbone
 CANNOT = {  # docs/methods.md says what they reached
     "deepcluster_v2": "13.5 points at best",
     "patchwise_dino": "5.5 points: small vision transformers learn too slowly for a budget of minutes",
+    "jigsaw": "not tried",
+    "pirl": "9 points at best in four budgets of an earlier version",
+    "colorization": "not tried: shapes have few colours",
+    "inpainting": "not tried",
+    "rotation": "not tried: drawn shapes lie turned at random",
 }
 
 
