@@ -58,7 +58,7 @@ class OBoW(Method):
         self.settings = settings
         widths = backbone.map_widths(settings.levels)
         dim = backbone.dim
-        self.generators = nn.ModuleList(mlp([width, 2 * dim, dim], norm=True) for width in widths)
+        self.generators = nn.ModuleList(_generator([width, 2 * dim, dim]) for width in widths)
         self.teacher = MomentumTeacher(self.backbone)
         self.vocabularies = nn.ModuleList(NegativeQueue(settings.words, width) for width in widths)
         for vocabulary in self.vocabularies:  # like features after a ReLU
@@ -118,6 +118,16 @@ class OBoW(Method):
         self.new_words.clear()
         self.new_distances.clear()
         self.teacher.update(self.backbone, momentum=self.now.momentum)
+
+
+def _generator(widths: list[int]) -> nn.Sequential:
+    """What makes weights from words. Its statistics are always those of the vocabulary, so it keeps none."""
+    made = mlp(widths, norm=True)
+    for layer in made:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    return made
 
 
 def _inner(features: Tensor) -> Tensor:
