@@ -63,6 +63,7 @@ def singular_spread(embeddings: Tensor) -> Tensor:
     Returns:
         Scalar in the dtype of the embeddings.
 
+    >>> import torch
     >>> round(float(singular_spread(torch.eye(4))), 4), float(singular_spread(torch.eye(4)[[0, 0, 0, 0]]))
     (0.0, 0.75)
     """
