@@ -19,7 +19,7 @@ def twin_classes(logits: Tensor, *, sharpness: float = 1.0, diversity: float = 1
 
     ½·(KL(p₁‖p₂) + KL(p₂‖p₁)) + α·H(p) − β·H(p̄), where H(p) is the mean entropy of single images and p̄ the mean
     distribution of the batch, both averaged over the two views. Wang, Kong, Zhang, Liu and Li, "Self-Supervised
-    Learning by Estimating Twin Class Distributions", 2021, eq. 2, with the symmetric divergence of the authors' code;
+    Learning by Estimating Twin Class Distributions", 2021, with the symmetric divergence of the authors' code;
     with α = β = 1 it is the mutual information of images and classes. Of more than two views, it is the mean over the
     pairs that have a global view among them. In a run of several processes, p̄ is that of all.
 
@@ -53,7 +53,7 @@ def self_classification(
     −(1/B) Σₙ Σ_c p(c|x₁ₙ)·log p(c|x₂ₙ) with the classes' posteriors by Bayes' rule: the target's is the softmax over
     the batch, its rows scaled to sum to 1; the prediction's is the softmax over the classes, its columns scaled to sum
     to B/C. A class that takes all images pays for each of them. Amrani, Karlinsky and Bronstein, "Self-Supervised
-    Classification Network", ECCV 2022, eq. 5 to 7; gradients flow through both, and it is averaged over all ordered
+    Classification Network", ECCV 2022; gradients flow through both, and it is averaged over all ordered
     pairs of views that have a global one among them. The batch is that of all processes.
 
     Args:

@@ -51,7 +51,7 @@ def balanced_labels(
 
     The largest entry of each row of diag(u)·P^λ·diag(v) with P = softmax(scores), rows summing to 1/N and columns to
     1/K. Asano, Rupprecht and Vedaldi, "Self-labelling via simultaneous clustering and representation learning", ICLR
-    2020, eq. 7 and 8; in float64, and until Σ|Δu/u| is below the tolerance, as in the authors' code. In a run of
+    2020; in float64, and until Σ|Δu/u| is below the tolerance, as in the authors' code. In a run of
     several processes each has its share of the images, and columns are those of all.
 
     It reads values, so the host waits for the device: it belongs between epochs.

@@ -19,7 +19,7 @@ def w_mse(views: Tensor, groups: Tensor, *, shrinkage: float = 0.0) -> Tensor:
 
     2 − 2·cos of every two views, averaged over pairs, images and partitions, after each group of each view was whitened
     by itself (`cholesky_whiten`). Ermolov, Siarohin, Sangineto and Sebe, "Whitening for Self-Supervised Representation
-    Learning", ICML 2021, eq. 3 to 6.
+    Learning", ICML 2021.
 
     Args:
         views: (V, B, D) embeddings, V ≥ 2.
@@ -41,7 +41,7 @@ def w_mse(views: Tensor, groups: Tensor, *, shrinkage: float = 0.0) -> Tensor:
 def cholesky_whiten(z: Tensor, *, shrinkage: float = 0.0) -> Tensor:
     """Rows with mean 0 and covariance I: L⁻¹(z − μ) with the Cholesky factor LLᵀ of the covariance.
 
-    Ermolov et al., ICML 2021, eq. 4 and 5 (after Siarohin, Sangineto and Sebe, ICLR 2019); gradients flow through mean
+    Ermolov et al., ICML 2021 (after Siarohin, Sangineto and Sebe, ICLR 2019); gradients flow through mean
     and covariance too.
 
     Args:

@@ -1,7 +1,7 @@
 """SeLa: self-labelling by optimal transport, and training on the labels, in turn.
 
 Asano, Rupprecht and Vedaldi, "Self-labelling via simultaneous clustering and representation learning", ICLR 2020. The
-labels are those that the network's own predictions like best among all that share the images out equally (eq. 6 to 8,
+labels are those that the network's own predictions like best among all that share the images out equally (found
 by Sinkhorn and Knopp's algorithm); the network then learns them as if somebody had given them. Several heads with
 labels of their own see the same images in several ways.
 """
@@ -84,7 +84,7 @@ class SeLa(Method):
         self.pseudo_labels.assign(torch.stack(found, dim=1))
 
     def loss(self, views: Views) -> Tensor:
-        """Eq. 1: cross-entropy with the image's label of each head, averaged over the heads."""
+        """Cross-entropy with the image's label of each head, averaged over the heads."""
         batch = len(views.index)
         self.chance = math.log(self.settings.prototypes)
         features = by_resolution(self.backbone, views.images)  # (V·B, D)

@@ -1,6 +1,6 @@
 """Self-Classifier: labels and representation learned at once, in one network from end to end.
 
-Amrani, Karlinsky and Bronstein, "Self-Supervised Classification Network", ECCV 2022 (sections 3.1 to 3.4). Two views of
+Amrani, Karlinsky and Bronstein, "Self-Supervised Classification Network", ECCV 2022. Two views of
 an image shall be of the same class; a uniform prior over the classes, which is in the loss, keeps all images from
 ending in one. Several classifiers of different sizes share the network.
 """
@@ -81,7 +81,7 @@ class SelfClassifier(Method):
         return [*crops, local.model_copy(update={"count": count})] if count else crops
 
     def loss(self, views: Views) -> Tensor:
-        """Eq. 7, averaged over the classifiers."""
+        """Cross-entropy between the classes of the views, averaged over the classifiers."""
         check_globals(views)
         batch = len(views.index)
         unit = normalize(self.projector(by_resolution(self.backbone, views.images)).float(), dim=1)

@@ -37,7 +37,7 @@ class TWISTSettings(MethodSettings):
 class TWIST(Method):
     """Class distributions of two views.
 
-    The last layer is batch-normalised before the softmax, which the paper found to keep gradients alive (section 3.2);
+    The last layer is batch-normalised before the softmax, which keeps gradients alive;
     its statistics are those of all processes, where the authors take groups of 256 images. Their second stage, in
     which confident images label others, and their multi-crop are not here; the loss takes more views than two.
     """
@@ -57,7 +57,7 @@ class TWIST(Method):
         return asymmetric_pair(size)
 
     def loss(self, views: Views) -> Tensor:
-        """Eq. 2; views of one size pass the networks as one batch."""
+        """The pairs of views with a global one among them; views of one size pass the networks as one batch."""
         check_globals(views)
         features = by_resolution(self.backbone, views.images)  # (V·B, D)
         logits = self.head(features).float().unflatten(0, (-1, len(views.index)))  # (V, B, K)

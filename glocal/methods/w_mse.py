@@ -1,6 +1,6 @@
 """W-MSE: views of an image close to each other after the batch was whitened.
 
-Ermolov, Siarohin, Sangineto and Sebe, "Whitening for Self-Supervised Representation Learning", ICML 2021 (section 3).
+Ermolov, Siarohin, Sangineto and Sebe, "Whitening for Self-Supervised Representation Learning", ICML 2021.
 Whitening scatters the embeddings over the sphere, so positives alone are enough; there are no negatives and no second
 network, and any number of views.
 """
@@ -70,7 +70,7 @@ class WMSE(Method):
         return [crop.model_copy(update={"scale": (0.08, 1.0), "jitter": Jitter.of_strength(1.0), "grey": 0.2})]
 
     def loss(self, views: Views) -> Tensor:
-        """Eq. 6, over the whole batch of all processes."""
+        """The distance of every two views, over the whole batch of all processes."""
         images, batch = views.several(2, "two views or more"), len(views.index)
         projected = self.projector(by_resolution(self.backbone, images)).float().unflatten(0, (-1, batch))  # (V, B, D)
         self.embedding = projected[0].detach()
