@@ -1,22 +1,27 @@
 """Losses: pure functions of tensors. Each returns a scalar mean over the batch in the dtype of its inputs."""
 
 from glocal.losses.affinity import affinity_objective, local_dissimilarity, mine
+from glocal.losses.classes import self_classification, twin_classes
 from glocal.losses.clustering import sinkhorn, swapped_prediction
 from glocal.losses.contrastive import batch_info_nce, cutmix_info_nce, info_nce, nt_xent, view_contrast
 from glocal.losses.cosine import negative_cosine
+from glocal.losses.dispersion import brownian, centroid_attraction, singular_spread
 from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
 from glocal.losses.pretext import masked_l2, pirl_nce, rebalanced_cross_entropy
 from glocal.losses.prototypes import proto_nce
 from glocal.losses.redundancy import arb, barlow_twins, decorrelation, vicreg
 from glocal.losses.soft import ceil, relational, sce
+from glocal.losses.whitening import w_mse, zero_cl
 
 __all__ = [
     "affinity_objective",
     "arb",
     "barlow_twins",
     "batch_info_nce",
+    "brownian",
     "ceil",
+    "centroid_attraction",
     "cutmix_info_nce",
     "decorrelation",
     "dino",
@@ -35,8 +40,13 @@ __all__ = [
     "rebalanced_cross_entropy",
     "relational",
     "sce",
+    "self_classification",
+    "singular_spread",
     "sinkhorn",
     "swapped_prediction",
+    "twin_classes",
     "vicreg",
     "view_contrast",
+    "w_mse",
+    "zero_cl",
 ]
