@@ -8,7 +8,7 @@ from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
 from glocal.losses.prototypes import proto_nce
 from glocal.losses.redundancy import arb, barlow_twins, decorrelation, vicreg
-from glocal.losses.soft import ceil, relational, sce
+from glocal.losses.soft import ceil, knowledge_distillation, relational, sce
 
 __all__ = [
     "affinity_objective",
@@ -23,6 +23,7 @@ __all__ = [
     "instance_nce",
     "instance_softmax",
     "local_aggregation",
+    "knowledge_distillation",
     "local_dissimilarity",
     "mine",
     "negative_cosine",
