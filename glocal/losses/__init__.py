@@ -6,6 +6,7 @@ from glocal.losses.contrastive import batch_info_nce, cutmix_info_nce, info_nce,
 from glocal.losses.cosine import negative_cosine
 from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
+from glocal.losses.predictive import patch_info_nce
 from glocal.losses.prototypes import proto_nce
 from glocal.losses.redundancy import arb, barlow_twins, decorrelation, vicreg
 from glocal.losses.soft import ceil, knowledge_distillation, relational, sce
@@ -22,12 +23,13 @@ __all__ = [
     "info_nce",
     "instance_nce",
     "instance_softmax",
-    "local_aggregation",
     "knowledge_distillation",
+    "local_aggregation",
     "local_dissimilarity",
     "mine",
     "negative_cosine",
     "nt_xent",
+    "patch_info_nce",
     "patchwise",
     "proto_nce",
     "relational",
