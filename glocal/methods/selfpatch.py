@@ -60,6 +60,7 @@ class SelfPatch(Method):
                 "model: selfpatch needs a vision transformer without CLS token: "
                 "model.options={class_token: false, global_pool: avg}"
             )
+        network.fc_norm.requires_grad_(False)  # behind the mean of the patches, from which no loss is computed
         self.aggregation = PatchAggregation(backbone.dim, network.blocks[0].attn.num_heads)
         self.distiller = build_distiller(backbone, settings)
         of_patches = settings.model_copy(update={"prototypes": settings.patch_prototypes})
