@@ -8,10 +8,11 @@ from glocal.losses.cosine import negative_cosine
 from glocal.losses.dispersion import brownian, centroid_attraction, singular_spread
 from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
+from glocal.losses.predictive import patch_info_nce
 from glocal.losses.pretext import masked_l2, pirl_nce, rebalanced_cross_entropy
 from glocal.losses.prototypes import proto_nce
 from glocal.losses.redundancy import arb, barlow_twins, decorrelation, vicreg
-from glocal.losses.soft import ceil, relational, sce
+from glocal.losses.soft import ceil, knowledge_distillation, relational, sce
 from glocal.losses.whitening import w_mse, zero_cl
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "info_nce",
     "instance_nce",
     "instance_softmax",
+    "knowledge_distillation",
     "local_aggregation",
     "local_dissimilarity",
     "masked_l2",
     "mine",
     "negative_cosine",
     "nt_xent",
+    "patch_info_nce",
     "patchwise",
     "pirl_nce",
     "proto_nce",

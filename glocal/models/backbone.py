@@ -6,6 +6,7 @@ import hashlib
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
@@ -276,6 +277,7 @@ class Backbone(nn.Module):
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
         learned_from: the names of the sources that a run has trained it on; empty where that is not known.
         architecture: what the network was built from; None where it was built elsewhere.
+        checkpoint: the run's file that its weights came from; None where they came from elsewhere.
     """
 
     mean: Tensor
@@ -286,6 +288,7 @@ class Backbone(nn.Module):
     interpolation: Interpolation | None = None
     learned_from: tuple[str, ...] = ()
     architecture: Architecture | None = None
+    checkpoint: Path | None = None
 
     def __init__(
         self,
