@@ -116,10 +116,10 @@ def test_a_run_in_a_name_of_300_letters_is_refused_in_a_line(call: Call, tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def test_debug_shows_the_traceback() -> None:
-    done = start("pretrain", "--data", "shapez", "--out", "x", "--debug")
-    assert "Traceback" in done.stderr
-    assert "GlocalError" in done.stderr
+def test_debug_shows_the_traceback(preloaded: Preloaded) -> None:
+    said = preloaded.run("pretrain", "--data", "shapez", "--out", "x", "--debug").stderr.decode()
+    assert "Traceback" in said
+    assert "GlocalError" in said
 
 
 def test_a_mistake_ends_a_process_of_its_own_in_one_line() -> None:
@@ -141,6 +141,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"""
 import sys
 from glocal.cli import main
+from tests.preloaded import Preloaded
 try:
     main()
 except SystemExit:

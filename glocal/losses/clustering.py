@@ -1,4 +1,4 @@
-"""Losses over prototypes: prediction of Sinkhorn's codes (SwAV) and of clusters (DeepCluster v2)."""
+"""Losses over prototypes: prediction of Sinkhorn's codes (SwAV), clusters (DeepCluster v2), balanced labels (SeLa)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,46 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int = 3) -> Tensor:
         column = 1 / all_sum(row.mT @ codes).clamp_(min=smallest)  # (…, 1, K)
         row = 1 / (codes @ column.mT)
     return codes * column * row
+
+
+@torch.no_grad()
+@full_precision
+def balanced_labels(
+    scores: Tensor, *, images: int, sharpness: float, iterations: int = 2000, tolerance: float = 0.1
+) -> Tensor:
+    """The likeliest labels of all images of which each label has equally many.
+
+    The largest entry of each row of diag(u)·P^λ·diag(v) with P = softmax(scores), rows summing to 1/N and columns to
+    1/K. Asano, Rupprecht and Vedaldi, "Self-labelling via simultaneous clustering and representation learning", ICLR
+    2020; in float64, and until Σ|Δu/u| is below the tolerance, as in the authors' code. In a run of
+    several processes each has its share of the images, and columns are those of all.
+
+    It reads values, so the host waits for the device: it belongs between epochs.
+
+    Args:
+        scores: (n, K) of this process' images, before the softmax.
+        images: N, of all processes.
+        sharpness: λ > 0; the larger it is, the closer labels follow the scores.
+        iterations: of normalising columns, then rows, at most.
+        tolerance: on the last change of the rows' factors, summed over all images.
+
+    Returns:
+        (n,) int64.
+
+    >>> balanced_labels(torch.tensor([[0.9, 0.0], [0.8, 0.0]]), images=2, sharpness=25.0).tolist()
+    [0, 1]
+    """
+    matrix = scores.double().log_softmax(dim=1).mul_(sharpness).exp_()  # (n, K)
+    smallest = torch.finfo(matrix.dtype).tiny
+    row = torch.full_like(matrix[:, 0], 1 / images)
+    for done in range(iterations):
+        column = 1 / (matrix.shape[1] * all_sum(row @ matrix)).clamp_(min=smallest)  # (K,)
+        scaled = 1 / (images * (matrix @ column)).clamp_(min=smallest)
+        change = all_sum((row / scaled - 1).abs().sum()) if done % 10 == 0 else None
+        row = scaled
+        if change is not None and float(change) < tolerance:
+            break
+    return matrix.mul_(column).argmax(dim=1)
 
 
 @full_precision

@@ -61,7 +61,7 @@ def batch_info_nce(
 
 
 @full_precision
-def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
+def nt_xent(first: Tensor, second: Tensor, *, temperature: float, memory: Tensor | None = None) -> Tensor:
     """NT-Xent: every view finds the other view of its image among all other views of the batch.
 
     Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML
@@ -72,6 +72,8 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
         first: (B, D) unit vectors of the first views.
         second: (B, D) unit vectors of the second views, in the same order.
         temperature: τ > 0.
+        memory: (K, D) unit vectors, negatives of every view beside those of the batch (Chen et al., "Big
+            Self-Supervised Models are Strong Semi-Supervised Learners", NeurIPS 2020); the same in every process.
 
     Returns:
         Scalar in the dtype of the inputs.
@@ -85,6 +87,8 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
     images = len(keys) // 2
     own = process_rank() * len(first) + torch.arange(len(first), device=first.device)
     itself = torch.cat([own, own + images])
+    if memory is not None:
+        keys = torch.cat([keys, memory])
     return batch_info_nce(views.flatten(0, 1), keys, itself.roll(len(first)), temperature=temperature, itself=itself)
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def full_precision(loss: Callable[P, T]) -> Callable[P, T]:
     """Switches autocast off inside `loss`.
 
     Similarities divided by a temperature of 0.05 span ±20; bfloat16's eight bits would round them by up to 0.06.
     """
 
     @wraps(loss)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         device = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):
             return loss(*args, **kwargs)

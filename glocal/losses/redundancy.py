@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -31,10 +33,10 @@ def barlow_twins(first: Tensor, second: Tensor, *, coefficient: float, eps: floa
     Raises:
         GlocalError: a batch of one.
     """
-    batch = _several(first)
-    first, second = (_standardised(z, eps) for z in (first, second))
+    batch = several_images(first)
+    first, second = (standardised(z, eps) for z in (first, second))
     diagonal = (first * second).sum(dim=0) / batch  # (D,)
-    everything = _squared_products(first, second) / batch**2
+    everything = squared_products(first, second) / batch**2
     redundancy = everything - diagonal.square().sum()
     return (1 - diagonal).square().sum() + coefficient * redundancy
 
@@ -67,15 +69,35 @@ def vicreg(
     Raises:
         GlocalError: a batch of one.
     """
-    batch = _several(first)
     total = invariance * mse_loss(first, second)
     for view in (first, second):
-        centred = view - view.mean(dim=0)
-        spread = centred.square().sum(dim=0) / (batch - 1)  # (D,)
-        hinge = torch.relu(1 - (spread + eps).sqrt()).mean()
-        others = _squared_products(centred, centred) / (batch - 1) ** 2 - spread.square().sum()
-        total = total + variance / 2 * hinge + covariance * others / view.shape[1]
+        hinge, others = variance_and_covariance(view, eps=eps)
+        total = total + variance / 2 * hinge + covariance * others
     return total
+
+
+@full_precision
+def variance_and_covariance(z: Tensor, *, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """VICReg's two terms of one view: v, what deviations lack of 1, and c, the squared covariances of the dimensions.
+
+    v = meanⱼ max(0, 1 − √(Var(zⱼ) + ε)) and c = Σ_{i≠j} Cov(zᵢ, zⱼ)²/D. Bardes, Ponce and LeCun, ICLR 2022, eq. 1 to 4.
+
+    Args:
+        z: (B, D) representations, B ≥ 2.
+        eps: added to the variances.
+
+    Returns:
+        v and c, scalars in the dtype of the inputs.
+
+    Raises:
+        GlocalError: a batch of one.
+    """
+    batch = several_images(z)
+    centred = z - z.mean(dim=0)
+    spread = centred.square().sum(dim=0) / (batch - 1)  # (D,)
+    hinge = torch.relu(1 - (spread + eps).sqrt()).mean()
+    others = squared_products(centred, centred) / (batch - 1) ** 2 - spread.square().sum()
+    return hinge, others / z.shape[1]
 
 
 @full_precision
@@ -97,8 +119,8 @@ def arb(first: Tensor, second: Tensor, *, shrinkage: float = 1e-4, eps: float = 
     Raises:
         GlocalError: a batch of one.
     """
-    batch = _several(first)
-    first, second = (_standardised(z, eps) for z in (first, second))
+    batch = several_images(first)
+    first, second = (standardised(z, eps) for z in (first, second))
     pairs = (
         (first, whiten(second, shrinkage=shrinkage, eps=eps)),
         (second, whiten(first, shrinkage=shrinkage, eps=eps)),
@@ -127,10 +149,10 @@ def decorrelation(z: Tensor, *, eps: float = 1e-8) -> Tensor:
     >>> round(float(decorrelation(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), eps=0.0)), 4)
     1.0
     """
-    batch, dim = _several(z), z.shape[1]
-    z = _standardised(z, eps)
+    batch, dim = several_images(z), z.shape[1]
+    z = standardised(z, eps)
     itself = z.square().sum(dim=0) / batch  # (D,), 1 but for eps
-    return (_squared_products(z, z) / batch**2 - itself.square().sum()) / dim
+    return (squared_products(z, z) / batch**2 - itself.square().sum()) / dim
 
 
 @torch.no_grad()
@@ -151,15 +173,29 @@ def whiten(z: Tensor, *, shrinkage: float = 0.0, eps: float = 0.0) -> Tensor:
     """
     batch, dim = z.shape
     gram = (z.T @ z if dim <= batch else z @ z.T) / batch
-    finite = gram.isfinite().all()  # what has diverged gives no numbers, not an error of the decomposition
-    values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
-    scale = ((1 - shrinkage) * values.clamp(min=0) + shrinkage + eps).rsqrt()
-    root = torch.where(finite, (vectors * scale) @ vectors.T, torch.nan)
+    root = symmetric_function(gram, lambda values: ((1 - shrinkage) * values + shrinkage + eps).rsqrt())
     return z @ root if dim <= batch else root @ z
 
 
-def _squared_products(first: Tensor, second: Tensor) -> Tensor:
-    """‖Z₁ᵀZ₂‖², by the smaller of the matrices that give it: (D, D), or two of (B, B)."""
+@torch.no_grad()
+def symmetric_function(gram: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of a symmetric matrix without negative eigenvalues, given as one of these; without gradient.
+
+    Args:
+        gram: (n, n).
+        scale: of the n eigenvalues.
+
+    Returns:
+        (n, n); NaN where the matrix is not finite: what has diverged gives no numbers, not an error of the
+        decomposition.
+    """
+    finite = gram.isfinite().all()
+    values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
+    return torch.where(finite, (vectors * scale(values.clamp(min=0))) @ vectors.T, torch.nan)
+
+
+def squared_products(first: Tensor, second: Tensor) -> Tensor:
+    """‖Z₁ᵀZ₂‖² of two (B, D), by the smaller of the matrices that give it: (D, D), or two of (B, B)."""
     batch, dim = first.shape
     if dim <= batch:
         return (first.T @ second).square().sum()
@@ -167,12 +203,18 @@ def _squared_products(first: Tensor, second: Tensor) -> Tensor:
     return (gram * (gram if first is second else second @ second.T)).sum()
 
 
-def _standardised(z: Tensor, eps: float) -> Tensor:
+def standardised(z: Tensor, eps: float) -> Tensor:
+    """The columns of z (B, D) with mean 0 and, but for `eps`, biased variance 1."""
     centred = z - z.mean(dim=0)
     return centred * (centred.square().mean(dim=0) + eps).rsqrt()
 
 
-def _several(z: Tensor) -> int:
+def several_images(z: Tensor) -> int:
+    """The number of images.
+
+    Raises:
+        GlocalError: it is one.
+    """
     if len(z) < 2:
         raise GlocalError("statistics over the batch need at least 2 images in it")
     return len(z)

@@ -76,3 +76,30 @@ def pair_regions(matches: Tensor, *, regions: Sequence[int]) -> TokenPairs:
         teacher_starts=[0, *teaches.sum(dim=1).cumsum(0).tolist()],
         student_starts=list(range(0, batch * count + 1, count)),
     )
+
+
+def pair_in_place(batch: int, *, regions: Sequence[int]) -> TokenPairs:
+    """Pairs every region with the teacher's of the same view and place; views, images and regions share alike.
+
+    Rows are those of (B, M), flattened, where M are the regions of all views, one view after another.
+
+    Args:
+        batch: B.
+        regions: of each view.
+
+    >>> pair_in_place(1, regions=[1, 2]).weight[:, 0].tolist()
+    [0.5, 0.25, 0.25]
+    """
+    size = torch.tensor(regions)
+    rows = torch.arange(batch * int(size.sum()))
+    starts = list(range(0, len(rows) + 1, int(size.sum())))
+    share = 1 / (len(regions) * batch * size.double())
+    return TokenPairs(
+        teacher=rows,
+        position=torch.arange(len(rows)) % int(size.sum()),
+        student=rows,
+        target=rows[:, None],
+        weight=share.repeat_interleave(size).repeat(batch)[:, None],
+        teacher_starts=starts,
+        student_starts=starts,
+    )

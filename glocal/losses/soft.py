@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
 from glocal.errors import GlocalError
 from glocal.losses.precision import full_precision
@@ -148,3 +148,40 @@ def _check_others(key: Tensor) -> None:
 def _without_self(logits: Tensor) -> Tensor:
     itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     return logits.masked_fill(itself, -torch.inf)
+
+
+@full_precision
+def knowledge_distillation(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float,
+    labels: Tensor | None = None,
+    labelled_weight: float = 0.0,
+) -> Tensor:
+    """A student's cross-entropy with a teacher's softened answers, and with the labels where there are some.
+
+    −(1 − α)/B · Σ over labelled images of log P(y) − α/B · Σ over all images of Σᵧ Pᵀ(y; τ) log P(y; τ), where P(y; τ)
+    is the softmax of scores/τ. Chen, Kornblith, Swersky, Norouzi and Hinton, "Big Self-Supervised Models are Strong
+    Semi-Supervised Learners", NeurIPS 2020, eq. 2 (1 − α = 0) and eq. 3, divided by the number of images.
+
+    Args:
+        student: (B, C) scores.
+        teacher: (B, C) scores, constants.
+        temperature: τ > 0 of both.
+        labels: (B,) int64, −1 for images without; None: none has one.
+        labelled_weight: 1 − α in [0, 1].
+
+    Returns:
+        Scalar in the dtype of the inputs.
+
+    >>> scores = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> round(float(knowledge_distillation(scores, scores, temperature=1.0)), 4)
+    0.4738
+    """
+    target = torch.softmax(teacher.detach() / temperature, dim=1)
+    loss = (1 - labelled_weight) * cross_entropy(student / temperature, target)
+    if labels is not None and labelled_weight:
+        of_labels = cross_entropy(student, labels, ignore_index=-1, reduction="sum") / len(student)
+        loss = loss + labelled_weight * of_labels
+    return loss

@@ -3,7 +3,8 @@
 He, Fan, Wu, Xie and Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020
 (Algorithm 1), with the MLP head, the blur and the cosine schedule of Chen, Fan, Girshick and He, "Improved Baselines
 with Momentum Contrastive Learning", 2020. Each query finds its image's key of a slowly moving encoder among a queue of
-others.
+others. With `jigsaw`, so does a vector of shuffled patches, as in the authors' code of Tian, Sun, Poole, Krishnan,
+Schmid and Isola, "What Makes for Good Views for Contrastive Learning?", NeurIPS 2020 (InfoMin).
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from glocal.errors import GlocalError
 from glocal.losses import info_nce
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import Buffers, MomentumTeacher
 from glocal.models.queue import NegativeQueue
+from glocal.models.shuffled import ShuffledHead, shuffled_patches
 from glocal.schedules import Share, Temperature
 from glocal.settings import Amount
 from glocal.views.batch import Views
@@ -41,6 +44,8 @@ class MoCoSettings(MethodSettings):
     temperature: Temperature = 0.2
     teacher_buffers: Buffers = "own"
     shuffle_groups: Amount = 1
+    jigsaw: bool = False  # a third view whose shuffled patches are a query too (InfoMin; LoGo does not look at it)
+    jigsaw_weight: Share = 0.5  # of that query in the loss; the first view's has the rest
 
 
 class MoCo(Method):
@@ -56,10 +61,14 @@ class MoCo(Method):
         self.teacher = MomentumTeacher(self.backbone, self.projector, buffers=settings.teacher_buffers)
         self.queue = NegativeQueue(settings.queue_size, settings.output_dim)
         self.new_keys: list[Tensor] = []
+        self.jigsaw = ShuffledHead(backbone.dim, hidden, settings.output_dim) if settings.jigsaw else None
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
-        return [View(count=2, size=size, jitter=Jitter(probability=0.8), grey=0.2, blur=Blur(probability=0.5))]
+        pair = View(count=2, size=size, jitter=Jitter(probability=0.8), grey=0.2, blur=Blur(probability=0.5))
+        if settings is None or not settings.jigsaw:
+            return [pair]
+        return [pair, View(name="jigsaw", size=max(3, 3 * round(size * 85 / 224)), scale=(0.6, 1.0))]
 
     def represent(self, images: Tensor) -> Tensor:
         return normalize(self.projector(self.backbone(images)).float(), dim=1)
@@ -75,11 +84,22 @@ class MoCo(Method):
 
     def loss(self, views: Views) -> Tensor:
         """Algorithm 1: `views` are the query's and the key's view of each image."""
-        first, second = views.pair()
+        first, second = views.pair() if self.jigsaw is None else self._three(views)[:2]
         query = self.represent(first)  # (B, D)
         key = self.keys(second, query)  # (B, D)
         self.embedding = query.detach()
-        return self.compare(query, key)
+        loss = self.compare(query, key)
+        if self.jigsaw is None:
+            return loss
+        patches, order = shuffled_patches(views.images[2], self.seed, self.now.step, views.index)
+        shuffled = normalize(self.jigsaw(self.backbone(patches), order).float(), dim=1)
+        return torch.lerp(loss, self.compare(shuffled, key), self.now.jigsaw_weight)
+
+    @staticmethod
+    def _three(views: Views) -> tuple[Tensor, ...]:
+        if len(views.images) != 3:
+            raise GlocalError(f"method.jigsaw needs three views of each image, not {len(views.images)}; change `views`")
+        return views.images
 
     def after_step(self) -> None:
         self.queue.enqueue(torch.cat(self.new_keys))

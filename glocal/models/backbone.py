@@ -6,6 +6,7 @@ import hashlib
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
@@ -276,6 +277,7 @@ class Backbone(nn.Module):
         interpolation: how images are resized that its pretrained weights expect; None where nothing says it.
         learned_from: the names of the sources that a run has trained it on; empty where that is not known.
         architecture: what the network was built from; None where it was built elsewhere.
+        checkpoint: the run's file that its weights came from; None where they came from elsewhere.
     """
 
     mean: Tensor
@@ -286,6 +288,7 @@ class Backbone(nn.Module):
     interpolation: Interpolation | None = None
     learned_from: tuple[str, ...] = ()
     architecture: Architecture | None = None
+    checkpoint: Path | None = None
 
     def __init__(
         self,
@@ -366,15 +369,37 @@ class Backbone(nn.Module):
         Raises:
             GlocalError: timm's network has no such map, or its patches do not divide the images.
         """
+        [last] = self.forward_maps(images)
+        return last
+
+    def forward_maps(self, images: Tensor, count: int = 1) -> list[Tensor]:
+        """Feature maps (B, C, h, w) of the last `count` stages, or of a vision transformer's last blocks.
+
+        Raises:
+            GlocalError: timm's network has no such maps, or its patches do not divide the images.
+        """
         if isinstance(self.network, VisionTransformer):
             self._check_patches(images)
         if not hasattr(self.network, "forward_intermediates"):
             raise GlocalError(f"{type(self.network).__name__} has no feature map; choose a ResNet (model.name)")
         with self._memory():
-            [last] = self.network.forward_intermediates(  # type: ignore[operator]
-                images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+            return self.network.forward_intermediates(  # type: ignore[no-any-return, operator]
+                images, indices=count, norm=True, output_fmt="NCHW", intermediates_only=True
             )
-        return last  # type: ignore[no-any-return]
+
+    def map_widths(self, count: int = 1) -> list[int]:
+        """Channels of the maps that `forward_maps` gives.
+
+        Raises:
+            GlocalError: timm's network has not so many.
+        """
+        found = [int(stage["num_chs"]) for stage in getattr(self.network, "feature_info", None) or []]
+        if len(found) < count or not hasattr(self.network, "forward_intermediates"):
+            raise GlocalError(
+                f"{type(self.network).__name__} has {len(found)} stages with feature maps, not {count}; "
+                "change method.levels, or choose a ResNet (model.name)"
+            )
+        return found[-count:]
 
     def _memory(self) -> AbstractContextManager[None]:
         """What decides which activations are kept for the backward pass."""

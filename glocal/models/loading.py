@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from torch import nn
 
 from glocal.console import note
 from glocal.data.sources.decoding import Decoding
@@ -64,7 +65,7 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
     Raises:
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the network.
     """
-    from glocal.checkpoints import load_checkpoint, load_weights, newest_checkpoint
+    from glocal.checkpoints import load_checkpoint, newest_readable
     from glocal.config import written_recipe
 
     text = str(path)
@@ -88,20 +89,56 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
         check_regular(path)
     except OSError as error:
         raise GlocalError(f"{path}: cannot be read: {error.strerror}") from None
-    state = newest_checkpoint(path / "checkpoints") if path.is_dir() else load_checkpoint(path)
-    if state is None:
+    found = newest_readable(path / "checkpoints") if path.is_dir() else (path, load_checkpoint(path))
+    if found is None:
         if (path / "recipe.yaml").is_file():
             raise GlocalError(
                 f"{path}: this run has not saved a checkpoint yet; the same pretrain command starts it again"
             )
         raise GlocalError(f"{path} holds no checkpoint; is it the folder that --out named?")
+    backbone_file, state = found
     recipe = written_recipe(read_yaml(state["recipe"], text))
     backbone = _of_recipe(recipe)
-    prefix = f"{state['evaluated']}."
-    own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
-    load_weights(backbone, own, what=text)
+    _load_part(backbone, state, state["evaluated"], what=text)
+    backbone.checkpoint = backbone_file
     backbone.label = f"{path.name} ({recipe.model.name}, step {state['step']})"
     return backbone.eval()
+
+
+def load_projector(checkpoint: Path, layers: int) -> nn.Sequential:
+    """The first layers of a run's projector, each with what follows it up to its ReLU, on the CPU.
+
+    Args:
+        checkpoint: the file.
+        layers: how many, at least 1.
+
+    Raises:
+        GlocalError: the run has no projector on the network that is evaluated, or one with fewer such layers.
+    """
+    from glocal.checkpoints import load_checkpoint
+    from glocal.config import written_recipe
+    from glocal.methods.building import build_method
+
+    state = load_checkpoint(checkpoint)
+    recipe = written_recipe(read_yaml(state["recipe"], str(checkpoint)))
+    with torch.random.fork_rng(devices=[]):
+        projector = getattr(build_method(recipe, weights=False), "projector", None)
+    if state["evaluated"] != "backbone" or not isinstance(projector, nn.Sequential):
+        raise GlocalError(f"{checkpoint}: method {recipe.method.name} has no projector on the network that it leaves")
+    _load_part(projector, state, "projector", what=str(checkpoint))
+    ends = [place for place, layer in enumerate(projector, start=1) if isinstance(layer, nn.ReLU)]
+    if layers > len(ends):
+        raise GlocalError(f"{checkpoint}: its projector has {len(ends)} layers with an activation, not {layers}")
+    return projector[: ends[layers - 1]].eval()
+
+
+def _load_part(module: nn.Module, state: dict[str, Any], name: str, *, what: str) -> None:
+    """Puts a checkpoint's weights of the method's part of this name into a module."""
+    from glocal.checkpoints import load_weights
+
+    prefix = f"{name}."
+    own = {name.removeprefix(prefix): tensor for name, tensor in state["method"].items() if name.startswith(prefix)}
+    load_weights(module, own, what=what)
 
 
 def _of_recipe(recipe: AnyRecipe) -> Backbone:

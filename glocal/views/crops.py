@@ -47,6 +47,27 @@ def render_batch(
     return resample(images, down.to(images), across.to(images))
 
 
+def render_patches(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """`render_batch` of several crops of each image, none of them mirrored, without a copy of the image for each.
+
+    Args:
+        images: (B, C, H, W) float.
+        boxes: (B, P, 4), on the images' device.
+        size: side of the crops in pixels.
+
+    Returns:
+        (B·P, C, size, size) in the dtype of `images`, an image's crops one after another.
+    """
+    _, channels, height, width = images.shape
+    left, top, right, bottom = boxes.flatten(0, 1).unbind(-1)
+    across = _weights_of(left, right, width, size, "bilinear").to(images)  # (B·P, size, W)
+    down = _weights_of(top, bottom, height, size, "bilinear").to(images)
+    side_by_side = across.unflatten(0, boxes.shape[:2]).flatten(1, 2)  # (B, P·size, W)
+    narrowed = torch.bmm(images.flatten(1, 2), side_by_side.mT.contiguous())  # (B, C·H, P·size)
+    apart = narrowed.view(len(images), channels, height, -1, size).permute(0, 3, 1, 2, 4).flatten(0, 1)
+    return torch.matmul(down[:, None], apart)
+
+
 def resample(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """A linear map of each image's columns and rows: (B, C, H, W), (B, S, H), (B, T, W) → (B, C, S, T)."""
     # The transpose is copied: batched products of a transposed view fall off the fast path on a CPU (10 times slower).

@@ -62,6 +62,7 @@ class MethodCase:
         budget: settings by dotted path on top of the recipe demo-shapes, and of 8 epochs, with which it has to learn
             shapes; empty where it cannot (`tests/training/test_budget.py` says why).
         falls: settings by dotted path with which its loss falls from the first steps on.
+        slow: its two epochs are left to `make test-slow`: another method that is like it is always tried.
     """
 
     trained: Mapping[str, set[str]]
@@ -70,6 +71,7 @@ class MethodCase:
     model: ModelSettings = RESNET
     budget: Mapping[str, Any] = field(default_factory=dict)
     falls: Mapping[str, Any] = field(default_factory=dict)
+    slow: bool = False
 
 
 def case(name: str) -> MethodCase:

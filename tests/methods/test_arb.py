@@ -9,6 +9,7 @@ from glocal.losses.redundancy import arb, whiten
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector"}},
     small={"output_dim": 24},
     run={**RESNET_RUN, "method.output_dim": 128, "optimizer.lr": 0.06},

@@ -11,6 +11,7 @@ from glocal.methods import Method
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector"}},
     run={**RESNET_RUN, "method.prototypes": 32, "method.hidden_dim": 128},
     small={"prototypes": 8, "hidden_dim": 32, "output_dim": 16},

@@ -13,6 +13,7 @@ from tests.methods.cases import VIT, VIT_RUN, MethodCase, make, views
 
 HEAD = {"prototypes": 256, "hidden_dim": 64, "bottleneck_dim": 32, "momentum": 0.98, "frozen_prototype_epochs": 0}
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "distiller.head", "of_regions.head"}},
     model=VIT,
     small={"prototypes": 64, "hidden_dim": 32, "bottleneck_dim": 16, "frozen_prototype_epochs": 0},

@@ -12,6 +12,7 @@ from glocal.schedules import Clock
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "npid.projector"}},
     run={
         **RESNET_RUN,

@@ -9,6 +9,7 @@ from glocal.models.backbone import build_backbone
 from tests.methods.cases import RESNET_RUN, VIT, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector", "predictor"}},
     small={"hidden_dim": 32, "output_dim": 16},
     run={**RESNET_RUN, "method.hidden_dim": 128, "method.output_dim": 64, "method.momentum": 0.95},

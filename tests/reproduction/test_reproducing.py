@@ -347,6 +347,7 @@ def test_the_command_runs_workers_and_prints_the_table(
     assert worker.views_per_image(glocal.Run(Path(tmp_path / job.folder)).recipe) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_stops_when_nobody_waits_for_it(study: Write, tmp_path: Path) -> None:
     words = ["reproduce", str(study()), "--rows", "MoCo", "--no-references", "--data", "shapes:train:128", "--quiet"]
     words += ["--test", "shapes:test:64", "--set", "train.epochs=2000", "--out", str(tmp_path / "out")]

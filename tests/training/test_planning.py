@@ -300,7 +300,7 @@ def test_every_method_can_be_tried(name: str, tmp_path: Path) -> None:
         costs = trials.measure(recipe, seconds=0.0)
     torch.set_rng_state(generator)
     assert min(costs.step, costs.start, costs.look, costs.knn, costs.checkpoint, costs.end) > 0
-    assert (costs.refresh > 0) == (name in ("clim", "deepcluster_v2", "pcl"))
+    assert (costs.refresh > 0) == (name in ("clim", "deepcluster_v2", "pcl", "sela"))
     assert not (tmp_path / "a").exists()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from glocal.data.lanes.central import images_of
-from glocal.data.lanes.choice import open_lane
+from glocal.data.lanes.choice import Lane, open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source, Subset
@@ -26,15 +26,11 @@ from glocal.views.random import normal, permutation
 _LOOK = 8  # side at which images are read only to see whether they can be
 
 
-class TuningSettings(Settings):
-    """SGD with one learning rate for the backbone and another for the classifier, both lowered in steps."""
+class TrainingSettings(Settings):
+    """What all trainings of a network with a classifier on it share."""
 
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(256, ge=2)  # fewer where there are fewer images
-    backbone_lr: float = Field(1e-4, ge=0)
-    head_lr: float = Field(10.0, ge=0)
-    decay_epochs: int = Field(20, ge=1)  # epochs after which both are multiplied by `decay_factor`
-    decay_factor: float = Field(0.1, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     scale: Areas = (0.08, 1.0)  # share of the image's area that a training crop shows
@@ -43,17 +39,31 @@ class TuningSettings(Settings):
     resident_megabytes: int = Field(2048, ge=0)  # images of one size are kept on the device up to here
 
 
+class TuningSettings(TrainingSettings):
+    """SGD with one learning rate for the backbone and another for the classifier, both lowered in steps."""
+
+    backbone_lr: float = Field(1e-4, ge=0)  # also of the projector's layers
+    head_lr: float = Field(10.0, ge=0)
+    decay_epochs: int = Field(20, ge=1)  # epochs after which both are multiplied by `decay_factor`
+    decay_factor: float = Field(0.1, gt=0, le=1)
+
+
 class Classifier(nn.Module):
     """A linear layer on the pooled features of a copy of a backbone; the backbone that is given stays as it is.
 
-    Weights begin with N(0, 0.01²), biases with 0, as in the probes of MoCo and DINO.
+    Between them may stand a copy of a projector's first layers (Chen et al., "Big Self-Supervised Models are Strong
+    Semi-Supervised Learners", NeurIPS 2020, section 2). Weights begin with N(0, 0.01²), biases with 0, as in the probes
+    of MoCo and DINO.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, *, seed: int) -> None:
+    def __init__(self, backbone: Backbone, classes: int, *, seed: int, projector: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone).requires_grad_(True)
+        self.projector = nn.Identity() if projector is None else copy.deepcopy(projector).requires_grad_(True)
+        self.projector.to(backbone.mean.device)
         # Counted, not asked for: some of timm's networks give more than their `num_features` (MobileNetV3).
-        width = backbone.features(blank_image(backbone)).shape[1]
+        with torch.no_grad():
+            width = self.projector.eval()(backbone.features(blank_image(backbone))).shape[1]
         self.head = nn.Linear(width, classes, device=backbone.mean.device)
         with torch.no_grad():
             weight = normal(seed, "classifier", torch.arange(classes)[:, None], torch.arange(width))
@@ -62,7 +72,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B, C) of normalised images (B, 3, S, S)."""
-        return self.head(self.backbone(images))  # type: ignore[no-any-return]
+        return self.head(self.projector(self.backbone(images)))  # type: ignore[no-any-return]
 
 
 class Accuracy(NamedTuple):
@@ -122,6 +132,7 @@ def fine_tune(
     *,
     settings: TuningSettings,
     seed: int,
+    projector: nn.Module | None = None,
     workers: int | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
 ) -> Classifier:
@@ -134,6 +145,7 @@ def fine_tune(
         classes: how many there are.
         settings: the training's settings.
         seed: of the classifier's first weights, the order of the images and their crops.
+        projector: what stands between backbone and classifier, a copy of which is trained as well; None: nothing.
         workers: processes that decode images; None chooses.
         after_epoch: is told how many epochs are done and their last one's mean loss.
 
@@ -148,22 +160,13 @@ def fine_tune(
     assert source.labels is not None
     device = backbone.mean.device
     labels = source.labels[rows].to(device)
-    order = BatchOrder(len(rows), min(settings.batch_size, len(rows)), seed)
-    data = DataSettings(
-        channels=len(backbone.mean),
-        rgb=None if backbone.channels is None else False,
-        mean=tuple(backbone.mean.flatten().tolist()),
-        std=tuple(backbone.std.flatten().tolist()),
-        workers=workers,
-        resident_megabytes=settings.resident_megabytes,
-    )
-    plan = ViewPlan([View(size=backbone.size, scale=settings.scale)])
-    lane = open_lane(Subset(source, rows), data, plan, order, device, progress=False)
-    model = Classifier(backbone, classes, seed=seed).train()
+    lane, order = crops_of(Subset(source, rows), backbone, settings, seed=seed, workers=workers)
+    model = Classifier(backbone, classes, seed=seed, projector=projector).train()
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rates = (settings.backbone_lr, settings.head_lr)
-    groups = [{"params": part.parameters()} for part in (model.backbone, model.head)]
+    parts = ([*model.backbone.parameters(), *model.projector.parameters()], model.head.parameters())
+    groups = [{"params": part} for part in parts]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay)
     losses: list[Tensor] = []  # on the device: looking at one waits for it
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -176,7 +179,7 @@ def fine_tune(
             images = views.images[0]
             if settings.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with _autocast(device, settings):
+            with computing(device, settings):
                 scores = model(images)
             loss = cross_entropy(scores.float(), labels[views.index.to(device)])
             loss.backward()
@@ -196,9 +199,26 @@ def fine_tune(
     return model.eval()
 
 
+def crops_of(
+    source: Source, backbone: Backbone, settings: TrainingSettings, *, seed: int, workers: int | None
+) -> tuple[Lane, BatchOrder]:
+    """Random crops and flips of images as a backbone expects them, and the order in which they come."""
+    order = BatchOrder(len(source), min(settings.batch_size, len(source)), seed)
+    data = DataSettings(
+        channels=len(backbone.mean),
+        rgb=None if backbone.channels is None else False,
+        mean=tuple(backbone.mean.flatten().tolist()),
+        std=tuple(backbone.std.flatten().tolist()),
+        workers=workers,
+        resident_megabytes=settings.resident_megabytes,
+    )
+    plan = ViewPlan([View(size=backbone.size, scale=settings.scale)])
+    return open_lane(source, data, plan, order, backbone.mean.device, progress=False), order
+
+
 @torch.no_grad()
 def measure_accuracy(
-    model: Classifier, source: Source, mapping: Tensor, *, settings: TuningSettings, workers: int | None = None
+    model: Classifier, source: Source, mapping: Tensor, *, settings: TrainingSettings, workers: int | None = None
 ) -> Accuracy:
     """Accuracy on the central squares of all readable images of a source.
 
@@ -219,7 +239,7 @@ def measure_accuracy(
     many = model.head.out_features > 5
     right, count = torch.zeros(2, dtype=torch.int64, device=device), 0
     for index, images in images_of(source, model.backbone.size, workers=workers, skipped=skipped):
-        with _autocast(device, settings):
+        with computing(device, settings):
             scores = model(model.backbone.prepare(images)).float()
         hit = scores.topk(5 if many else 1, dim=1).indices == labels[index.to(device)][:, None]
         right += torch.stack([hit[:, 0].sum(), hit.sum()])
@@ -230,5 +250,6 @@ def measure_accuracy(
     return Accuracy(first, five if many else None, skipped)
 
 
-def _autocast(device: torch.device, settings: TuningSettings) -> torch.autocast:
+def computing(device: torch.device, settings: TrainingSettings) -> torch.autocast:
+    """The context in which the network computes."""
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from glocal.console import note, progress_bar
 from glocal.data.lanes.skipped import tell_unreadable
@@ -30,6 +30,7 @@ from glocal.evaluation.probes.finetuning import (
     readable,
 )
 from glocal.models.backbone import Backbone
+from glocal.models.loading import load_projector
 from glocal.regular import open_regular_text
 from glocal.settings import Seed
 
@@ -43,6 +44,7 @@ class FineTuneSettings(TuningSettings):
     lists: str | None = (
         None  # folder of 1percent.txt and 10percent.txt; null: in or beside that of the images, if there
     )
+    projector_layers: int = Field(0, ge=0, le=100)  # first layers of a run's projector that are kept (SimCLR v2: 1)
     seeds: int = Field(5, ge=1)  # trainings; without lists, each on images of its own
     seed: Seed = 0
 
@@ -55,9 +57,10 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
             f"finetune trains the backbone, and {backbone.label} has nothing to train; give a run, a checkpoint, "
             "timm:NAME or a glocal.models.backbone.Backbone"
         )
+    projector = projector_of(backbone, settings.projector_layers)
     train, test, mapping = bench.sources()
     assert train.labels is not None and train.classes is not None  # noqa: PT018
-    lists = [_list_of(train, fraction, settings.lists) for fraction in settings.fractions]  # before the long work
+    lists = [list_of(train, fraction, settings.lists) for fraction in settings.fractions]  # before the long work
     found = []
     with progress_bar("epochs", visible=bench.progress, extra=("loss",)) as bar:
         total = len(settings.fractions) * settings.seeds * settings.epochs
@@ -67,7 +70,7 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
             bar.update(task, advance=1, loss=f"loss {loss:.3f}")
 
         for fraction, listed in zip(settings.fractions, lists, strict=True):
-            name = _percent(fraction)
+            name = percent(fraction)
             accuracies = []
             for seed, rows in _splits(bench, train, fraction, listed, settings):
                 bar.update(task, description=f"{name}, seed {seed}")
@@ -78,18 +81,34 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
                     len(train.classes),
                     settings=settings,
                     seed=seed,
+                    projector=projector,
                     workers=bench.workers,
                     after_epoch=after_epoch,
                 )
                 accuracies.append(measure_accuracy(model, test, mapping, settings=settings, workers=bench.workers))
             seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
-            found.append(Measurement(f"{name}, {seeds}", _summary(accuracies)))
+            kept = f", {settings.projector_layers} layers of the projector" * (projector is not None)
+            found.append(Measurement(f"{name}, {seeds}{kept}", _summary(accuracies)))
     tell_unreadable(test.name, len(test), accuracies[0].skipped)
     bench.leave_out(test, [error.key for error in accuracies[0].skipped])
     return found
 
 
-def _percent(fraction: float) -> str:
+def projector_of(backbone: Backbone, layers: int) -> nn.Module | None:
+    """The first layers of the projector of the run that a backbone comes from; None for 0 layers.
+
+    Raises:
+        GlocalError: it comes from no run, or the projector has not so many layers.
+    """
+    if not layers:
+        return None
+    if backbone.checkpoint is None:
+        raise GlocalError(f"projector_layers={layers}: {backbone.label} has no projector; give a run or a checkpoint")
+    return load_projector(backbone.checkpoint, layers)
+
+
+def percent(fraction: float) -> str:
+    """A share of the labels in words."""
     return f"{100 * fraction:g} % of labels"
 
 
@@ -103,25 +122,25 @@ def _splits(
             assert train.labels is not None
             wanted = draw_balanced(train.labels, fraction, seed=seed) if listed is None else listed
             rows, skipped = readable(train, wanted, workers=bench.workers)
-            tell_unreadable(f"{train.name}, {_percent(fraction)}", len(wanted), skipped)
+            tell_unreadable(f"{train.name}, {percent(fraction)}", len(wanted), skipped)
             bench.leave_out(train, [*bench.skipped(train), *(error.key for error in skipped)])
         yield seed, rows
 
 
-def _list_of(train: Source, fraction: float, folder: str | None) -> Tensor | None:
+def list_of(train: Source, fraction: float, folder: str | None, *, setting: str = "finetune.lists") -> Tensor | None:
     """The images of a published list; None where no folder of lists is named and none lies beside the images."""
     name = f"{100 * fraction:g}percent.txt"
     if folder is not None:
         path = Path(folder) / name
         if not path.is_file():
-            raise GlocalError(f"finetune.lists: there is no {path}; SimCLR's lists for ImageNet are at {_LISTS}")
+            raise GlocalError(f"{setting}: there is no {path}; SimCLR's lists for ImageNet are at {_LISTS}")
         return read_list(path, train)
     images = getattr(train, "folder", None)
     places = [] if images is None else [Path(images) / name, Path(images).absolute().parent / name]
     path_found = next((path for path in places if path.is_file()), None)
     if path_found is None:
         return None
-    note(f"finetune: the images of {path_found} are taken")
+    note(f"{setting.partition('.')[0]}: the images of {path_found} are taken")
     return read_list(path_found, train)
 
 
