@@ -13,6 +13,7 @@ import glocal
 from glocal.cli import main
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
+from tests.preloaded import Preloaded
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -141,7 +142,6 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"""
 import sys
 from glocal.cli import main
-from tests.preloaded import Preloaded
 try:
     main()
 except SystemExit:

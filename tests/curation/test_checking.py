@@ -264,7 +264,7 @@ def test_files_are_measured_again_only_when_they_change(
 
 
 def test_a_check_that_was_killed_or_stopped_goes_on(tmp_path: Path, preloaded: Preloaded) -> None:
-    for place in range(60):
+    for place in range(120):
         picture(place, (40, 40)).save(tmp_path / f"{place:03d}.png")
     slow = (
         "import time\nimport glocal.curation.measuring as m\nm._KEPT_AFTER = 0.2\nusual = m.measure_image\n"
@@ -281,16 +281,16 @@ def test_a_check_that_was_killed_or_stopped_goes_on(tmp_path: Path, preloaded: P
         done = command.finish()
         assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGINT)
         if number == signal.SIGINT:
-            assert b"of 60 images; the same command continues it" in done.stderr
+            assert b"of 120 images; the same command continues it" in done.stderr
         before, kept = kept, measured_in(tmp_path / ".cache")
-        assert before < kept < 60
+        assert before < kept < 120
     counting = (
         "import glocal.curation.measuring as m\nusual = m.measure_image\n"
         "def told(*a):\n    print('MEASURED')\n    return usual(*a)\nm.measure_image = told\n"
     )
     again = preloaded.start("check", str(tmp_path), "--workers", "0", before=counting, environment=environment).finish()
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count(b"MEASURED") == 60 - kept
+    assert again.stdout.count(b"MEASURED") == 120 - kept
 
 
 def measured_in(cache: Path) -> int:
