@@ -24,6 +24,7 @@ CANNOT = {  # docs/methods.md says what they reached
     "self_classifier": "not tried",
     "sela": "5.3 points at best in three budgets, of an earlier version",
     "twist": "not tried",
+    "unmix": "not tried",
     "w_mse": "not tried",
     "zero_cl": "not tried",
     "selfpatch": "not tried: it needs a vision transformer, and small ones learn too slowly for a budget of minutes",
