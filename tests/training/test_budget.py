@@ -15,6 +15,7 @@ CANNOT = {  # docs/methods.md says what they reached
     "msbreg": "not tried",
     "obow": "an earlier version did not learn them in the one budget tried",
     "patchwise_dino": "5.5 points: small vision transformers learn too slowly for a budget of minutes",
+    "fnc": "not tried",
     "hcl": "not tried",
     "jigsaw": "not tried",
     "pirl": "9 points at best in four budgets of an earlier version",
