@@ -13,6 +13,7 @@ CANNOT = {  # docs/methods.md says what they reached
     "cpc": "not tried: patches of 8 pixels leave little to see",
     "deepcluster_v2": "13.5 points at best",
     "msbreg": "not tried",
+    "myow": "not tried",
     "obow": "an earlier version did not learn them in the one budget tried",
     "patchwise_dino": "5.5 points: small vision transformers learn too slowly for a budget of minutes",
     "fnc": "not tried",
