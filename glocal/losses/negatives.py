@@ -72,7 +72,7 @@ def false_negatives(similarity: Tensor, own: Tensor, *, nearest: int, threshold:
     """Which keys of other images seem to show what the image shows, found by all its views together.
 
     Huynh, Kornblith, Walter, Maire and Khademi, "Boosting Contrastive Self-Supervised Learning with False Negative
-    Cancellation", WACV 2022, section 3: a key's score is its largest similarity to a view of the image; of those that
+    Cancellation", WACV 2022: a key's score is its largest similarity to a view of the image; of those that
     lie above the threshold, the `nearest` with the highest scores are taken.
 
     Args:
@@ -98,8 +98,8 @@ def cancelled_nt_xent(
     For each view v of an image, with its other views and, if they attract, its false negatives as positives P:
     log Σ exp(v·n/τ) − mean over P of v·p/τ, averaged over the V·B views. The sum is over all other views of the batch;
     where false negatives do not attract, it is without them (elimination). Huynh et al., "Boosting Contrastive
-    Self-Supervised Learning with False Negative Cancellation", WACV 2022, section 3. In a run of several processes the
-    views are those of all, and gradients flow to them.
+    Self-Supervised Learning with False Negative Cancellation", WACV 2022, as in the authors' code. In a run
+    of several processes the views are those of all, and gradients flow to them.
 
     Args:
         views: (V, B, D) unit vectors, V ≥ 2.

@@ -1,6 +1,6 @@
 """FNC: boosting contrastive self-supervised learning with false negative cancellation.
 
-Huynh, Kornblith, Walter, Maire and Khademi, WACV 2022 (section 3). Further views of each image, its support set, find
+Huynh, Kornblith, Walter, Maire and Khademi, WACV 2022. Further views of each image, its support set, find
 images of the batch that seem to show the same. SimCLR's loss then does not push them away (elimination), or pulls them
 closer (attraction).
 

@@ -48,7 +48,7 @@ class MYOW(Method):
 
     The candidates are the other images of the batch, of all processes, in views that are only cropped a little and
     flipped. The authors' code draws a second batch for them; theirs runs in the order of the first, so an image finds
-    itself there, which the paper does not want. The mined part is computed while its weight is 0 as well: processes
+    itself there, which is no other sample. The mined part is computed while its weight is 0 as well: processes
     that train together expect the same gradients in every step.
     """
 
@@ -68,7 +68,7 @@ class MYOW(Method):
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
-        """BYOL's two views, and one for mining: the class of transformations T′."""
+        """BYOL's two views, and one for mining."""
         return [*asymmetric_pair(size), View(name="mined", size=size, scale=(0.8, 1.0))]
 
     def before_step(self, clock: Clock) -> None:

@@ -1,8 +1,8 @@
 """Un-Mix: rethinking image mixtures for unsupervised visual representation learning.
 
-Shen, Liu, Liu, Savvides, Darrell and Xing, AAAI 2022 (Algorithm 1). On MoCo: beside the queries of MoCo's own loss, the
-batch is mixed with itself in reverse order, so that each mixture holds two images in proportions that are known. A
-mixture has to find the keys of both, as much as its share of each is.
+Shen, Liu, Liu, Savvides, Darrell and Xing, AAAI 2022; as in the authors' code. On MoCo: beside the
+queries of MoCo's own loss, the batch is mixed with itself in reverse order, so that each mixture holds two images in
+proportions that are known. A mixture has to find the keys of both, as much as its share of each is.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class UnMix(Method):
             self.moco.before_step(clock)
 
     def loss(self, views: Views) -> Tensor:
-        """Algorithm 1: L(x) + λ·L(mixtures) + (1 − λ)·L(mixtures in reverse order), all with the second views' keys.
+        """L(x) + λ·L(mixtures) + (1 − λ)·L(mixtures in reverse order), all with the second views' keys.
 
         The mixtures in reverse order against the keys are the mixtures against the keys in reverse order, which needs
         no second pass.

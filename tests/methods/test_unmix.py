@@ -20,7 +20,7 @@ def contrast(queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("mixup", [0.0, 1.0])
-def test_it_is_algorithm_1_with_two_orders_of_the_mixtures(mixup: float) -> None:
+def test_it_is_moco_and_the_mixtures_in_both_orders_by_their_shares(mixup: float) -> None:
     method, fresh = make("unmix", mixup=mixup), make("unmix").moco
     batch = views(method)
     mixed, share = method._mixed(batch.images[0])
