@@ -127,6 +127,22 @@ def all_mean(tensor: Tensor) -> Tensor:
     return all_sum(tensor) / process_count() if process_count() > 1 else tensor
 
 
+@torch.no_grad()
+def in_reverse(tensor: Tensor) -> Tensor:
+    """This process' rows of the whole batch in reverse order, without gradient: (B, …) → (B, …).
+
+    They are those of one other process, with which it exchanges its own.
+    """
+    other = process_count() - 1 - process_rank()
+    if other == process_rank():
+        return tensor.flip(0)
+    theirs = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    moves = [dist.P2POp(dist.isend, tensor.contiguous(), other), dist.P2POp(dist.irecv, theirs, other)]
+    for move in dist.batch_isend_irecv(moves):
+        move.wait()
+    return theirs.flip(0)
+
+
 def all_objects(value: T) -> list[T]:
     """What each process has, in the order of their ranks; small things that can be pickled."""
     found: list[Any] = [value] * process_count()

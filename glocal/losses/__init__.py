@@ -8,6 +8,7 @@ from glocal.losses.cosine import negative_cosine
 from glocal.losses.dispersion import brownian, centroid_attraction, singular_spread
 from glocal.losses.distillation import dino, patchwise
 from glocal.losses.memory import instance_nce, instance_softmax, local_aggregation
+from glocal.losses.negatives import cancelled_nt_xent, false_negatives, hard_nt_xent
 from glocal.losses.predictive import patch_info_nce
 from glocal.losses.pretext import masked_l2, pirl_nce, rebalanced_cross_entropy
 from glocal.losses.prototypes import proto_nce
@@ -21,11 +22,14 @@ __all__ = [
     "barlow_twins",
     "batch_info_nce",
     "brownian",
+    "cancelled_nt_xent",
     "ceil",
     "centroid_attraction",
     "cutmix_info_nce",
     "decorrelation",
     "dino",
+    "false_negatives",
+    "hard_nt_xent",
     "info_nce",
     "instance_nce",
     "instance_softmax",

@@ -9,7 +9,17 @@ from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather, all_gather_with_gradient, process_rank
-from glocal.losses import barlow_twins, batch_info_nce, decorrelation, mine, nt_xent, vicreg, view_contrast
+from glocal.losses import (
+    barlow_twins,
+    batch_info_nce,
+    cancelled_nt_xent,
+    decorrelation,
+    hard_nt_xent,
+    mine,
+    nt_xent,
+    vicreg,
+    view_contrast,
+)
 from glocal.losses.clustering import sinkhorn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +49,12 @@ def of_all_pairs(first: Tensor, second: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {
     "mine": of_all_pairs,
     "nt_xent": lambda first, second: nt_xent(normalize(first, dim=1), normalize(second, dim=1), temperature=0.2),
+    "hard_nt_xent": lambda first, second: hard_nt_xent(
+        normalize(first, dim=1), normalize(second, dim=1), temperature=0.2, concentration=1.0, prior=0.1
+    ),
+    "cancelled_nt_xent": lambda first, second: cancelled_nt_xent(
+        normalize(torch.stack([first, second, first - second]), dim=2), temperature=0.2, nearest=3, threshold=0.5
+    ),
     "view_contrast": lambda first, second: view_contrast(
         normalize(torch.stack([first, second, first - second]), dim=2),
         2,
