@@ -11,6 +11,7 @@ from glocal.losses import cancelled_nt_xent, false_negatives, nt_xent
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector"}},
     small={"support": 1},
     run={**RESNET_RUN, "method.hidden_dim": 64, "method.support": 2},

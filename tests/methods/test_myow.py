@@ -11,6 +11,7 @@ from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "byol.projector", "byol.predictor", "projector", "predictor"}},
     small={"hidden_dim": 32, "output_dim": 16, "mined_hidden_dim": 24, "mined_output_dim": 8, "weight": 1.0},
     run={

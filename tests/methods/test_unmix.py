@@ -9,6 +9,7 @@ from glocal.schedules import Clock
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "moco.projector"}},
     run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95},
 )
