@@ -7,7 +7,9 @@ size. Batch normalisation takes each batch's own statistics, as in training. `so
 right answer, for methods that have such (`Method.solved`: rotation, jigsaw); chance is one over the number of answers.
 The untrained network is that of the same recipe and seed before its first step.
 
-A method that keeps a vector of every training image (a memory bank) has no place for held-out ones and is refused.
+A method that keeps a vector or a label of every training image (a memory bank, clusters) has no place for held-out ones
+and is refused. Colorization weighs colours by how rare they were in training: the untrained network's loss has the same
+weights as the trained one's, so that the two can be compared.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.ranges import open_by
 from glocal.methods.base import Method
 from glocal.methods.building import build_method
+from glocal.methods.colorization import Colorization
 from glocal.models.loading import choose_device
 from glocal.models.memory import MemoryBank
 from glocal.report.preview import open_views
@@ -35,9 +38,18 @@ def prepared(recipe: AnyRecipe) -> Method:
     """The method as it was before its first step."""
     torch.manual_seed(recipe.seed)
     method = build_method(recipe)
-    if any(isinstance(module, MemoryBank) for module in method.modules()) or method.needs_labels:
+    banks = any(isinstance(module, MemoryBank) for module in method.modules())
+    if banks or method.needs_labels or method.refresh_epochs:
         raise SystemExit(f"method {recipe.method.name} asks about images of its training only")
     return method
+
+
+def both(recipe: AnyRecipe, run: Path) -> dict[str, Method]:
+    """The untrained and the trained method, whose losses are one function of what the network says."""
+    before, after = prepared(recipe), trained(recipe, run)
+    if isinstance(before, Colorization) and isinstance(after, Colorization):
+        before.prior.copy_(after.prior)
+    return {"untrained": before, "trained": after}
 
 
 def trained(recipe: AnyRecipe, run: Path) -> Method:
@@ -81,7 +93,7 @@ def main() -> None:
     print_machine(described)
     rows = {
         name: measure(method, recipe, arguments.data, arguments.images, device)
-        for name, method in (("untrained", prepared(recipe)), ("trained", trained(recipe, arguments.run)))
+        for name, method in both(recipe, arguments.run).items()
     }
     table = Table({"network": 12, "loss": 10, "solved": 16, "images": 10})
     for name, row in rows.items():

@@ -10,28 +10,33 @@ from glocal.losses.precision import full_precision
 
 
 @full_precision
-def pirl_nce(query: Tensor, own: Tensor, noise: Tensor, *, temperature: float) -> Tensor:
+def pirl_nce(query: Tensor, own: Tensor, noise: Tensor, *, temperature: float, same: Tensor | None = None) -> Tensor:
     """An image's own vector is told from those of others, and each of theirs from all the rest.
 
     −log h(own) − Σₘ log(1 − h(noiseₘ)), averaged over the batch, with h the softmax of q·v/τ over v in {own, noise}.
     Misra and van der Maaten, "Self-Supervised Learning of Pretext-Invariant Representations", CVPR 2020, eq. 3 and 4.
+    Eq. 4 swaps the arguments of h, so its denominator can be read in two ways; here it is that of eq. 3.
 
     Args:
         query: (B, D) unit vectors.
         own: (B, D) unit vectors of the same images, out of the memory bank.
         noise: (M, D) rows of the bank drawn at random, shared by the whole batch.
         temperature: τ > 0.
+        same: (B, M) bool, where a row of the noise is that of the image itself: there it counts for nothing.
 
     Returns:
         Scalar in the dtype of the inputs.
     """
-    logits = torch.cat([(query * own).sum(dim=1, keepdim=True), query @ noise.T], dim=1) / temperature  # (B, 1 + M)
+    others = query @ noise.T
+    if same is not None:
+        others = others.masked_fill(same, -torch.inf)
+    logits = torch.cat([(query * own).sum(dim=1, keepdim=True), others], dim=1) / temperature  # (B, 1 + M)
     log_share = log_softmax(logits, dim=1)
     # 1 − h of the largest is the others' share: 1 minus a number next to 1 would be 0, whose logarithm is infinite.
     largest = logits.detach().argmax(dim=1, keepdim=True)
-    others = logits.scatter(1, largest, -torch.inf).logsumexp(dim=1, keepdim=True)
+    rest = logits.scatter(1, largest, -torch.inf).logsumexp(dim=1, keepdim=True)
     log_rest = torch.log1p(-log_share.exp().scatter(1, largest, 0.0))
-    log_rest = log_rest.scatter(1, largest, others - logits.logsumexp(dim=1, keepdim=True))
+    log_rest = log_rest.scatter(1, largest, rest - logits.logsumexp(dim=1, keepdim=True))
     return (-log_share[:, 0] - log_rest[:, 1:].sum(dim=1)).mean()
 
 

@@ -34,7 +34,8 @@ class ColorizationSettings(MethodSettings):
     """λ is the paper's; the decoder is ours.
 
     The paper counts the colours of all images beforehand. Here their distribution is a running one of the images that
-    were trained on, which begins as an even one: so no pass over the images is needed, and weights begin at 1.
+    were trained on, which begins as an even one: so no pass over the images is needed. Weights begin near 1, between
+    0.983 and 1.020, for smoothing raises bins amid others over those at the edge.
     """
 
     name: Literal["colorization"] = "colorization"

@@ -47,7 +47,8 @@ class MSBRegSettings(MethodSettings):
 class MSBReg(Method):
     """Attraction to a centroid, and dispersion in two ways.
 
-    The centroid and Brownian terms are as a public implementation has them, where the online views pass a predictor.
+    The centroid and Brownian terms are as a public implementation has them, where the online views pass a predictor and
+    each is drawn to the target's centroid; the paper speaks of the distance between the centroids of both networks.
     **The global dispersion is ours**: the exact form of the paper's singular value loss could not be confirmed, so
     `glocal.losses.dispersion.singular_spread` stands in its place, and VICReg's variance and covariance are options.
     """

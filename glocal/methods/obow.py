@@ -46,7 +46,7 @@ class OBoW(Method):
     """Prediction of a momentum teacher's bags of words from crops.
 
     The teacher sees the central square of the image at its full side, where the authors cut 224 of 256 pixels. Small
-    crops lie where chance has it; the authors take five of nine overlapping tiles of a larger crop. The border of a
+    crops are placed at random; the authors take five of nine overlapping tiles of a larger crop. The border of a
     feature map is left out as in the authors' code, where something else is left.
     """
 

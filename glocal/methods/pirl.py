@@ -31,8 +31,9 @@ from glocal.views.random import random_bits, uniform
 class PIRLSettings(MethodSettings):
     """Defaults are those of ImageNet (section 3.3 and VISSL's configuration).
 
-    The loss is the paper's (eq. 4); VISSL has that of NPID, whose partition function is estimated once. The noise is
-    drawn once for the batch, as our NPID does it.
+    The loss is the paper's (eq. 4, with h as in eq. 3: eq. 4 swaps its arguments, and could be read otherwise); VISSL
+    has that of NPID, whose partition function is estimated once. The noise is drawn once for the batch, as our NPID
+    does it; an image's own row in it counts for nothing in that image's loss.
     """
 
     name: Literal["pirl"] = "pirl"
@@ -53,7 +54,9 @@ class PIRLSettings(MethodSettings):
 class PIRL(Method):
     """Two noise-contrastive terms with a memory bank: of the image and of its nine patches in random order.
 
-    The first view is the image, the second is cut into patches. Both are crops of their own.
+    The first view is the image, the second is cut into patches. Both are crops of their own. Colours and flip are drawn
+    for the whole second view; VISSL cuts first and draws them for each patch, so here patches of one image have colours
+    in common, which may be a short cut.
     """
 
     Settings = PIRLSettings
@@ -93,11 +96,14 @@ class PIRL(Method):
 
         rows = self.memory.rows
         draws = uniform(self.seed, "noise", self.now.step, torch.arange(self.settings.negatives))
-        own, noise = rows[places], rows[to_device((draws * len(rows)).long(), rows.device)]
+        drawn = to_device((draws * len(rows)).long(), rows.device)
+        own, noise, same = rows[places], rows[drawn], places[:, None] == drawn
         self.chance = math.log(1 + len(noise)) + 1  # of h = 1/(1 + M)
         temperature = self.now.temperature
-        terms = [pirl_nce(query, own, noise, temperature=temperature) for query in (of_patches, of_image)]
-        return torch.lerp(terms[1], terms[0], self.now.patches_weight)
+        patches_term, image_term = (
+            pirl_nce(query, own, noise, temperature=temperature, same=same) for query in (of_patches, of_image)
+        )
+        return torch.lerp(image_term, patches_term, self.now.patches_weight)
 
     def after_step(self) -> None:
         """Section 3.2: the bank follows the representations of the images, not those of their patches."""

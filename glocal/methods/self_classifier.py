@@ -1,8 +1,8 @@
 """Self-Classifier: labels and representation learned at once, in one network from end to end.
 
-Amrani, Karlinsky and Bronstein, "Self-Supervised Classification Network", ECCV 2022. Two views of
-an image shall be of the same class; a uniform prior over the classes, which is in the loss, keeps all images from
-ending in one. Several classifiers of different sizes share the network.
+Amrani, Karlinsky and Bronstein, "Self-Supervised Classification Network", ECCV 2022. Two views of an
+image should have the same distribution over unnamed classes; a uniform prior over the classes, which is in the loss,
+keeps all images from ending in one. Several classifiers of different sizes share the network.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from glocal.losses.precision import inner_products
 from glocal.methods.base import Method, MethodSettings
 from glocal.methods.dino import multi_crop
 from glocal.models.backbone import Backbone
-from glocal.models.queue import NegativeQueue
+from glocal.models.queue import IndexedQueue
 from glocal.schedules import Temperature
 from glocal.settings import Amount, Groups
+from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution, check_globals
 from glocal.views.plan import MOST_VIEWS, Blur, View
 
@@ -44,8 +45,7 @@ class SelfClassifier(Method):
     """Classification of views into classes that nobody has named.
 
     Once the queue is full, the first view's nearest neighbour in it stands in for that view, as in the authors' code.
-    There an earlier embedding of the same image is left out; here it is not, for a queue much shorter than an epoch
-    seldom has one.
+    Like there, an earlier embedding of the same image is not its neighbour: the queue holds a fifth of ImageNet.
     """
 
     Settings = SelfClassifierSettings
@@ -68,8 +68,8 @@ class SelfClassifier(Method):
         # Weight normalisation: each class has a direction, and a length that is 1 at first.
         self.directions = nn.Parameter(normalize(torch.randn(sum(settings.classes), width), dim=1))
         self.length = nn.Parameter(torch.ones(sum(settings.classes), 1))
-        self.queue = NegativeQueue(settings.queue_size, width) if settings.queue_size else None
-        self.new_keys: list[Tensor] = []
+        self.queue = IndexedQueue(settings.queue_size, width) if settings.queue_size else None
+        self.new_keys: list[tuple[Tensor, Tensor]] = []  # embeddings and their images' indices
 
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
@@ -87,7 +87,7 @@ class SelfClassifier(Method):
         unit = normalize(self.projector(by_resolution(self.backbone, views.images)).float(), dim=1)
         unit = unit.unflatten(0, (-1, batch))  # (V, B, D)
         self.embedding = unit[0].detach()
-        unit = self._with_neighbours(unit)
+        unit = self._with_neighbours(unit, views.index)
         weights = normalize(self.directions, dim=1) * self.length  # (ΣC, D)
         terms = [
             self_classification(
@@ -99,19 +99,19 @@ class SelfClassifier(Method):
         ]
         return torch.stack(terms).mean()
 
-    def _with_neighbours(self, unit: Tensor) -> Tensor:
+    def _with_neighbours(self, unit: Tensor, index: Tensor) -> Tensor:
         """The views' embeddings (V, B, D), the first of them by its neighbours once the queue has filled."""
         if self.queue is None:
             return unit
-        self.new_keys.append(unit[0].detach())
+        own, index = unit[0].detach(), to_device(index, unit.device)
+        self.new_keys.append((own, index))
         # The number of steps says whether it is full; its position would have to be waited for.
         if self.now.step * unit.shape[1] * process_count() < self.settings.queue_size:
             return unit
-        keys = self.queue.keys
-        neighbours = keys[inner_products(unit[0].detach(), keys).argmax(dim=1)]
-        return torch.cat([neighbours[None], unit[1:]])
+        return torch.cat([self.queue.nearest(own, index)[None], unit[1:]])
 
     def after_step(self) -> None:
         if self.queue is not None:
-            self.queue.enqueue(torch.cat(self.new_keys))
+            keys, index = zip(*self.new_keys, strict=True)
+            self.queue.enqueue_of(torch.cat(keys), torch.cat(index))
         self.new_keys.clear()

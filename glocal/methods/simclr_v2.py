@@ -47,7 +47,8 @@ class SimCLRv2(Method):
 
     The paper says of the memory that a moving average of the network fills it with negatives beside those of the batch,
     and gives no formula; the authors' public code has none. Here the buffered keys join the denominator of eq. 1, and
-    each step buffers the keys of its second views. All layers of the projector are batch-normalised, as in their code.
+    each step buffers the keys of its second views. All layers of the projector are batch-normalised, as in their code,
+    where the last one's normalisation also has a learned scale.
     """
 
     Settings = SimCLRv2Settings

@@ -1,9 +1,9 @@
 """TWIST: twin class distributions that agree, are sharp and are diverse.
 
 Wang, Kong, Zhang, Liu and Li, "Self-Supervised Learning by Estimating Twin Class Distributions", 2021 (arXiv
-2110.07402). Two views of an image shall have the same distribution over classes that nobody has named. Each image's
-shall be sharp, and their mean over the batch even, so neither all images in one class nor even shares for each is a way
-out; there is no second network and no stop of the gradient.
+2110.07402). Two views of an image should have the same distribution over unnamed classes. Each image's should be sharp,
+and their mean over the batch even, so neither all images in one class nor even shares for each is a way out; there is
+no second network and no stop of the gradient.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from glocal.schedules import Share
 from glocal.settings import Amount
 from glocal.transfer import to_device
 from glocal.views.batch import Views, by_resolution
-from glocal.views.plan import MOST_VIEWS, Jitter, View
+from glocal.views.plan import MOST_VIEWS, Blur, Jitter, View
 from glocal.views.random import permutation
 
-_SMALL = 96  # up to this side, the paper's weaker colours and narrower crops
+_SMALL = 96  # up to this side, the paper's weaker colours and narrower crops, and no blur
 
 
 class WMSESettings(MethodSettings):
@@ -67,7 +67,8 @@ class WMSE(Method):
         crop = View(count=count, size=size, interpolation="bicubic")
         if size <= _SMALL:
             return [crop.model_copy(update={"scale": (0.2, 1.0), "jitter": Jitter.of_strength(0.5), "grey": 0.1})]
-        return [crop.model_copy(update={"scale": (0.08, 1.0), "jitter": Jitter.of_strength(1.0), "grey": 0.2})]
+        large = {"scale": (0.08, 1.0), "jitter": Jitter.of_strength(1.0), "grey": 0.2, "blur": Blur(probability=0.5)}
+        return [crop.model_copy(update=large)]
 
     def loss(self, views: Views) -> Tensor:
         """The distance of every two views, over the whole batch of all processes."""

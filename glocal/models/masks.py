@@ -7,6 +7,7 @@ from torch import Tensor
 
 from glocal.views.random import uniform
 
+# The paper has, as far as we know, a random number of blocks; always so many make a step's shapes the same.
 _BLOCKS = 6  # with sides of an eighth to a quarter of the image's: about a fifth of it, a quarter at most but for a few
 _SIDES = (1 / 8, 1 / 4)
 _OVERLAP = 7 / 227  # by which what is painted reaches into what is seen (Pathak et al., section 3.1)

@@ -1,4 +1,4 @@
-"""The queue of negatives."""
+"""Queues of keys: negatives, and neighbours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather
+from glocal.losses.precision import inner_products
 
 
 class NegativeQueue(nn.Module):
@@ -35,10 +36,54 @@ class NegativeQueue(nn.Module):
         Args:
             keys: (B, D) unit vectors.
         """
+        self._put((self.keys, keys))
+
+    def _put(self, *held_and_new: tuple[Tensor, Tensor]) -> None:
+        """New rows of all processes in place of the oldest ones, in each of the buffers that belong together."""
         size = len(self.keys)
-        keys = all_gather(keys)
-        kept = keys[-size:]
-        first = self.position + len(keys) - len(kept)
-        places = (first + torch.arange(len(kept), device=keys.device)) % size
-        self.keys.index_copy_(0, places, kept.to(self.keys))
-        self.position.copy_((self.position + len(keys)) % size)
+        gathered = [(held, all_gather(new)) for held, new in held_and_new]
+        count = len(gathered[0][1])
+        kept = min(count, size)
+        places = (self.position + count - kept + torch.arange(kept, device=self.keys.device)) % size
+        for held, new in gathered:
+            held.index_copy_(0, places, new[count - kept :].to(held))
+        self.position.copy_((self.position + count) % size)
+
+
+class IndexedQueue(NegativeQueue):
+    """A queue that knows of which image each key is, so that an image can leave out its own.
+
+    The images' indices are a buffer, so they are in the checkpoint; the random keys at the start are of none (−1).
+    """
+
+    index: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__(size, dim)
+        self.register_buffer("index", torch.full((size,), -1))  # (K,)
+
+    @torch.no_grad()
+    def enqueue_of(self, keys: Tensor, index: Tensor) -> None:
+        """Puts keys in place of the oldest ones, those of all processes in the order of their ranks.
+
+        Args:
+            keys: (B, D) unit vectors.
+            index: (B,) int64, the indices of their images, on the queue's device.
+        """
+        self._put((self.keys, keys), (self.index, index))
+
+    @torch.no_grad()
+    def nearest(self, query: Tensor, index: Tensor) -> Tensor:
+        """The nearest key of another image for each query.
+
+        Where all keys are of the same image, any of them.
+
+        Args:
+            query: (B, D) unit vectors.
+            index: (B,) int64, the indices of their images, on the queue's device.
+
+        Returns:
+            (B, D).
+        """
+        similarity = inner_products(query, self.keys)
+        return self.keys[similarity.masked_fill_(index[:, None] == self.index, -torch.inf).argmax(dim=1)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.losses.classes import self_classification
+from glocal.models.queue import IndexedQueue
 from glocal.schedules import Clock
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
@@ -93,3 +94,16 @@ def test_the_method_averages_its_classifiers_and_takes_neighbours_once_the_queue
     assert method(batch).item() == pytest.approx(expected(nearest, second), rel=1e-4)
     method.after_step()
     assert torch.allclose(method.queue.keys[:8], first, atol=1e-6)
+    assert method.queue.index.tolist() == [*range(8), *[-1] * 8]
+
+
+def test_an_earlier_embedding_of_the_same_image_is_not_its_neighbour() -> None:
+    queue = IndexedQueue(4, 2)
+    right, up, left = torch.eye(2)[0], torch.eye(2)[1], -torch.eye(2)[0]
+    queue.enqueue_of(torch.stack([right, up, left, right]), torch.tensor([5, 7, 9, 5]))
+    found = queue.nearest(torch.stack([right, right]), torch.tensor([5, 6]))
+    assert torch.equal(found, torch.stack([up, right]))
+    queue.enqueue_of(left[None], torch.tensor([8]))
+    assert queue.index.tolist() == [8, 7, 9, 5]
+    assert torch.equal(queue.nearest(left[None], torch.tensor([9])), left[None])  # of image 8
+    assert "index" in queue.state_dict()

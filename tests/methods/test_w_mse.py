@@ -7,6 +7,7 @@ from torch import Tensor
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.losses.whitening import cholesky_whiten, w_mse
+from glocal.methods.w_mse import WMSE
 from glocal.schedules import Clock
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
@@ -71,6 +72,11 @@ def test_the_method_whitens_random_sub_batches_of_all_views_alike() -> None:
     assert method._groups(11).shape == (1, 2, 4)  # three of eleven are left out
     projected = fresh.projector(fresh.backbone(torch.cat(batch.images))).double().unflatten(0, (4, 8))
     assert method(batch).item() == pytest.approx(w_mse(projected, groups).item(), rel=1e-3)
+
+
+def test_large_views_are_blurred_and_small_ones_are_not() -> None:
+    [large], [small] = (WMSE.view_plan(size) for size in (224, 32))
+    assert (large.blur.probability, large.blur.sigma, small.blur.probability) == (0.5, (0.1, 2.0), 0.0)
 
 
 def test_sub_batches_whose_covariance_has_no_inverse_are_refused_by_the_names_of_the_settings() -> None:

@@ -23,7 +23,6 @@ class StudentSettings(TrainingSettings):
     lr: float = Field(0.1, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the steps
     weight_decay: float = Field(1e-4, ge=0)
-    temperature: float = Field(1.0, gt=0)  # τ; 0.1 where the student is the teacher's own network (section 3)
     labelled_weight: float = Field(0.0, ge=0, le=1)  # 1 − α of eq. 3
 
 
@@ -34,6 +33,7 @@ def distil(
     rows: Tensor,
     *,
     settings: StudentSettings,
+    temperature: float,
     seed: int,
     workers: int | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
@@ -48,6 +48,7 @@ def distil(
         source: all images; the labels of `rows` alone are looked at.
         rows: the images whose labels are known.
         settings: the training's settings.
+        temperature: τ > 0.
         seed: of the classifier's first weights, the order of the images and their crops.
         workers: processes that decode images; None chooses.
         after_epoch: is told how many epochs are done and their last one's mean loss.
@@ -66,6 +67,8 @@ def distil(
     labels = labels.to(device)
     lane, order = crops_of(source, student, settings, seed=seed, workers=workers)
     model = Classifier(student, teacher.head.out_features, seed=seed).train()
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
@@ -76,6 +79,8 @@ def distil(
         for step, views in enumerate(lane.batches(0, steps)):
             optimizer.param_groups[0]["lr"] = settings.lr * share_of_rate(step, steps, settings.warmup)
             images = views.images[0]
+            if settings.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
             with computing(device, settings):
                 with torch.no_grad():
                     answers = teacher(images)
@@ -83,7 +88,7 @@ def distil(
             loss = knowledge_distillation(
                 scores.float(),
                 answers.float(),
-                temperature=settings.temperature,
+                temperature=temperature,
                 labels=labels[views.index.to(device)],
                 labelled_weight=settings.labelled_weight,
             )

@@ -24,7 +24,7 @@ from glocal.evaluation.probes.finetuning import (
     measure_accuracy,
     readable,
 )
-from glocal.evaluation.protocols.finetune import list_of, percent, projector_of
+from glocal.evaluation.protocols.finetune import kept, list_of, percent, projector_of
 from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.settings import Seed
 
@@ -37,6 +37,7 @@ class DistilSettings(StudentSettings):
     projector_layers: int = Field(0, ge=0, le=100)  # first layers of a run's projector that the teacher keeps
     teacher: TuningSettings = TuningSettings()  # how it is fine-tuned
     student: ModelSettings | None = None  # null: the teacher's own network; the projector's layers are not in it
+    temperature: float | None = Field(None, gt=0)  # τ; null: 0.1 for the teacher's own network, 1 for another
     seed: Seed = 0
 
 
@@ -48,6 +49,7 @@ def measure(bench: Bench, settings: DistilSettings) -> list[Measurement]:
             f"distil trains the backbone, and {backbone.label} has nothing to train; give a run or timm:NAME"
         )
     student = student_of(backbone, settings)  # before the long work
+    temperature = temperature_for(student, backbone, settings)
     projector = projector_of(backbone, settings.projector_layers)
     train, test, mapping = bench.sources()
     assert train.labels is not None and train.classes is not None  # noqa: PT018
@@ -81,6 +83,7 @@ def measure(bench: Bench, settings: DistilSettings) -> list[Measurement]:
             train,
             rows,
             settings=settings,
+            temperature=temperature,
             seed=settings.seed,
             workers=bench.workers,
             after_epoch=after_epoch,
@@ -88,8 +91,8 @@ def measure(bench: Bench, settings: DistilSettings) -> list[Measurement]:
     found = []
     weight = f", labels with weight {settings.labelled_weight:g}" * (settings.labelled_weight > 0)
     for name, model, own in (
-        (f"teacher, {percent(settings.fraction)}", teacher, settings.teacher),
-        (f"student {student.label}, τ={settings.temperature:g}{weight}", learned, settings),
+        (f"teacher, {percent(settings.fraction)}{kept(settings.projector_layers)}", teacher, settings.teacher),
+        (f"student {student.label}, τ={temperature:g}{weight}", learned, settings),
     ):
         accuracy = measure_accuracy(model, test, mapping, settings=own, workers=bench.workers)
         found.append(Measurement(name, _metrics(accuracy)))
@@ -122,6 +125,13 @@ def student_of(backbone: Backbone, settings: DistilSettings) -> Backbone:
             channels=backbone.channels,
         )
     return found.to(backbone.mean.device).eval()
+
+
+def temperature_for(student: Backbone, backbone: Backbone, settings: DistilSettings) -> float:
+    """τ: where none is named, the paper's for a student of the teacher's own network, or for another (section 3)."""
+    if settings.temperature is not None:
+        return settings.temperature
+    return 0.1 if student.architecture == backbone.architecture else 1.0
 
 
 def _metrics(accuracy: Accuracy) -> dict[str, float]:

@@ -87,8 +87,7 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
                 )
                 accuracies.append(measure_accuracy(model, test, mapping, settings=settings, workers=bench.workers))
             seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
-            kept = f", {settings.projector_layers} layers of the projector" * (projector is not None)
-            found.append(Measurement(f"{name}, {seeds}{kept}", _summary(accuracies)))
+            found.append(Measurement(f"{name}, {seeds}{kept(settings.projector_layers)}", _summary(accuracies)))
     tell_unreadable(test.name, len(test), accuracies[0].skipped)
     bench.leave_out(test, [error.key for error in accuracies[0].skipped])
     return found
@@ -110,6 +109,11 @@ def projector_of(backbone: Backbone, layers: int) -> nn.Module | None:
 def percent(fraction: float) -> str:
     """A share of the labels in words."""
     return f"{100 * fraction:g} % of labels"
+
+
+def kept(layers: int) -> str:
+    """What a measurement's name says of the projector's layers that stay."""
+    return f", {layers} {'layer' if layers == 1 else 'layers'} of the projector" if layers else ""
 
 
 def _splits(

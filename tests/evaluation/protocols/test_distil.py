@@ -12,9 +12,10 @@ from glocal.data.sources.base import MemorySource
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
 from glocal.evaluation.probes.distilling import StudentSettings, distil
-from glocal.evaluation.probes.finetuning import TuningSettings, fine_tune
+from glocal.evaluation.probes.finetuning import Classifier, TuningSettings, fine_tune
+from glocal.evaluation.protocols.distil import DistilSettings, student_of, temperature_for
 from glocal.losses import knowledge_distillation
-from glocal.models.backbone import Backbone, build_backbone
+from glocal.models.backbone import Backbone, ModelSettings, build_backbone
 from glocal.models.loading import load_backbone, load_projector
 from tests.methods.cases import RESNET, RESNET_RUN
 
@@ -72,7 +73,7 @@ def test_labels_that_are_not_known_change_nothing_and_known_ones_do_with_a_weigh
 
     def learned(images: MemorySource, weight: float) -> Tensor:
         settings = StudentSettings(epochs=2, batch_size=8, labelled_weight=weight)
-        return distil(teacher, tiny(1), images, rows, settings=settings, seed=0).head.weight
+        return distil(teacher, tiny(1), images, rows, settings=settings, temperature=1.0, seed=0).head.weight
 
     assert torch.equal(learned(source, 0.0), learned(others, 0.0))
     assert torch.equal(learned(source, 0.5), learned(wrong, 0.5))
@@ -83,13 +84,35 @@ def test_a_student_answers_as_its_teacher_does() -> None:
     source = colours(48)
     tuning = TuningSettings(epochs=20, batch_size=16, backbone_lr=0.05, head_lr=0.5)
     teacher = fine_tune(tiny(), source, torch.arange(48), 3, settings=tuning, seed=0)
-    settings = StudentSettings(epochs=20, batch_size=16, temperature=0.5)
-    student = distil(teacher, tiny(1), source, torch.arange(0), settings=settings, seed=0)
+    settings = StudentSettings(epochs=20, batch_size=16)
+    student = distil(teacher, tiny(1), source, torch.arange(0), settings=settings, temperature=0.5, seed=0)
     with torch.no_grad():
         images = teacher.backbone.prepare(source.images())
         theirs, ours = (model(images).argmax(dim=1) for model in (teacher, student))
     assert len(theirs.unique()) == 3
     assert float((theirs == ours).float().mean()) > 0.9
+
+
+def test_the_temperature_is_the_papers_for_what_the_student_is() -> None:
+    backbone, other = tiny(), ModelSettings(name="resnet18", options={"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]})
+
+    def found(**settings: object) -> float:
+        chosen = DistilSettings.model_validate(settings)
+        return temperature_for(student_of(backbone, chosen), backbone, chosen)
+
+    assert found() == 0.1
+    assert found(student=RESNET) == 0.1
+    assert found(student=other) == 1.0
+    assert found(student=other, temperature=0.3) == 0.3
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_layout_of_the_student_is_that_of_the_setting(channels_last: bool) -> None:
+    source, settings = colours(8), StudentSettings(epochs=1, batch_size=8, channels_last=channels_last)
+    teacher = Classifier(tiny(), 3, seed=0).eval()
+    student = distil(teacher, tiny(1), source, torch.arange(0), settings=settings, temperature=1.0, seed=0)
+    [weight, *_] = [one for one in student.parameters() if one.ndim == 4 and min(one.shape[1:]) > 1]
+    assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +163,10 @@ def test_teacher_and_student_are_measured(run: Path) -> None:
     given = {"train": "shapes:train:64", "test": "shapes:test:32", "protocols": "distil", "progress": False}
     found = evaluate(str(run), settings=settings, **given)  # type: ignore[arg-type]
     results = found["protocols"]["distil"]["results"]
-    assert [result["setting"] for result in results] == ["teacher, 50 % of labels", "student resnet18, τ=1"]
+    assert [result["setting"] for result in results] == [
+        "teacher, 50 % of labels, 1 layer of the projector",
+        "student resnet18, τ=1",
+    ]
     assert all(0 <= result["metrics"]["top1"] <= 100 for result in results)
     with pytest.raises(GlocalError, match=r"has no projector; give a run or a checkpoint"):
         evaluate(tiny(), settings={"distil.projector_layers": 1}, **given)  # type: ignore[arg-type]
