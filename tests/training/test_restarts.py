@@ -20,20 +20,24 @@ STEPS = 16 * KILLS  # of which a start does few before it is killed
 SETTINGS = {**TINY, "train.epochs": STEPS // 2, "train.checkpoint_steps": 2, "train.device": "cpu"}
 
 
-def start(folder: Path, restarts: int) -> subprocess.Popen[str]:
+def start(folder: Path, restarts: int) -> subprocess.Popen[bytes]:
     settings = [f"--set={key}={json.dumps(value)}" for key, value in SETTINGS.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, f"--max-restarts={restarts}", "-m", "glocal", "pretrain", "--data=shapes:train:64"]
-    return subprocess.Popen(
-        [*command, f"--out={folder}", *settings, "--no-report", "--quiet"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    with said(folder).open("wb") as errors:  # a pipe that nobody reads would be full after some tracebacks
+        return subprocess.Popen(
+            [*command, f"--out={folder}", *settings, "--no-report", "--quiet"],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
+def said(folder: Path) -> Path:
+    return folder.with_suffix(".err")
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
     return [int(one) for one in found]
 
@@ -46,7 +50,7 @@ def newest_step(folder: Path) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_one_of_two_workers_is_killed_again_and_again(tmp_path: Path) -> None:
     whole = start(tmp_path / "whole", 0)
-    assert whole.wait(timeout=600) == 0, whole.stderr and whole.stderr.read()
+    assert whole.wait(timeout=600) == 0, said(tmp_path / "whole").read_text()
     random.seed(0)
     process, done = start(tmp_path / "killed", KILLS), 0
     while done < KILLS and process.poll() is None:
@@ -60,7 +64,7 @@ def test_one_of_two_workers_is_killed_again_and_again(tmp_path: Path) -> None:
             done += 1
         else:
             break
-    assert process.wait(timeout=600) == 0, process.stderr and process.stderr.read()
+    assert process.wait(timeout=600) == 0, said(tmp_path / "killed").read_text()
     assert done == KILLS
     one, other = (newest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "killed"))
     assert one is not None
