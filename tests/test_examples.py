@@ -98,6 +98,7 @@ def test_lightning_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert_equal(fit(tmp_path / "half", 2, tmp_path / "half" / "last.ckpt"), whole)
 
 
+@pytest.mark.slow
 def test_an_own_method_is_a_run_like_any_other(preloaded: Preloaded, tmp_path: Path) -> None:
     out = tmp_path / "a"
     said = run(preloaded, "own_method", *SMALL, "--train", "shapes:train:128", "--out", str(out))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 
 from glocal.methods import Method, method_class, method_names
@@ -62,7 +63,7 @@ class MethodCase:
         budget: settings by dotted path on top of the recipe demo-shapes, and of 8 epochs, with which it has to learn
             shapes; empty where it cannot (`tests/training/test_budget.py` says why).
         falls: settings by dotted path with which its loss falls from the first steps on.
-        slow: its two epochs are left to `make test-slow`: another method that is like it is always tried.
+        slow: its two epochs and its trial are left to `make test-slow`: another method that is like it is always tried.
     """
 
     trained: Mapping[str, set[str]]
@@ -72,6 +73,11 @@ class MethodCase:
     budget: Mapping[str, Any] = field(default_factory=dict)
     falls: Mapping[str, Any] = field(default_factory=dict)
     slow: bool = False
+
+
+def parameters() -> list[Any]:
+    """The methods' names, for parametrised tests of which some are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if one.slow else name for name, one in cases().items()]
 
 
 def case(name: str) -> MethodCase:

@@ -6,6 +6,7 @@ from glocal.losses import barlow_twins
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector"}},
     small={"output_dim": 32},
     run={**RESNET_RUN, "method.output_dim": 128, "optimizer.lr": 0.05},

@@ -6,6 +6,7 @@ from torch.nn.functional import normalize
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector", "predictor"}},
     small={"hidden_dim": 32, "output_dim": 16},
     run={**RESNET_RUN, "method.hidden_dim": 128, "method.output_dim": 64, "method.momentum": 0.95},

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from glocal.losses import hard_nt_xent, nt_xent
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
-CASE = MethodCase(trained={"loss": {"backbone", "projector"}}, run={**RESNET_RUN, "method.hidden_dim": 64})
+CASE = MethodCase(slow=True, trained={"loss": {"backbone", "projector"}}, run={**RESNET_RUN, "method.hidden_dim": 64})
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:

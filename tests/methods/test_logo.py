@@ -12,6 +12,7 @@ from glocal.models.affinity import _of_two_images
 from tests.methods.cases import RESNET_RUN, STRONG_VIEW, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={
         "affinity": {"regressor"},
         "dissimilarity": {"backbone", "base.projector"},

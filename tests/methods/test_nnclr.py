@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy, normalize
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector", "predictor"}},
     small={"hidden_dim": 32, "output_dim": 16, "predictor_dim": 32},
     run={

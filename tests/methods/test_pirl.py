@@ -14,6 +14,7 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 # No budget: it reached 32.9 % at best in four of them, for patches of 8 pixels leave little to see.
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "of_image", "of_patches"}},
     small={"images": 64, "negatives": 16, "output_dim": 16, "gap": 0.2},
     run={**RESNET_RUN, "method.output_dim": 32, "method.negatives": 128, "method.patch_size": 32},

@@ -11,6 +11,7 @@ from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "projector"}},
     small={"hidden_dim": 32, "output_dim": 16},
     run={

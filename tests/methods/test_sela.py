@@ -11,6 +11,7 @@ from glocal.methods import Method
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "heads"}},
     small={"prototypes": 8, "heads": 2},
     run={**RESNET_RUN, "method.prototypes": 32, "method.heads": 2, "method.refresh_epochs": 1, "optimizer.lr": 0.06},

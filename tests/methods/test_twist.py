@@ -10,6 +10,7 @@ from glocal.losses.classes import twin_classes
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
 CASE = MethodCase(
+    slow=True,
     trained={"loss": {"backbone", "head"}},
     small={"hidden_dim": 32, "prototypes": 16},
     run={**RESNET_RUN, "method.hidden_dim": 128, "method.prototypes": 64, "optimizer.lr": 0.06},

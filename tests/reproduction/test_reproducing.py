@@ -139,6 +139,7 @@ def test_a_folder_of_another_table_is_refused(study: Write, tmp_path: Path, done
     assert (tmp_path / "out" / "reproduced.json").read_text(encoding="utf-8") == before
 
 
+@pytest.mark.slow
 def test_equal_time_measures_what_an_epoch_takes(study: Write, tmp_path: Path, done: list[str]) -> None:
     found = glocal.reproduce(study(), tmp_path / "out", **SHAPES, equal="time", references=False)
     assert done[:2] == ["MoCo: an epoch's time", "SCE, own: an epoch's time"]

@@ -17,7 +17,7 @@ from glocal.errors import GlocalError
 from glocal.methods.patchwise_dino import PatchwiseDINO
 from glocal.training import lookout, loop
 from glocal.views.batch import Views
-from tests.methods.cases import RESNET_RUN, VIT_RUN, cases
+from tests.methods.cases import RESNET_RUN, VIT_RUN, cases, parameters
 from tests.preloaded import Preloaded
 from tests.training.test_runs import assert_equal
 
@@ -35,7 +35,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if c.slow else n for n, c in CASES.items()])
+@pytest.mark.parametrize("name", parameters())
 def test_it_learns_in_two_epochs_does_not_collapse_and_is_not_accused_of_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,7 @@ def test_processes_with_other_images_are_refused(
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_all_go_on_from_the_checkpoint_that_the_first_has_chosen(
     preloaded: Preloaded, tmp_path: Path, image_folder: Callable[..., Path]
 ) -> None:

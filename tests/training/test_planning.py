@@ -25,7 +25,7 @@ from glocal.training.loop import RunInterrupted
 from glocal.training.machine import launch
 from glocal.training.resolving import resolve
 from glocal.training.trial import Trials
-from tests.methods.cases import cases
+from tests.methods.cases import cases, parameters
 from tests.preloaded import Preloaded
 from tests.training.test_runs import DATA, TINY, assert_equal, final_state
 
@@ -285,7 +285,7 @@ def test_what_a_killed_planning_has_left_is_removed(tmp_path: Path, pinned: list
     assert not remains.exists()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", parameters())
 def test_every_method_can_be_tried(name: str, tmp_path: Path) -> None:
     overrides = {
         **CASES[name].run,
@@ -398,7 +398,7 @@ def test_a_time_that_is_none_is_told_before_anything_is_loaded() -> None:
     assert done.stderr.strip() == "glocal: --time 30: write a time above 0 as 90s, 30m, 2h or 1h30"
 
 
-@pytest.mark.parametrize("method", ["dino", "swav"])
+@pytest.mark.parametrize("method", [pytest.param("dino", marks=pytest.mark.slow), "swav"])
 def test_a_planned_run_that_began_with_weights_goes_on_with_the_same_command(
     method: str, tmp_path: Path, pinned: list[str], image_folder: Callable[..., Path]
 ) -> None:
