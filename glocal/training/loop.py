@@ -103,6 +103,7 @@ def train(
     freeze = Freeze(method, settings.freeze_backbone_epochs * order.steps_per_epoch)
     meter = LossMeter(fabric.device, settings.batch_size, first_step)
     saved, kept, done, last_save = "none yet", first_step, first_step, time.monotonic()
+    whole = True  # not in the middle of a step, some of whose updates may have been made
     look_every = steps_of(recipe.monitor.collapse_epochs, order)
     several, shared = fabric.world_size > 1, getattr(lane, "skipped", None)
     knn_every = steps_of(recipe.monitor.knn_epochs, order) if hooks.knn else 0
@@ -165,8 +166,9 @@ def train(
                 parts = list(islice(batches, settings.accumulate))
                 asked, late = meet() if several else (0, False)
                 freeze.at(step)
+                whole = False
                 meter.add(_optimise(method, module, optimizers, parts, recipe, clock, fabric))
-                done = step + 1
+                whole, done = True, step + 1
                 last = done == total
                 if not several:  # others were asked before the step: what comes meanwhile is heard in the next one
                     asked, late = meet()
@@ -214,14 +216,14 @@ def train(
                     raise RunInterrupted(f"stopped after step {done} of {total}", asked)
         except NonFiniteLossError:
             raise
-        except GlocalError as error:  # images, a process that decodes them, a disk; the training itself is whole
+        except GlocalError as error:  # images, a process that decodes them, a disk
             failed = error
             if not isinstance(error, TogetherError):
                 try:
                     meet(error)  # where the others are next
                 except GlocalError as told:
                     failed = told
-            if done > kept and not (isinstance(failed, WriteError) or getattr(failed, "writing", False)):
+            if whole and done > kept and not (isinstance(failed, WriteError) or getattr(failed, "writing", False)):
                 meter.send(done, _rates(method, optimizers))
                 tell(wait=True)
                 check_state(method, of_torch, done, saved, bounds)

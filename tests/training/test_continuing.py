@@ -267,3 +267,20 @@ def test_a_lost_recipe_is_taken_from_the_checkpoint(tmp_path: Path, capsys: pyte
     run(tmp_path / "a", train__epochs=1)
     assert (tmp_path / "a/recipe.yaml").read_text(encoding="utf-8") == written
     assert "has lost its recipe.yaml; that in step-000000006.pt is taken" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_error_in_the_middle_of_a_step_writes_no_checkpoint_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = loop._optimise
+
+    def failing(method: Any, *given: Any) -> Any:
+        found = usual(method, *given)  # the weights have moved
+        if method.now.step == 3:
+            raise GlocalError("the batch does not fit")
+        return found
+
+    monkeypatch.setattr(loop, "_optimise", failing)
+    with pytest.raises(GlocalError, match="the batch does not fit"):
+        run(tmp_path / "a", train__checkpoint_steps=2)
+    assert [path.name for path in checkpoint_files(tmp_path / "a/checkpoints")] == ["step-000000002.pt"]
