@@ -25,7 +25,7 @@ class DataSettings(Settings):
     lane: Literal["auto", "resident", "streaming"] = "auto"
     resident_megabytes: int = Field(2048, ge=0)  # `auto` keeps images of one size in memory up to here
     workers: int | None = Field(None, ge=0, le=1024)  # processes that decode images; null: from the number of cores
-    patience: float = Field(300, ge=0)  # seconds for which a process may read one image; 0: any number
+    patience: float = Field(300, ge=0)  # seconds that reading one image may take; 0: any number
     color: Color = "fused"  # colours in one pass, one clamp, the hue about grey; exact: as torchvision, half as fast
     shared_geometry: bool = False  # one crop and flip for all images of a batch (patch-wise DINO's authors); to compare
     broken_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable images above which the run stops

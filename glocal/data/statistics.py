@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 
 from glocal.console import note, progress_bar
+from glocal.data.lanes.readings import PATIENCE
+from glocal.data.lanes.threads import read_in_threads
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
 from glocal.errors import BrokenImageError, GlocalError, counted
@@ -41,7 +42,7 @@ def settle_statistics(data: DataSettings, source: Source, *, progress: bool = Tr
     """
     if data.mean and data.std:
         return data
-    mean, std, images = measure_channels(source, progress=progress)
+    mean, std, images = measure_channels(source, patience=data.patience, progress=progress)
     still = [number for number, value in enumerate(std) if value == 0]
     if still:
         note(f"channel {', '.join(map(str, still))} has one value in all images: it tells nothing apart")
@@ -53,20 +54,29 @@ def settle_statistics(data: DataSettings, source: Source, *, progress: bool = Tr
     return data.model_copy(update=found)
 
 
-def measure_channels(source: Source, *, progress: bool = True) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+def measure_channels(
+    source: Source, *, patience: float = PATIENCE, progress: bool = True
+) -> tuple[tuple[float, ...], tuple[float, ...], int]:
     """Mean and standard deviation of each channel over the pixels of a sample, and how many images that has.
 
+    Args:
+        source: the images.
+        patience: seconds that reading one of them may take; 0: any number.
+        progress: show it.
+
     Raises:
-        GlocalError: none of them can be read.
+        GlocalError: none of them can be read, or one takes too long.
     """
     places = np.linspace(0, len(source) - 1, min(_IMAGES, len(source))).astype(int).tolist()
     whole: _Moments | None = None
     broken: list[BrokenImageError] = []
     used = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("images", visible=progress) as bar:
+    with progress_bar("images", visible=progress) as bar:
         task = bar.add_task("mean and deviation of the channels", total=len(places))
         for some in _in_parts(places):
-            for found in pool.map(_moments, [source] * len(some), some):
+            for found in read_in_threads(
+                partial(_moments, source), some, name=source.keys.__getitem__, patience=patience
+            ):
                 bar.advance(task)
                 if isinstance(found, BrokenImageError):
                     broken.append(found)

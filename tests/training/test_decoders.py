@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,9 +14,11 @@ import torch
 
 import glocal
 from glocal.checkpoints import newest_checkpoint
-from glocal.data.lanes.readings import Readings
-from glocal.data.lanes.workers import DecoderError, _awaited
-from glocal.data.sources.base import MemorySource, Sample
+from glocal.data.lanes.readings import DecoderError, Readings, awaited
+from glocal.data.lanes.resident import read_all
+from glocal.data.lanes.skipped import SkippedImages
+from glocal.data.lanes.threads import read_in_threads
+from glocal.data.sources.base import MemorySource, Sample, Source
 from glocal.errors import GlocalError
 from glocal.signals import Stopped
 from tests.training.test_runs import TINY
@@ -23,6 +26,7 @@ from tests.training.test_runs import TINY
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 STREAMING = {**TINY, "data.lane": "streaming", "data.workers": 1, "train.checkpoint_steps": None}
+HANGS = r"bad/7 has been read for 1 s without an end: .*data\.patience"
 
 
 class Bad(MemorySource):
@@ -48,18 +52,19 @@ def die() -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("workers", "act", "said"),
     [
-        (partial(time.sleep, 60), r"has been reading bad/7 for 1 s: .*data\.patience"),
-        (die, r"died while it read bad/7: "),
+        (1, partial(time.sleep, 60), HANGS),
+        (0, partial(time.sleep, 60), HANGS),
+        (1, die, r"died while it read bad/7: "),
     ],
-    ids=["hangs", "dies"],
+    ids=["a process hangs", "its thread hangs", "a process dies"],
 )
 def test_the_image_is_named_and_the_same_command_goes_on_from_the_step_before(
-    act: Callable[[], object], said: str, tmp_path: Path, shape_images: torch.Tensor
+    workers: int, act: Callable[[], object], said: str, tmp_path: Path, shape_images: torch.Tensor
 ) -> None:
     with pytest.raises(GlocalError, match=said):
-        train(shape_images[:192], tmp_path / "a", act, **{"data.patience": 1})
+        train(shape_images[:192], tmp_path / "a", act, **{"data.patience": 1, "data.workers": workers})
     state = newest_checkpoint(tmp_path / "a" / "checkpoints")
     assert state is not None
     assert 6 <= state["step"] < 12
@@ -91,8 +96,46 @@ def test_a_process_that_dies_while_it_hands_a_batch_over_is_named(monkeypatch: p
         yield
 
     with pytest.raises(DecoderError, match="died while it read number 7"):
-        next(_awaited(batches(), readings, 1.0))
+        next(awaited(batches(), readings, 1.0))
     readings._places[:] = [0, -1]  # nobody died
     monkeypatch.setattr(readings, "someone_died", lambda: False)
     with pytest.raises(ConnectionResetError):
-        next(_awaited(batches(), readings, 1.0))
+        next(awaited(batches(), readings, 1.0))
+
+
+class Slow(Source):
+    """Images of a folder, as far as the resident lane sees it, of which one never comes."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.name, self.keys, self.labels, self.classes = "bad", [f"bad/{n}" for n in range(len(images))], None, None
+        self.pixels = images
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 7:
+            time.sleep(60)
+        return Sample(self.pixels[index], None, self.keys[index])
+
+
+def test_an_image_that_never_comes_is_named_before_the_resident_lane_begins(shape_images: torch.Tensor) -> None:
+    source = Slow(shape_images[:64])
+    with pytest.raises(DecoderError, match=HANGS):
+        read_all(source, SkippedImages(source, 0.1, None), patience=1, progress=False)
+
+
+def test_threads_give_what_is_read_in_order_and_raise_its_errors() -> None:
+    def read(number: int) -> int:
+        time.sleep(0.01 * (number % 3))
+        if number == 17:
+            raise ValueError("17")
+        return number
+
+    before = set(threading.enumerate())
+    assert list(read_in_threads(read, range(17), name=str, threads=3)) == list(range(17))
+    with pytest.raises(ValueError, match="17"):
+        list(read_in_threads(read, range(40), name=str, threads=3))
+    for thread in set(threading.enumerate()) - before:  # they are told to end
+        thread.join(timeout=10)
+        assert not thread.is_alive()

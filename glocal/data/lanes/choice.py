@@ -97,7 +97,9 @@ def open_lane(
     color: Way = settings.color if settings.stored_channels is None else "values"
     if settings.lane == "resident" or (settings.lane == "auto" and not reason):
         try:
-            images = read_all(source, skipped, progress=progress) if held is None else held
+            images = held
+            if images is None:
+                images = read_all(source, skipped, patience=settings.patience, progress=progress)
             lane = ResidentLane(images, plan, order, device, settings.mean, settings.std, color=color)
         except MixedSizesError:
             if settings.lane == "resident":

@@ -1,22 +1,42 @@
-"""What each process that decodes is reading: noted before each image, so that one that hangs or died can be named."""
+"""What each process or thread that decodes is reading: noted before each image, so that one that hangs or died can be
+named."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import Array, c_longlong
+from typing import TypeVar
+
+from glocal.distributed import process_count
+from glocal.errors import GlocalError
+from glocal.signals import stop_wanted
+
+T = TypeVar("T")
+
+PATIENCE = 300.0
+"""Seconds that reading one image may take: a disk or a network that was away for a while comes back in them."""
+
+LOOK = 1.0
+"""Seconds between two looks at what is read while it does not come."""
 
 _NONE = -1
-_mine: tuple[Array[c_longlong], int] | None = None  # in a process that decodes: the places of all, and which is its own
+_mine = threading.local()  # where one decodes: the places of all, and which is its own
+
+
+class DecoderError(GlocalError):
+    """An image cannot be read in time, a process that decodes died, or the wait for a batch was given up."""
 
 
 class Readings:
-    """Shared memory with two places for each process that decodes: its id, and the number of the image that it reads.
+    """Shared memory with two places for each process or thread that decodes: the id of its process, and the number of
+    the image that it reads.
 
     Args:
-        workers: the processes.
+        workers: the processes or threads.
         name: what the image of a number is called.
     """
 
@@ -25,10 +45,9 @@ class Readings:
         self._name = name
 
     def enter(self, worker: int) -> None:
-        """From here on this process is that one."""
-        global _mine
+        """From here on this process, or this thread of it, is that one."""
         self._places[2 * worker] = os.getpid()
-        _mine = self._places, 2 * worker + 1
+        _mine.places, _mine.own = self._places, 2 * worker + 1
 
     def now(self) -> list[int]:
         """All that is noted; as long as nobody begins another image, it stays the same."""
@@ -36,7 +55,7 @@ class Readings:
 
     def in_words(self, *, died: bool) -> str:
         """Which images are being read; with `died` by processes that are no more."""
-        alive = {process.pid for process in multiprocessing.active_children()}
+        alive = _alive()
         names = [
             self._name(number)
             for pid, number in zip(self._places[::2], self._places[1::2], strict=True)
@@ -48,7 +67,7 @@ class Readings:
         """Whether one of the processes has ended, or does so within some seconds."""
         end = time.monotonic() + patience
         while True:
-            alive = {process.pid for process in multiprocessing.active_children()}
+            alive = _alive()
             if any(pid and pid not in alive for pid in self._places[::2]):
                 return True
             if time.monotonic() > end:
@@ -62,13 +81,68 @@ class Readings:
                 process.kill()
 
 
+def _alive() -> set[int | None]:
+    return {os.getpid(), *(process.pid for process in multiprocessing.active_children())}
+
+
 def reading(number: int) -> None:
-    """Notes, in a process that decodes, which image it reads from here on; elsewhere nothing happens."""
-    if _mine is not None:
-        places, own = _mine
-        places[own] = number
+    """Notes, where one decodes for others, which image it reads from here on; elsewhere nothing happens."""
+    if hasattr(_mine, "places"):
+        _mine.places[_mine.own] = number
 
 
 def reading_none() -> None:
     """Notes that a batch is made."""
     reading(_NONE)
+
+
+def awaited(made: Iterator[T], readings: Readings, patience: float) -> Iterator[T]:
+    """What processes or threads make; while it does not come, they are looked at every second.
+
+    Args:
+        made: by torch's loader with a timeout of `LOOK`, or by `Threads`.
+        readings: of the processes or threads.
+        patience: seconds that reading one image may take; 0: any number.
+
+    Raises:
+        DecoderError: a process died, or one image takes too long; with the name of the image.
+    """
+    before, since = readings.now(), 0.0
+    while True:
+        try:
+            yield next(made)
+            since = 0.0
+            continue
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:
+            # A process that dies while it hands a batch over resets the connection before torch has seen its end.
+            handing = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and readings.someone_died()
+            if handing or "DataLoader worker (pid" in str(error):
+                image = readings.in_words(died=True)
+                readings.kill()
+                raise DecoderError(
+                    f"a process that decodes images died{f' while it read {image}' if image else ''}: often for want "
+                    "of memory or of /dev/shm, or of an image that breaks its decoder; try a smaller train.batch_size "
+                    "or data.workers (0 decodes in the main process), or leave the image out"
+                ) from error
+            if not isinstance(error, NotYet) and "DataLoader timed out" not in str(error):
+                raise
+        now = readings.now()
+        if now != before or not since:
+            before, since = now, time.monotonic()
+        elif patience and time.monotonic() - since > patience:
+            image = readings.in_words(died=False) or "nothing"
+            readings.kill()
+            raise DecoderError(
+                f"{image} has been read for {patience:g} s without an end: leave that out, see whether its disk "
+                "answers, or wait for longer (data.patience; 0 waits for ever)"
+            )
+        if stop_wanted() and process_count() == 1:  # several processes stop together
+            image = readings.in_words(died=False) or "a batch"
+            readings.kill()
+            raise DecoderError(f"stopped while {image} was waited for")
+
+
+class NotYet(RuntimeError):
+    """What is waited for has not come within `LOOK`; it can be waited for again."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from torch import Tensor
 from glocal.console import progress_bar
 from glocal.data.lanes.central import central_images
 from glocal.data.lanes.order import BatchOrder
+from glocal.data.lanes.readings import PATIENCE
 from glocal.data.lanes.skipped import SkippedImages
+from glocal.data.lanes.threads import read_in_threads
 from glocal.data.sources.base import PartnerRule, Source
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.transfer import to_device
@@ -29,26 +31,35 @@ class MixedSizesError(GlocalError):
     """The images do not have one size, so they cannot be one tensor."""
 
 
-def read_all(source: Source, skipped: SkippedImages, *, progress: bool = True) -> Tensor:
+def read_all(source: Source, skipped: SkippedImages, *, patience: float = PATIENCE, progress: bool = True) -> Tensor:
     """All images of a source as one tensor.
 
     In place of an unreadable image stands the next readable one, as in the streaming lane, so that indices keep
     their meaning.
+
+    Args:
+        source: the images.
+        skipped: takes down unreadable ones.
+        patience: seconds that reading one image may take; 0: any number.
+        progress: show it.
 
     Returns:
         (N, 3, H, W) uint8 on the CPU; float32 where values stay as they are stored.
 
     Raises:
         MixedSizesError: two images differ in size.
-        GlocalError: more images are unreadable than `skipped` allows.
+        GlocalError: more images are unreadable than `skipped` allows, or one takes too long.
     """
     if hasattr(source, "images"):
         return source.images()  # type: ignore[no-any-return]
     images: Tensor | None = None
     broken: list[int] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("images", visible=progress) as bar:
+    results = read_in_threads(
+        partial(_try_read, source), range(len(source)), name=source.keys.__getitem__, patience=patience
+    )
+    with closing(results), progress_bar("images", visible=progress) as bar:
         task = bar.add_task("reading", total=len(source))
-        for index, result in enumerate(pool.map(_try_read, [source] * len(source), range(len(source)))):
+        for index, result in enumerate(results):
             bar.advance(task)
             if isinstance(result, BrokenImageError):
                 skipped.record([result])
@@ -57,7 +68,6 @@ def read_all(source: Source, skipped: SkippedImages, *, progress: bool = True) -
             if images is None:
                 images = torch.empty((len(source), *result.shape), dtype=result.dtype)
             if result.shape != images.shape[1:]:
-                pool.shutdown(wait=False, cancel_futures=True)
                 height, width = result.shape[1:]
                 raise MixedSizesError(
                     f"data.lane=resident needs images of one size; {source.keys[index]} is {width}x{height}, "

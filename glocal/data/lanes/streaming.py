@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 
 from glocal.data.lanes.central import images_of
 from glocal.data.lanes.order import BatchOrder
-from glocal.data.lanes.readings import reading
+from glocal.data.lanes.readings import PATIENCE, reading
 from glocal.data.lanes.skipped import SkippedImages
-from glocal.data.lanes.workers import PATIENCE, batches_of
+from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import PartnerRule, Source, Subset
 from glocal.data.sources.channels import StoredChannels
 from glocal.data.sources.decoding import StoredImage
@@ -178,7 +178,7 @@ class StreamingLane:
         skipped: takes down unreadable images.
         color: how colours are changed; "values" of images that have none.
         prefetch: batches that each process keeps ready.
-        patience: seconds for which a process may read one image; 0: any number.
+        patience: seconds that reading one image may take; 0: any number.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class StreamingLane:
         """The views of each part of each step from `first_step` up to `last_step` (excluded).
 
         Raises:
-            GlocalError: too many images are unreadable, or a process that decodes hangs or died.
+            GlocalError: too many images are unreadable, one takes too long, or a process that decodes died.
         """
         requests = (self._request(epoch, index) for epoch, index in self.order.batches(first_step, last_step))
         made = batches_of(

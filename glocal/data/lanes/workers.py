@@ -7,32 +7,22 @@ import ctypes
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import repeat
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from glocal.data.lanes.readings import Readings, reading_none
-from glocal.distributed import process_count
-from glocal.errors import GlocalError
-from glocal.signals import STOP, stop_wanted
+from glocal.data.lanes.readings import LOOK, PATIENCE, Readings, awaited, reading_none
+from glocal.data.lanes.threads import Threads
+from glocal.signals import STOP
 
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-PATIENCE = 300.0
-"""Seconds for which a process may read one image: a disk or a network that was away for a while comes back in them."""
-
-_LOOK = 1.0  # seconds between two looks at processes whose batch has not come
-
-
-class DecoderError(GlocalError):
-    """A process that decodes images hangs or died, or the wait for its batch was given up."""
 
 
 def batches_of(
@@ -52,15 +42,15 @@ def batches_of(
     Args:
         dataset: its `__getitems__` makes a batch, and tells `reading` of each image.
         requests: what each batch is asked for; it is passed over once.
-        workers: processes that make the batches; 0: this one.
+        workers: processes that make the batches; 0: this one, in a thread that it waits for.
         name: of the image of a number, for errors.
-        patience: seconds after which a process hangs that reads the same image; 0: it may do so for ever.
+        patience: seconds that reading one image may take; 0: any number.
         options: others of torch's loader.
 
     Raises:
-        DecoderError: a process died, or reads one image for too long; with the name of the image.
+        DecoderError: a process died, or one image takes too long; with the name of the image.
     """
-    readings = Readings(workers, name)
+    readings = Readings(workers or 1, name)
     loader = DataLoader(
         _Noted(dataset),
         batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of sequences
@@ -68,12 +58,16 @@ def batches_of(
         num_workers=workers,
         worker_init_fn=partial(_begin, readings),
         generator=torch.Generator(),
-        timeout=_LOOK if workers else 0,
+        timeout=LOOK if workers else 0,
         **options,
     )
     with _held_back():
         batches = iter(loader)  # starts the processes
-    yield from _awaited(batches, readings, patience) if workers else batches
+    if workers:
+        yield from awaited(batches, readings, patience)
+        return
+    with closing(Threads(lambda take: take(), repeat(partial(next, batches)), readings, threads=1, ahead=0)) as made:
+        yield from awaited(made, readings, patience)
 
 
 class _Noted(Dataset[Any]):
@@ -92,45 +86,6 @@ class _Noted(Dataset[Any]):
 def _begin(readings: Readings, worker: int) -> None:
     outlive_signals()
     readings.enter(worker)
-
-
-def _awaited(batches: Iterator[Any], readings: Readings, patience: float) -> Iterator[Any]:
-    """The batches; while one does not come, the processes are looked at every second."""
-    before, since = readings.now(), 0.0
-    while True:
-        try:
-            yield next(batches)
-            since = 0.0
-            continue
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError) as error:
-            # A process that dies while it hands a batch over resets the connection before torch has seen its end.
-            handing = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and readings.someone_died()
-            if handing or "DataLoader worker (pid" in str(error):
-                image = readings.in_words(died=True)
-                readings.kill()
-                raise DecoderError(
-                    f"a process that decodes images died{f' while it read {image}' if image else ''}: often for want "
-                    "of memory or of /dev/shm, or of an image that breaks its decoder; try a smaller train.batch_size "
-                    "or data.workers (0 decodes in the main process), or leave the image out"
-                ) from error
-            if "DataLoader timed out" not in str(error):
-                raise
-        now = readings.now()
-        if now != before or not since:
-            before, since = now, time.monotonic()
-        elif patience and time.monotonic() - since > patience:
-            image = readings.in_words(died=False) or "nothing"
-            readings.kill()
-            raise DecoderError(
-                f"a process that decodes images has been reading {image} for {patience:g} s: leave that out, see "
-                "whether its disk answers, or wait for longer (data.patience; 0 waits for ever)"
-            )
-        if stop_wanted() and process_count() == 1:  # several processes stop together
-            image = readings.in_words(died=False) or "a batch"
-            readings.kill()
-            raise DecoderError(f"stopped while {image} was waited for")
 
 
 def as_it_is(batch: T) -> T:
@@ -158,7 +113,7 @@ def outlive_signals() -> None:
 def _held_back() -> Iterator[None]:
     """Keeps signals back, and torch's own answer to a process that died out.
 
-    That answer is an error wherever the main thread stands, in the middle of an optimiser's step too. `_awaited` finds
+    That answer is an error wherever the main thread stands, in the middle of an optimiser's step too. `awaited` finds
     the process when its batch is waited for, between two steps.
     """
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
