@@ -256,7 +256,24 @@ def _resolved(
         raw["views"] = [{**view.model_dump(mode="json"), **resized} for view in plan]
     for path, value in of_views.items():
         assign(raw, path, value)
-    return _fit_to_channels(_check(raw))
+    recipe = _fit_to_channels(_check(raw))
+    if kind.reads_geometry:
+        _refuse_warps(recipe)
+    return recipe
+
+
+def _refuse_warps(recipe: AnyRecipe) -> None:
+    """What a warp has moved lies elsewhere than the geometry of its view says.
+
+    Raises:
+        GlocalError: a view is warped.
+    """
+    for number, view in enumerate(recipe.views or []):
+        if view.randaugment.operations and view.randaugment.warps:
+            raise GlocalError(
+                f"recipe {recipe.name}: views.{number}.randaugment.warps=true moves what a view shows, and "
+                f"{recipe.method.name} matches places of views; set it to false"
+            )
 
 
 def _with_method(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class Method(nn.Module):
         compares_rows: `compare` looks at each row by itself; False where the other rows are negatives.
         compares_batch: the loss of an image depends on the others that are computed with it (negatives, correlations,
             shared codes), so it changes where a batch is computed in parts. Batch normalisation does not count here.
+        reads_geometry: the method asks where in the image its views lie, which warps (RandAugment's) would falsify.
         needs_labels: the method learns from labels: a run gives it those of its source and counts the classes.
         labels: (N,) int64 on the training device, of all images in the order of the source; None where none are needed.
         chance: about what the last phase's loss would be if it guessed blindly, all choices alike: log n for a
@@ -104,6 +105,7 @@ class Method(nn.Module):
     optimizers: tuple[str, ...] = ("sgd", "adamw", "lars")
     compares_rows: bool = True
     compares_batch: bool = False
+    reads_geometry: bool = False
     needs_labels: bool = False
 
     labels: Tensor | None = None

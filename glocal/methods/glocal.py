@@ -84,6 +84,7 @@ class Glocal(Method):
     """Symmetric contrast of whole and local views within the batch."""
 
     Settings = GlocalSettings
+    reads_geometry = True
     compares_batch = True
 
     def __init__(self, backbone: Backbone, settings: GlocalSettings) -> None:

@@ -57,6 +57,7 @@ class PatchwiseDINO(Method):
     """
 
     Settings = PatchwiseDINOSettings
+    reads_geometry = True
     evaluated = "distiller.teacher.chain.0"
 
     def __init__(self, backbone: Backbone, settings: PatchwiseDINOSettings) -> None:

@@ -24,7 +24,7 @@ from glocal.plain import read_yaml
 from glocal.report.pictures import plain, save_picture, shortened, shown_views
 from glocal.report.preview import check_picture, open_views
 from glocal.views.pictures import as_picture
-from glocal.views.plan import Blur, Jitter, Noise, Solarize, View
+from glocal.views.plan import Blur, Jitter, Noise, RandAugment, Solarize, View
 
 IMAGES = 4
 CROPS = 10  # of each image, beside the reference crop
@@ -159,6 +159,7 @@ def _crops(source: Source, chosen: list[int], recipe: AnyRecipe) -> Tensor:
         "grey": 0.0,
         "blur": Blur(),
         "solarize": Solarize(),
+        "randaugment": RandAugment(),
         "resolutions": (),
     }
     several = local.model_copy(update={**plain, "count": 1 + CROPS})

@@ -21,6 +21,7 @@ from glocal.transfer import to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.photometric import CONTRAST, GREY_WEIGHTS, HUE, SATURATION
 from glocal.views.plan import Photometry, View
+from glocal.views.randaugment import rand_augment
 
 # On a CPU the passes over a chunk should meet in the second-level cache: this many bytes of float pixels.
 _CPU_CHUNK_BYTES = 1 << 20
@@ -71,7 +72,7 @@ def color_maps(parameters: Photometry) -> tuple[Tensor, Tensor]:
 def apply_fused(
     images: Tensor, parameters: Photometry, view: View, *, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """Jitter, greyscale, blur, solarize and normalise, each image by its own drawn parameters.
+    """Jitter, greyscale, blur, solarize, RandAugment and normalise, each image by its own drawn parameters.
 
     Args:
         images: (B, 3, S, S) uint8, or float in [0, 1].
@@ -112,7 +113,21 @@ def apply_fused(
             blur_drawn(shown, drawn, view, deviations=3)
         if view.solarize.probability > 0:
             _solarize(shown, drawn, view, centre, spread)
+        if drawn.augment is not None:
+            _augment(shown, drawn, mean, std)
     return out
+
+
+def _augment(images: Tensor, parameters: Photometry, mean: Sequence[float], std: Sequence[float]) -> None:
+    """RandAugment counts in whole values from black to white; the images that drew some of it go there and back."""
+    assert parameters.augment is not None
+    chosen = (parameters.augment >= 0).any(dim=-1).nonzero()[:, 0]
+    if len(chosen) == 0:
+        return
+    rows = to_device(chosen, images.device)
+    centre, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    picked = images[rows].mul_(spread).add_(centre)
+    images[rows] = rand_augment(picked, parameters.rows(chosen), mean).sub_(centre).div_(spread)
 
 
 def _solarize(images: Tensor, parameters: Photometry, view: View, centre: Tensor, spread: Tensor) -> None:

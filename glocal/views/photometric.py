@@ -13,6 +13,7 @@ from torch import Tensor
 from glocal.transfer import to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.plan import Photometry, View
+from glocal.views.randaugment import rand_augment
 
 CONTRAST, SATURATION, HUE = 1, 2, 3  # as Photometry.order numbers them
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
@@ -23,7 +24,7 @@ _CPU_CHUNK_BYTES = 1 << 20
 def apply_photometry(
     images: Tensor, parameters: Photometry, view: View, *, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """Jitter, greyscale, blur, solarize and normalise, each image by its own drawn parameters.
+    """Jitter, greyscale, blur, solarize, RandAugment and normalise, each image by its own drawn parameters.
 
     Args:
         images: (B, 3, S, S) uint8, or float in [0, 1], which is overwritten.
@@ -41,7 +42,8 @@ def apply_photometry(
         rows = max(1, _CPU_CHUNK_BYTES // (images[0].numel() * images.element_size()))
     for first in range(0, len(images), rows):
         chunk = slice(first, first + rows)
-        images[chunk] = _apply(images[chunk], parameters.rows(chunk), view)
+        drawn = parameters.rows(chunk)
+        images[chunk] = rand_augment(_apply(images[chunk], drawn, view), drawn, mean)
     centre, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
     return images.sub_(centre).div_(spread)
 

@@ -100,6 +100,35 @@ class Noise(Settings):
         return self
 
 
+COLOR_OPERATIONS = (
+    "auto_contrast",
+    "equalize",
+    "invert",
+    "posterize",
+    "solarize",
+    "solarize_add",
+    "color",
+    "contrast",
+    "brightness",
+    "sharpness",
+)
+WARPS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+"""RandAugment's operations, in the order of their numbers: first the colours', then these."""
+
+
+class RandAugment(Settings):
+    """Operations chosen at random (`glocal.views.randaugment`), each with a level near `magnitude` (of 10).
+
+    Warps move what a view shows, which its geometry does not tell: methods that match places of views refuse them.
+    """
+
+    operations: int = Field(0, ge=0, le=20)  # how many are chosen, with repetition; 0: none
+    magnitude: float = Field(10.0, ge=0, le=10)
+    deviation: float = Field(0.5, ge=0)  # of the level, which is normal and cut to 0 to 10
+    probability: Probability = 0.5  # with which each that was chosen is done
+    warps: bool = True
+
+
 class View(Settings):
     """One kind of view: a random resized crop, a flip, and the photometric operations in this order."""
 
@@ -116,6 +145,7 @@ class View(Settings):
     grey: Probability = 0.0
     blur: Blur = Blur()
     solarize: Solarize = Solarize()
+    randaugment: RandAugment = RandAugment()
     noise: Noise = Noise()
     channel_drop: Probability = 0.0  # of each channel, to be blank; one at least is left
 
@@ -127,6 +157,7 @@ class View(Settings):
             "jitter.hue": jitter.hue,
             "grey": self.grey,
             "solarize.probability": self.solarize.probability,
+            "randaugment.operations": float(self.randaugment.operations),
         }
         return {path: value for path, value in found.items() if value > 0}
 
@@ -138,7 +169,8 @@ class View(Settings):
     def without_colors(self) -> View:
         """The same view for images that are not RGB."""
         jitter = self.jitter.model_copy(update={"saturation": 0.0, "hue": 0.0})
-        return self.model_copy(update={"jitter": jitter, "grey": 0.0, "solarize": Solarize()})
+        plain = {"randaugment": RandAugment()}
+        return self.model_copy(update={"jitter": jitter, "grey": 0.0, "solarize": Solarize(), **plain})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -182,6 +214,8 @@ class Photometry:
     blur: Tensor  # bool
     sigma: Tensor  # pixels
     solarize: Tensor  # bool
+    augment: Tensor | None = None  # (…, n) int64: RandAugment's operations in order, −1 none; None where no view has it
+    level: Tensor | None = None  # (…, n): their strengths, from −10 to 10
     noise: Tensor | None = None  # in deviations of the channels; 0: none
     key: Tensor | None = None  # int64, names the draws of single values and channels; None where no view has such
 
@@ -189,11 +223,11 @@ class Photometry:
         """The parameters of one view out of several."""
         return self._at((slice(None), number))
 
-    def rows(self, rows: slice) -> Photometry:
+    def rows(self, rows: slice | Tensor) -> Photometry:
         """The parameters of some images of a batch."""
         return self._at(rows)
 
-    def _at(self, place: slice | tuple[slice, int]) -> Photometry:
+    def _at(self, place: slice | Tensor | tuple[slice, int]) -> Photometry:
         drawn = {field.name: getattr(self, field.name) for field in fields(self)}
         return Photometry(**{name: value[place] for name, value in drawn.items() if value is not None})
 
@@ -305,8 +339,34 @@ class ViewPlan:
             blur=u[10] < self._column([view.blur.probability for view in self.views]),
             sigma=torch.lerp(low, high, u[11]),
             solarize=u[12] < self._column([view.solarize.probability for view in self.views]),
+            **self._draw_augment(seed, epoch, index[:, None, None], views),
             **self._draw_disturbances(seed, epoch, index[:, None], self._number),
         )
+
+    def _draw_augment(self, seed: int, epoch: int, index: Tensor, views: Tensor) -> dict[str, Tensor]:
+        """RandAugment's operations and levels, (B, V, n) for the most that a view has; nothing where none has any."""
+        wanted = [view.randaugment for view in self.views]
+        most = max((one.operations for one in wanted), default=0)
+        if most == 0:
+            return {}
+        number = torch.arange(most)
+        u = [uniform(seed, f"randaugment {draw}", epoch, index, views, number) for draw in range(5)]  # (B, V, n) each
+        choices, magnitude, deviation, probability = (
+            self._column(values)[:, None]
+            for values in (
+                [len(COLOR_OPERATIONS) + (len(WARPS) if one.warps else 0) for one in wanted],
+                [one.magnitude for one in wanted],
+                [one.deviation for one in wanted],
+                [one.probability for one in wanted],
+            )
+        )
+        done = (u[1] < probability) & (number < torch.tensor([one.operations for one in wanted])[:, None])
+        normal = (-2 * torch.log1p(-u[2])).sqrt() * (2 * torch.pi * u[3]).cos()  # Box and Muller, 1958
+        level = (magnitude + deviation * normal).clamp_(0, 10)
+        return {
+            "augment": (u[0] * choices).long().where(done, -1),
+            "level": torch.where(u[4] < 0.5, -level, level),
+        }
 
     def _draw_disturbances(self, seed: int, epoch: int, index: Tensor, views: Tensor) -> dict[str, Tensor]:
         """The deviations of noise, and what names the draws of single values; nothing where no view asks for it."""
