@@ -57,7 +57,7 @@ from glocal.data.lanes.order import BatchOrder
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.opening import open_source
 from glocal.methods.building import build_method
-from glocal.models.backbone import build_backbone
+from glocal.models.building import build_backbone
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 

@@ -36,7 +36,8 @@ from torch.nn.functional import log_softmax, normalize, softmax
 
 from glocal.losses.distillation import distill
 from glocal.losses.tokens import pair_tokens
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.models.heads import PrototypeHead
 
 PROTOTYPES, DIM, TEACHERS, VIEWS = 65536, 192, 2, 10

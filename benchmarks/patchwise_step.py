@@ -21,7 +21,8 @@ from common import PeakMemory, Table, command_line, in_own_process, machine, pri
 from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.methods import method_class
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.schedules import Clock
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan

@@ -28,7 +28,7 @@ from glocal.config import AnyRecipe, build_recipe
 from glocal.distributed import own_part
 from glocal.methods.base import Method
 from glocal.methods.building import build_method
-from glocal.models.backbone import build_backbone
+from glocal.models.building import build_backbone
 from glocal.schedules import Clock
 from glocal.training.machine import suit_to_machine
 from glocal.training.optimizers import build_optimizers

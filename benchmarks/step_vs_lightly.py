@@ -30,7 +30,9 @@ from torch import Tensor, nn
 from glocal.config import build_recipe
 from glocal.memory import keep_freed_memory
 from glocal.methods import method_class
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.schedules import Clock
 from glocal.training.machine import suit_to_machine
 from glocal.training.optimizers import build_optimizers, set_schedules

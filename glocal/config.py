@@ -17,7 +17,7 @@ from glocal.errors import GlocalError, counted, did_you_mean, shortened, shown
 from glocal.methods import method_class
 from glocal.methods.base import MethodSettings
 from glocal.methods.own_file import same_method, with_copies
-from glocal.models.backbone import ImageStatistics, ModelSettings, statistics_of_weights
+from glocal.models.architecture import ImageStatistics, ModelSettings, statistics_of_weights
 from glocal.papers import Published, find_row, load_paper
 from glocal.plain import copied, read_yaml, read_yaml_file, write_yaml
 from glocal.settings import Seed, Settings, assign, choices_of, validated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Mapping
 
 
@@ -186,3 +187,8 @@ def _begun(name: str, choices: Mapping[str, str]) -> str | None:
 
 def _letters(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another library says, in one line that is not too long; its name where it says nothing."""
+    return textwrap.shorten(str(error), 160, placeholder="…") or type(error).__name__

@@ -122,7 +122,8 @@ def test_the_own_methods_loss_is_the_papers() -> None:
     """Yeh et al., eq. 6, row by row."""
     import runpy
 
-    from glocal.models.backbone import ModelSettings, build_backbone
+    from glocal.models.architecture import ModelSettings
+    from glocal.models.building import build_backbone
     from glocal.views.batch import Views
 
     parts = runpy.run_path(str(EXAMPLES / "own_method.py"))

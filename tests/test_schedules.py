@@ -7,7 +7,8 @@ import torch
 
 from glocal.errors import GlocalError
 from glocal.methods import method_class
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.schedules import Clock, Schedule, Steps, value_at
 from glocal.settings import validated
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, clip_each, set_schedules

@@ -17,7 +17,8 @@ from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.report.preview import preview
 from glocal.sweep import parse_grid, sweep
 from tests.training.test_runs import TINY

@@ -25,7 +25,7 @@ from glocal.data.sources.opening import open_source
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import GlocalError
 from glocal.files import printable, unprintable
-from glocal.models.backbone import checked_images
+from glocal.models.given import checked_images
 
 _SOURCES = ("digits", "hf", "shapes", "torchvision")  # that `open_source` opens by other names than paths
 _NAMED = 5  # keys that an error names

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, one_line
 from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.subject import Subject
 from glocal.exports.target import Loaded, Target, quoted
-from glocal.models.backbone import one_line
 
 OPSET = 18
 """The operators' version: what torch's exporter writes first, and ONNX Runtime reads since 1.14."""

@@ -11,9 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented there
 
 import glocal
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, one_line
 from glocal.exports import hub
-from glocal.models.backbone import one_line
 
 _ENDPOINT = "https://huggingface.co"
 _IN_QUOTES = r'(?:[^"\\\n]|\\.)'  # a letter of a string of Python

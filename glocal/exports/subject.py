@@ -14,11 +14,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import glocal
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, one_line
 from glocal.exports.origin import Origin
 from glocal.exports.preprocessing import Preprocessing
 from glocal.models.alexnet import SmallAlexNet
-from glocal.models.backbone import Architecture, Backbone, Stem, found_stem, known_stem, one_line, set_stem
+from glocal.models.architecture import Architecture, Stem, found_stem, known_stem, set_stem
+from glocal.models.backbone import Backbone
 
 Precision = Literal["fp32", "fp16"]
 

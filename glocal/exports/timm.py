@@ -11,13 +11,13 @@ import timm
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, one_line
 from glocal.exports.preprocessing import Preprocessing, is_rgb
 from glocal.exports.safetensors import TOLERANCE, read_metadata, runner, write_weights
 from glocal.exports.subject import Subject
 from glocal.exports.target import Loaded, Target, quoted
 from glocal.files import write_text
-from glocal.models.backbone import Architecture, one_line
+from glocal.models.architecture import Architecture
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

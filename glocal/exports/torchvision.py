@@ -23,7 +23,7 @@ from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.safetensors import fill, read_metadata, runner, write_weights
 from glocal.exports.subject import Subject, arguments, at_precision, stem_line
 from glocal.exports.target import Loaded, Target, quoted
-from glocal.models.backbone import Stem, known_stem, set_stem
+from glocal.models.architecture import Stem, known_stem, set_stem
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
 """Of the same layers in another package, which may group their products otherwise."""

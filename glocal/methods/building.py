@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from glocal.console import note
 from glocal.methods import method_class
 from glocal.methods.base import Method
-from glocal.models.backbone import build_backbone
+from glocal.models.building import build_backbone
 from glocal.models.weights import Weights, load_into, read_weights
 
 if TYPE_CHECKING:

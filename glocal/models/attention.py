@@ -10,7 +10,8 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.models.backbone import AnyImages, Backbone
+from glocal.models.backbone import Backbone
+from glocal.models.given import AnyImages
 
 _MOST_TOKENS = 400  # plain attention keeps a number for each pair of tokens: with many of them that is too much memory
 

@@ -11,18 +11,17 @@ from torch import nn
 
 from glocal.console import note
 from glocal.data.sources.decoding import Decoding
-from glocal.errors import GlocalError, did_you_mean
-from glocal.models.backbone import (
+from glocal.errors import GlocalError, did_you_mean, one_line
+from glocal.models.architecture import (
     Architecture,
-    Backbone,
-    build_backbone,
     has_plain_stem,
     known_interpolation,
     network_name,
-    one_line,
     set_stem,
     statistics_of_weights,
 )
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.hub import check_weights_at_hand
 from glocal.models.weights import OF_IMAGES, UNITS, Weights, load_into, read_weights, stem_of
 from glocal.plain import read_yaml

@@ -21,8 +21,8 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from glocal.checkpoints import load_checkpoint, newest_readable
-from glocal.errors import GlocalError
-from glocal.models.backbone import Stem, one_line
+from glocal.errors import GlocalError, one_line
+from glocal.models.architecture import Stem
 from glocal.plain import read_json
 from glocal.regular import check_regular
 

@@ -24,7 +24,7 @@ from glocal.data.sources.listed import is_list
 from glocal.data.sources.opening import Images
 from glocal.data.sources.resized import resized
 from glocal.errors import GlocalError
-from glocal.models.backbone import build_backbone
+from glocal.models.building import build_backbone
 from glocal.report.pictures import save_picture, shown_views
 from glocal.report.plots import draw_views
 from glocal.views.batch import Views

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from glocal.config import AnyRecipe, differences
-from glocal.models.backbone import ModelSettings
+from glocal.models.architecture import ModelSettings
 from glocal.papers import PaperTable
 from glocal.papers.data_sets import data_set
 from glocal.papers.measured import protocol_settings

@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from glocal.config import AnyRecipe
 from glocal.console import note
 from glocal.data.lanes.order import check_shares
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, one_line
 from glocal.methods import method_class
 from glocal.methods.base import Method
-from glocal.models.backbone import Backbone, build_backbone, one_line
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.training.optimizers import layer_scales
 from glocal.training.sharded import check_sharded
 from glocal.views.batch import Views

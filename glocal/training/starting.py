@@ -13,7 +13,8 @@ import torch
 from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
-from glocal.models.backbone import ImageStatistics, ModelSettings, build_backbone, full_name, statistics_in_timm
+from glocal.models.architecture import ImageStatistics, ModelSettings, full_name, statistics_in_timm
+from glocal.models.building import build_backbone
 from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights, stem_of
 from glocal.plain import copied, read_yaml
 from glocal.training.folder import has_checkpoint

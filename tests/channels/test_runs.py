@@ -18,7 +18,8 @@ from glocal.embeddings.searching import search
 from glocal.errors import GlocalError
 from glocal.evaluation import evaluate
 from glocal.exports import export
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.models.loading import load_backbone
 from glocal.models.weights import load_into, read_weights
 from glocal.report.preview import preview

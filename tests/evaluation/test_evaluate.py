@@ -17,7 +17,8 @@ from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate, extract, results
 from glocal.evaluation.remarks import seen_before
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.training.monitors import KNNMonitor, knn_monitor, measure_spread
 
 

@@ -22,7 +22,8 @@ from glocal.data.sources.opening import open_source
 from glocal.evaluation import evaluate
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.features.extraction import RawPixels
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.report.preview import preview
 
 RANGES = [None, (0.0, 8000.0)]  # what is known of the backbone's own images

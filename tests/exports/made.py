@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 
 NARROW = {"channels": [8, 16, 16, 32]}
 VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

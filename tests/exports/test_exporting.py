@@ -27,7 +27,8 @@ from glocal.exports.preprocessing import Preprocessing
 from glocal.exports.pushing import for_repository
 from glocal.exports.staging import staged
 from glocal.exports.subject import Subject, architecture_from
-from glocal.models.backbone import Architecture, Backbone, set_stem
+from glocal.models.architecture import Architecture, set_stem
+from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
 from glocal.training.run import pretrain
 from tests.exports.made import NARROW, VIT, backbone, narrow, vit

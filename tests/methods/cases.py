@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from glocal.methods import Method, method_class, method_names
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.models.momentum import MomentumTeacher
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan

@@ -10,7 +10,7 @@ from torch import Tensor
 from glocal.errors import GlocalError
 from glocal.losses.predictive import patch_info_nce
 from glocal.methods.cpc import ContextNetwork, cut, turned
-from glocal.models.backbone import ModelSettings
+from glocal.models.architecture import ModelSettings
 from tests.methods.cases import RESNET, RESNET_RUN, MethodCase, make, views
 
 LAYER_NORM = {"norm_layer": "groupnorm1"}

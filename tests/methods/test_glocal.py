@@ -12,7 +12,8 @@ from glocal.losses import local_dissimilarity, sce, view_contrast
 from glocal.methods import Method, method_class
 from glocal.methods.glocal import GlocalSettings, mixed_positives
 from glocal.models.affinity import affinity_loss
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.views.batch import Views
 from glocal.views.geometry import ViewGeometry, match_patches
 from glocal.views.mixing import cutmix, draw_ratio

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from glocal.methods import method_class
-from glocal.models.backbone import build_backbone
+from glocal.models.building import build_backbone
 from tests.methods.cases import RESNET_RUN, VIT, MethodCase, make, views
 
 CASE = MethodCase(

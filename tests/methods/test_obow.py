@@ -8,7 +8,8 @@ from torch.nn.functional import avg_pool2d, normalize
 from glocal.errors import GlocalError
 from glocal.losses.words import bag_of_words, bag_prediction, word_distances
 from glocal.methods.obow import OBoW, OBoWSettings, _draw_word
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 

@@ -11,7 +11,8 @@ from glocal.errors import GlocalError
 from glocal.losses import dino
 from glocal.methods.selfpatch import SelfPatch, SelfPatchSettings
 from glocal.models.aggregation import PatchAggregation, similar_neighbors
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from tests.methods.cases import VIT, VIT_RUN, MethodCase, make, views
 
 NO_TOKEN = {"class_token": False, "global_pool": "avg"}

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from glocal.config import TrainSettings
 from glocal.errors import GlocalError
+from glocal.models.architecture import ModelSettings
 from glocal.models.attention import cls_attention, use_plain_attention
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.training.machine import suit_to_machine
 
 

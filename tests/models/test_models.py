@@ -16,14 +16,9 @@ from torch import nn
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
-from glocal.models.backbone import (
-    Backbone,
-    ModelSettings,
-    build_backbone,
-    found_stem,
-    known_interpolation,
-    statistics_of_weights,
-)
+from glocal.models.architecture import ModelSettings, found_stem, known_interpolation, statistics_of_weights
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.heads import mlp
 from glocal.models.momentum import MomentumTeacher
 from glocal.models.queue import NegativeQueue

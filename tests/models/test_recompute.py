@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from glocal.config import TrainSettings
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.linear import use_onednn
 from glocal.models.recompute import recomputing
 from glocal.training.machine import suit_to_machine

@@ -5,7 +5,9 @@ import timm
 import torch
 
 from glocal.errors import GlocalError
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.regions import pooled_regions, view_and_regions
 
 NETWORKS = {

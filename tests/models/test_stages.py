@@ -4,7 +4,9 @@ import pytest
 import timm
 import torch
 
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.stages import Stage, stage_before_last, unpooled_and_stage
 
 NETWORKS = {

@@ -22,7 +22,8 @@ import glocal
 from glocal.cli import app
 from glocal.errors import GlocalError
 from glocal.models import weights as reading
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.models.weights import best_fit, likely_networks, load_into, read_weights
 
 TINY: dict[str, Any] = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}

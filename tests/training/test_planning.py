@@ -18,7 +18,8 @@ import glocal
 from glocal.checkpoints import newest_checkpoint
 from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from glocal.training import forecast, loop, trial
 from glocal.training.budget import Costs
 from glocal.training.loop import RunInterrupted

@@ -21,7 +21,9 @@ from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.exports import export
 from glocal.methods.building import build_method
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone, found_stem, statistics_in_timm
+from glocal.models.architecture import ModelSettings, found_stem, statistics_in_timm
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.loading import load_backbone
 from glocal.models.momentum import MomentumTeacher
 from glocal.plain import write_yaml

@@ -25,7 +25,9 @@ from glocal.evaluation.probes.finetuning import (
     readable,
 )
 from glocal.evaluation.protocols.finetune import kept, list_of, percent, projector_of
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.settings import Seed
 
 

@@ -18,7 +18,8 @@ from glocal.errors import GlocalError
 from glocal.evaluation import Bench, IncompleteError, Readout, evaluate, results
 from glocal.evaluation.features.cache import _DTYPES, FeatureCache
 from glocal.evaluation.protocols import linear
-from glocal.models.backbone import ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 
 
 class Counting:

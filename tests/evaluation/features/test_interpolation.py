@@ -12,7 +12,7 @@ from glocal.evaluation.features.cache import FeatureCache
 from glocal.evaluation.features.extraction import POOLED, RawPixels, interpolation_of
 from glocal.evaluation.probes.linear import LinearSettings
 from glocal.evaluation.protocols.linear import readout_of
-from glocal.models.backbone import known_interpolation
+from glocal.models.architecture import known_interpolation
 from glocal.models.loading import load_backbone
 
 

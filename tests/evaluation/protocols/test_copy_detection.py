@@ -21,7 +21,9 @@ from glocal.evaluation.features.gem import gem, gem_readout
 from glocal.evaluation.features.scales import size_step
 from glocal.evaluation.protocols.copy_detection import CopyDetectionSettings, drawn_images, originals_of
 from glocal.models import loading
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.loading import load_backbone
 
 

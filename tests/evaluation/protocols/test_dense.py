@@ -24,7 +24,9 @@ from glocal.evaluation.metrics.segmentation import (
     upsampled,
     vote,
 )
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.report.mask_pictures import draw_segmentation
 
 COLOURS = torch.tensor([[250, 10, 10], [10, 250, 10], [10, 10, 250]], dtype=torch.uint8)

@@ -31,7 +31,9 @@ from glocal.evaluation.detection.training import Keeper, Plan, detect, finetune
 from glocal.evaluation.features.bench import Bench
 from glocal.evaluation.metrics.detection import Detections, coco_scores, voc_scores
 from glocal.evaluation.protocols.detection import DetectionSettings, measure, plan_of, resolved
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 
 pytest.importorskip("faster_coco_eval")
 

@@ -15,7 +15,9 @@ from glocal.evaluation.probes.distilling import StudentSettings, distil
 from glocal.evaluation.probes.finetuning import Classifier, TuningSettings, fine_tune
 from glocal.evaluation.protocols.distil import DistilSettings, student_of, temperature_for
 from glocal.losses import knowledge_distillation
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.models.loading import load_backbone, load_projector
 from tests.methods.cases import RESNET, RESNET_RUN
 

@@ -21,7 +21,9 @@ from glocal.evaluation.probes.augmented import crop_padded, draw_padded, padded_
 from glocal.evaluation.probes.linear import LinearSettings, Probe
 from glocal.evaluation.probes.sgd import Classifiers
 from glocal.evaluation.protocols.linear import readout_of
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 from glocal.settings import validated
 
 

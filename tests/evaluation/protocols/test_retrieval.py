@@ -25,7 +25,9 @@ from glocal.evaluation.features.extraction import POOLED, Readout
 from glocal.evaluation.features.scales import View, at_scales, size_step, smallest_side, view_for, whole_features
 from glocal.evaluation.protocols.retrieval import PROTOCOL, RetrievalSettings, measure
 from glocal.files import cache_folder
-from glocal.models.backbone import Backbone, ModelSettings, build_backbone
+from glocal.models.architecture import ModelSettings
+from glocal.models.backbone import Backbone
+from glocal.models.building import build_backbone
 
 
 def noise(seed: int, width: int = 60, height: int = 40) -> Image.Image:
