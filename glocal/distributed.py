@@ -20,14 +20,32 @@ T = TypeVar("T")
 _by_cpu: dict[Any, Any] = {}  # a group whose tensors lie in the CPU's memory, for the processes of each training
 
 
+_by_itself = False
+
+
 def process_count() -> int:
     """The number of processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _know_one_another() else 1
 
 
 def process_rank() -> int:
     """This process' number, from 0."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _know_one_another() else 0
+
+
+def _know_one_another() -> bool:
+    return not _by_itself and dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def each_by_itself() -> Iterator[None]:
+    """Inside, this process is the only one: what methods do with the others, they do not."""
+    global _by_itself
+    before, _by_itself = _by_itself, True
+    try:
+        yield
+    finally:
+        _by_itself = before
 
 
 @contextmanager

@@ -35,6 +35,25 @@ def alone(path: Path) -> Iterator[None]:
             os.close(held)
 
 
+def is_held(path: Path) -> bool | None:
+    """Whether a process holds the lock of a file, which is left as it is; None where that cannot be told."""
+    if sys.platform == "win32":
+        return None
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in _TAKEN else None
+    finally:
+        os.close(file)
+    return False
+
+
 def take_lock(path: Path, until: float) -> int | None:
     """The open file that holds the lock; None where there can be none.
 

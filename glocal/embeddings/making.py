@@ -354,7 +354,10 @@ class Work:
 def _half(vectors: Tensor) -> np.ndarray:
     half = vectors.half()
     if half.isinf().any():
-        raise GlocalError(f"a feature of {float(vectors.abs().max()):g} is beyond 65,504, which float16 cannot hold")
+        raise GlocalError(
+            f"a feature of {float(vectors.abs().max()):g} is beyond 65,504, which float16 cannot hold: so large are "
+            "those of a network whose batch normalisation saw only a few steps, or which diverges; train for longer"
+        )
     return half.numpy()
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.lanes.skipped import read_skipped
 from glocal.errors import GlocalError
+from glocal.locking import is_held
+from glocal.training.lock import FILE as LOCK
 from glocal.training.log import FAILED, monitor_series, read_metrics
 
 MEASURES = ("knn", "spread", "effective_rank", "prototypes_used", "target_information")
@@ -29,6 +31,7 @@ class Record:
         measured: by name, (n, 2) epochs and values.
         broken: names of images that could not be read, each with its reason.
         failed: why the training could not go on; empty where it could.
+        running: a training is in the folder; None where that cannot be told.
     """
 
     folder: Path
@@ -38,6 +41,7 @@ class Record:
     measured: dict[str, np.ndarray]
     broken: tuple[str, ...]
     failed: str = ""
+    running: bool | None = None
 
     @cached_property
     def steps_per_epoch(self) -> float:
@@ -95,4 +99,5 @@ def read_record(folder: str | Path, name: str = "") -> Record:
         measured,
         tuple(read_skipped(folder / "skipped.txt")),
         failed.read_text(encoding="utf-8").strip() if failed.is_file() else "",
+        is_held(folder / LOCK),
     )

@@ -16,18 +16,20 @@ import numpy as np
 
 from glocal.errors import GlocalError, in_a_line
 from glocal.files import printable
+from glocal.locking import is_held
 from glocal.pages.curves import charts, draw
 from glocal.pages.document import Part, bokeh_script, packaged, verdict_list, write_page
 from glocal.pages.live import FILE
 from glocal.pages.record import Record, read_record
 from glocal.pages.verdict import verdict
+from glocal.training.lock import FILE as LOCK
 from glocal.training.log import FAILED
 
 ADDRESS = "127.0.0.1"
 PORT = 8765
 
 _DEEP = 4  # folders below the one that is watched in which runs are looked for
-_FRESH = 600.0  # seconds since the last line of a log: the run goes on
+_FRESH = 600.0  # seconds since the last line of a log: the run goes on, where its lock cannot tell
 _READ = ("recipe.yaml", "metrics.csv", "monitor.csv", FAILED)  # what a line of the list comes from
 _OF_A_RUN = {FILE: "text/html; charset=utf-8", "loss.png": "image/png", "views.png": "image/png"}
 _SAFE = "default-src 'none'; script-src 'unsafe-inline' 'self' 'unsafe-eval'; style-src 'unsafe-inline'; "
@@ -173,9 +175,11 @@ def _lines(server: Server) -> list[dict[str, Any]]:
         except Exception as error:  # this one; the others are there
             lines.append({**found, "state": f"cannot be read: {printable(in_a_line(error))}"})
             continue
-        waiting = "beginning" if fresh else "nothing logged"
-        going = f"{'running' if fresh else 'stopped'}, {line['steps']}" if line["steps"] else waiting
-        lines.append({**found, **line, "state": line["state"] or going})
+        held = is_held(folder / LOCK)
+        going = fresh if held is None else held
+        waiting = "beginning" if going else "nothing logged"
+        state = f"{'running' if going else 'stopped'}, {line['steps']}" if line["steps"] else waiting
+        lines.append({**found, **line, "state": line["state"] or state})
     return lines
 
 

@@ -18,7 +18,8 @@ Mood = Literal["good", "bad", "note", "next"]
 _PART = 5  # the run's last fifth is held beside the one before
 _LEVEL = 0.05  # of the whole range: a change of less is none
 _POINTS = 0.5  # of k-NN accuracy in percent: a change of less is noise
-_FELL = 1.0  # points below the best
+_FELL = 1.0  # points below the best, each the median of three measurements
+_FELL_OF_FEW = 3.0  # the same where there are fewer than five, of which each counts by itself
 _RANK = 0.05  # share of the effective rank by which it has to change
 _SLOW = 0.5  # of the usual images a second
 _FEW = 10  # lines of metrics.csv that say anything
@@ -76,7 +77,10 @@ def _progress(record: Record) -> Sentence:
     if record.finished:
         done = f"{counted(record.recipe.train.epochs, 'epoch')}, {counted(record.steps, 'step')}"
         return Sentence("good", f"The training is finished: {done}.")
-    return Sentence("note", f"{done} are done ({epochs:.1f} of {record.recipe.train.epochs} epochs).")
+    words = f"{done} are done ({epochs:.1f} of {record.recipe.train.epochs} epochs)"
+    if record.running is False and not record.failed:
+        words += ". The training is not running: the same command goes on from its last checkpoint"
+    return Sentence("note", f"{words}.")
 
 
 def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
@@ -86,7 +90,10 @@ def _health(record: Record, rank: Trend | None) -> Iterator[Sentence]:
     width = _last(record, "effective_rank")
     targets = _collapsed_targets(record)
     known = len(record.metrics["loss"]) >= _FEW
-    if spread is None or width is None:
+    if spread is not None and record.measured["spread"][-1, 0] == 0:
+        words = f"The untrained network's embeddings have a spread of {spread:.2f} and use {width:.1f} directions"
+        yield Sentence("note", f"{words} (effective rank); they were not looked at since.")
+    elif spread is None or width is None:
         yield Sentence("note", "The embeddings were not looked at (monitor.collapse_epochs=0).")
     elif spread < LOW_SPREAD:
         yield Sentence("bad", f"The embeddings have collapsed to nearly one point: spread {spread:.3f} (1 is even).")
@@ -113,14 +120,16 @@ def _loss(record: Record, trend: Trend | None) -> Iterator[Sentence]:
 
 def _accuracy(record: Record, trend: Trend | None) -> Iterator[Sentence]:
     if "knn" not in record.measured:
-        off = record.recipe.monitor.knn_epochs == 0
-        why = "is not measured (monitor.knn_epochs=0)" if off else "needs images with labels"
+        every = record.recipe.monitor.knn_epochs
+        if 0 < record.metrics["epoch"][-1] < every:
+            yield Sentence("note", f"There is no k-NN accuracy yet: images with labels get it every {every:g} epochs.")
+            return
+        why = "needs images with labels" if every else "is not measured (monitor.knn_epochs=0)"
         words = f"There is no k-NN accuracy: it {why}."
         yield Sentence("note", f"{words} The effective rank stands in for it: of two runs of a method, more is better.")
         return
     epochs, values = record.measured["knn"].T
-    best = int(values.argmax())
-    if values[best] - values[-1] > _FELL:
+    if (best := _fell_from(values)) is not None:
         words = f"k-NN accuracy is {values[-1]:.1f} %, and was {values[best]:.1f} % at epoch {epochs[best]:.0f}"
         yield Sentence("bad", f"{words}: it is falling.")
     elif trend is None:
@@ -131,6 +140,17 @@ def _accuracy(record: Record, trend: Trend | None) -> Iterator[Sentence]:
     else:
         words = f"k-NN accuracy no longer improves: {trend.before:.1f} % before the last fifth, {trend.last:.1f} % now."
         yield Sentence("note", words)
+
+
+def _fell_from(values: np.ndarray) -> int | None:
+    """Where k-NN accuracy was best, if it has fallen since; medians of three, for one measurement is noise."""
+    best = int(values.argmax())
+    if len(values) < _KNOWN:
+        return best if values[best] - values[-1] > _FELL_OF_FEW else None
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(values, 3), axis=1)
+    place = int(smooth.argmax())
+    fell = smooth[place] - smooth[-1] > _FELL and smooth[place] - values[-1] > _FELL
+    return place + int(np.abs(values[place : place + 3] - smooth[place]).argmin()) if fell else None
 
 
 def _speed(record: Record) -> Iterator[Sentence]:
@@ -167,14 +187,15 @@ def _advice(record: Record, trends: dict[str, Trend | None], loss: Trend | None)
     if not record.finished:
         return
     place = shlex.quote(str(record.folder))
-    name = "knn" if trends["knn"] is not None else "effective_rank"
+    name = "knn" if "knn" in record.measured else "effective_rank"
     best = trends[name]
+    fell = name == "knn" and _fell_from(record.measured[name][:, 1]) is not None
     direction = best.direction if best is not None else -loss.direction if loss is not None else None
-    if direction is not None and direction > 0:
+    if direction is not None and direction > 0 and not fell:
         epochs = 2 * record.recipe.train.epochs
         command = f"glocal pretrain --out {place} --recipe {place}/recipe.yaml --extend --set train.epochs={epochs}"
         yield Sentence("next", "It was still learning when it ended. Train longer:", command)
-    elif best is not None and best.direction < 0:
+    elif fell or (name != "knn" and best is not None and best.direction < 0):
         words = "It got worse towards its end. A smaller optimizer.lr may help; look at what the network is shown:"
         yield Sentence("next", words, f"glocal views --recipe {place}/recipe.yaml --data IMAGES")
     elif best is None or len(record.measured[name]) < _KNOWN:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from glocal.checkpoints import newest_checkpoint
+from glocal.distributed import all_objects, each_by_itself
 from glocal.errors import in_a_line
 from glocal.methods.base import Method
 from glocal.methods.building import build_method
@@ -27,7 +29,7 @@ def who_is_to_blame(training: Training, step: int) -> str:
 
     The step's views are made again. With the weights of the newest checkpoint, or those that the training began with,
     the loss of each image is computed by itself, as that of a batch of twice the same: without gradient, by statistics
-    that were kept, in float32.
+    that were kept, in float32. Of several processes each looks at its own share; all come here.
 
     Args:
         training: that has failed, whose own weights may be no numbers any more.
@@ -36,15 +38,34 @@ def who_is_to_blame(training: Training, step: int) -> str:
     Returns:
         A part of a message. Never an error: what cannot be found out is said.
     """
-    if training.fabric.world_size > 1:
-        return "which image is to blame was not looked for, for several processes share the batch"
+    found: _Found | str
     try:
-        return _found(training, step)
+        with each_by_itself():
+            found = _found(training, step)
     except Exception as error:  # of whatever fails after a failure, the first is to be told
-        return f"which image is to blame could not be found out ({in_a_line(error)})"
+        found = f"which image is to blame could not be found out ({in_a_line(error)})"
+    shares = all_objects(found)
+    for one in shares:
+        if isinstance(one, str):
+            return one
+    return _in_words([one for one in shares if not isinstance(one, str)])
 
 
-def _found(training: Training, step: int) -> str:
+class _Found(NamedTuple):
+    """What a process has found in its share of a batch.
+
+    Attributes:
+        bad: names of images, up to eight.
+        many: more of the share may be so.
+        when: of which time the weights were.
+    """
+
+    bad: list[str]
+    many: bool
+    when: str
+
+
+def _found(training: Training, step: int) -> _Found:
     method, when = _weights_before(training)
     order, settings = training.order, training.recipe.train
     method.before_step(Clock(step - 1, order.steps_per_epoch, length_at(step - 1, settings, order.steps_per_epoch)))
@@ -54,13 +75,17 @@ def _found(training: Training, step: int) -> str:
         count += len(views.index)
         rows = _alone(lambda few, views=views: _is_finite(method, views, few), len(views.index))  # type: ignore[misc]
         bad += views.index[rows].tolist()
+    return _Found([str(training.source.keys[index]) for index in bad], len(bad) == min(count, _MANY), when)
+
+
+def _in_words(shares: list[_Found]) -> str:
+    bad, when = [name for one in shares for name in one.bad], shares[0].when
     if not bad:
         return f"no single image is to blame: with the weights {when}, each image's loss alone is a number"
-    if len(bad) == min(count, _MANY):
+    if all(one.many for one in shares):
         return f"no single image is to blame: with the weights {when}, many images' loss alone is no number"
-    names = [str(training.source.keys[index]) for index in bad[:_NAMED]]
     more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-    return f"of the images in the batch, the loss of {', '.join(names)}{more} alone is no number"
+    return f"of the images in the batch, the loss of {', '.join(bad[:_NAMED])}{more} alone is no number"
 
 
 def _weights_before(training: Training) -> tuple[Method, str]:

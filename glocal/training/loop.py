@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -124,6 +125,12 @@ def train(
             shared.exchange()
         return asked, bool(overdue)
 
+    @contextmanager
+    def aside(what: str) -> Iterator[None]:
+        """What is done inside is no step."""
+        with apart(hooks.watch, what), meter.apart():
+            yield
+
     def tell(*, wait: bool) -> None:
         """Logs and shows the losses that have come from the device; with `wait` all."""
         for line in meter.arrived(wait=wait):
@@ -145,7 +152,7 @@ def train(
                 bar.console.print("measuring k-NN before the first step …")
             with (
                 torch.random.fork_rng(gpus),
-                apart(hooks.watch, "knn"),
+                aside("knn"),
             ):  # the training draws the same numbers, measured or not
                 _measure_knn(0, "before the first step", hooks, recipe, bar if progress else None)
         try:
@@ -156,7 +163,7 @@ def train(
                     if epoch >= method.refresh_first:
                         start = time.perf_counter()
                         meet()
-                        with apart(hooks.watch, "refresh"):
+                        with aside("refresh"):
                             found = lent(method, lambda: embed_all(method, lane, order.length, fabric, meet))
                             method.refresh(found, epoch)
                         if fabric.global_rank == 0 and progress:
@@ -193,11 +200,11 @@ def train(
                     for wrong in lookout.after(done):
                         warn(wrong)
                 if looking:
-                    with apart(hooks.watch, "look"):
+                    with aside("look"):
                         _look_at_embeddings(method, done, hooks.log, saved)
                 if hooks.knn and knn_every and (done % knn_every == 0 or last):
                     when = f"epoch {done / order.steps_per_epoch:.0f}"
-                    with apart(hooks.watch, "knn"):
+                    with aside("knn"):
                         _measure_knn(done, when, hooks, recipe, bar if progress else None)
                 if lookout and lookout.overflowed:  # a loss that is no number tells more than what it has left behind
                     _check_unread(meter, saved)
@@ -205,10 +212,10 @@ def train(
                     meet()
                     check_state(method, of_torch, done, saved, bounds)
                 if due:
-                    with apart(hooks.watch, "checkpoint"):
+                    with aside("checkpoint"):
                         saved, kept, last_save = hooks.save(done), done, time.monotonic()
                 if hooks.page and done % settings.log_steps == 0:
-                    with apart(hooks.watch, "page"):
+                    with aside("page"):
                         hooks.page()
                 if hooks.watch:
                     hooks.watch.step(done)

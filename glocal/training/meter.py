@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Line:
     Attributes:
         step: the last of them, counted from 1.
         losses: (steps, P) of each phase, on the CPU.
-        images_per_second: over these steps.
+        images_per_second: over these steps, without measurements and checkpoints between them.
         settings: of the optimiser, after the last one.
     """
 
@@ -47,7 +48,7 @@ class LossMeter:
 
     A GPU is given several steps of work in advance; a loss that is read at once would have the host wait for all of it,
     and the GPU then for the host. So losses are copied in the order of the GPU's work, and read when an event says that
-    they are there. Time is the device's own, between the last steps of two lines.
+    they are there. Time is the device's own, between the last steps of two lines, without what was done `apart`.
 
     Args:
         device: where losses are.
@@ -61,8 +62,16 @@ class LossMeter:
         self._on_gpu = device.type == "cuda"
         self._clock = DeviceClock(device)
         self._losses: list[Tensor] = []
-        self._sent: deque[tuple[int, Tensor, Any, Mapping[str, float]]] = deque()
+        self._sent: deque[tuple[int, Tensor, Any, list[tuple[Any, Any]], Mapping[str, float]]] = deque()
         self._before = self._clock.now()
+        self._apart: list[tuple[Any, Any]] = []  # since the last line that was sent
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done inside is no training: its time does not count."""
+        start = self._clock.now()
+        yield
+        self._apart.append((start, self._clock.now()))
 
     def add(self, losses: Tensor) -> None:
         """Takes a step's losses (P,), detached, as they are on the device."""
@@ -78,7 +87,8 @@ class LossMeter:
             losses = torch.empty(losses.shape, pin_memory=True).copy_(losses, non_blocking=True)
         else:
             losses = losses.cpu()
-        self._sent.append((step, losses, self._clock.now(), settings))
+        self._sent.append((step, losses, self._clock.now(), self._apart, settings))
+        self._apart = []
 
     def unread(self) -> Iterator[tuple[int, Tensor]]:
         """(step, losses) of all steps that `arrived` has not given, (steps, P) up to that step; waits for the device.
@@ -86,7 +96,7 @@ class LossMeter:
         They stay where they are: no line of the log becomes shorter for it.
         """
         step = self._read
-        for last, losses, sent, _ in self._sent:
+        for last, losses, sent, _, _ in self._sent:
             if self._on_gpu:
                 sent.synchronize()
             yield last, losses
@@ -97,11 +107,12 @@ class LossMeter:
     def arrived(self, *, wait: bool) -> Iterator[Line]:
         """The lines that have come, in their order; with `wait` all that were sent."""
         while self._sent:
-            step, losses, sent, settings = self._sent[0]
+            step, losses, sent, others, settings = self._sent[0]
             if self._on_gpu and not wait and not sent.query():
                 return
             self._sent.popleft()
             self._read = step
             seconds = self._clock.seconds(self._before, sent)
+            seconds -= sum(self._clock.seconds(start, end) for start, end in others)
             self._before = sent
             yield Line(step, losses, self.images * len(losses) / max(1e-9, seconds), settings)

@@ -256,6 +256,8 @@ def _train(
         if main:
             with _or_a_warning():
                 write_text(failed, f"{told}\n")
+        if error.step is not None and fabric.world_size > 1:  # the loss is that of all
+            raise TogetherError(str(told)) from None
         raise told from None
     except RunInterrupted as error:
         again = error.signal == getattr(signal, "SIGUSR1", None) and "SLURM_JOB_ID" in os.environ

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from glocal.errors import GlocalError
+from glocal.locking import alone
 from glocal.pages import serving
 from glocal.pages.record import read_record
 from glocal.pages.serving import Server
@@ -123,6 +124,24 @@ def test_a_run_that_is_odd_leaves_the_others_on_the_list(server: Server, trained
     assert status == curves == (503 if change == "recipe" else 200), text
     if change == "recipe":
         assert lines["odd"]["state"].startswith("cannot be read: ")
+
+
+def test_a_run_that_was_killed_is_not_said_to_run(server: Server, trained: Path) -> None:
+    killed = trained.parent / "killed"
+    killed.mkdir()
+    shutil.copy(trained / "recipe.yaml", killed)
+    (killed / "metrics.csv").write_text("step,epoch,loss,lr,images_per_second\n1,0.5,3,0.1,9\n", encoding="utf-8")
+    (killed / ".lock").touch()  # stays behind, but nobody holds it
+
+    def state() -> str:
+        return str(next(line["state"] for line in json.loads(ask(server, "/runs.json")[2]) if line["name"] == "killed"))
+
+    try:
+        assert state().startswith("stopped, 1 of ")
+        with alone(killed / ".lock"):
+            assert state().startswith("running, 1 of ")
+    finally:
+        shutil.rmtree(killed)
 
 
 def test_a_line_is_read_again_only_when_its_files_changed(

@@ -62,9 +62,30 @@ def test_a_run_that_no_longer_learns_is_not_to_be_trained_for_longer() -> None:
 
 
 def test_accuracy_below_its_best_is_told_with_the_epoch_of_the_best() -> None:
-    assert "bad: k-NN accuracy is 30.0 %, and was 40.0 % at epoch 4: it is falling." in said(
+    assert "bad: k-NN accuracy is 30.0 %, and was 38.0 % at epoch 6: it is falling." in said(
         record(knn=[20, 35, 40, 38, 33, 30])
     )
+    assert "bad: k-NN accuracy is 30.0 %, and was 40.0 % at epoch 5: it is falling." in said(record(knn=[20, 40, 30]))
+
+
+def test_one_lucky_measurement_is_no_decline() -> None:
+    text = said(record(knn=[15, 20, 28, 21.5, 22, 22.5, 21.5, 22]))
+    assert "falling" not in text.replace("The loss is still falling", "")
+    assert "got worse" not in text
+
+
+def test_what_was_measured_before_the_first_step_is_not_said_of_the_run() -> None:
+    text = said(record(done=4, spread=[0.7], effective_rank=[77.0]))
+    assert "note: The untrained network's embeddings have a spread of 0.70 and use 77.0 directions" in text
+    assert "Healthy" not in text
+
+
+def test_accuracy_that_is_not_due_yet_and_a_training_that_is_not_running_are_told() -> None:
+    early = replace(record(done=0.5), running=False)
+    assert "note: There is no k-NN accuracy yet: images with labels get it every 10 epochs." in said(early)
+    assert "epochs). The training is not running: the same command goes on from its last checkpoint." in said(early)
+    assert "not running" not in said(replace(early, running=True))
+    assert "not running" not in said(replace(record(), running=False))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +153,7 @@ def test_a_run_that_has_logged_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_a_run_of_few_lines_gets_no_judgement() -> None:
-    one = record(spread=[0.9], effective_rank=[20.0], epochs=1, done=1)
+    one = record(spread=[0.8, 0.9], effective_rank=[30.0, 20.0], epochs=1, done=1)
     short = replace(one, metrics={key: value[-1:] for key, value in one.metrics.items()})
     text = said(short)
     assert "The training is finished: 1 epoch, 50 steps." in text

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -139,3 +141,20 @@ def test_threads_give_what_is_read_in_order_and_raise_its_errors() -> None:
     for thread in set(threading.enumerate()) - before:  # they are told to end
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+NOBODY_CATCHES = """
+from glocal.data.lanes.workers import batches_of
+def work():
+    batches = batches_of(list(range(64)), [range(4 * n, 4 * n + 4) for n in range(16)], workers=2)
+    for _ in batches:
+        raise ValueError("nobody catches this")
+work()
+"""
+
+
+def test_an_error_that_nobody_catches_ends_the_process_and_those_that_decode() -> None:
+    """Python waits for them in the end, and they ignore the signal by which it asks."""
+    ended = subprocess.run([sys.executable, "-c", NOBODY_CATCHES], capture_output=True, text=True, timeout=60)
+    assert "nobody catches this" in ended.stderr
+    assert ended.returncode == 1

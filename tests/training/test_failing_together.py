@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
 
 from glocal.checkpoints import checkpoint_files
@@ -97,6 +98,19 @@ def test_a_disk_that_is_full_for_one_ends_both(
     data = str(image_folder(32, sizes=((24, 24), (30, 24))))
     done = both(preloaded, data, tmp_path / "a", (FULL, ""), **{"train.checkpoint_steps": 2, "train.log_steps": 1})
     assert_one_line(done, "No space left on device", "goes on from", "step-000000002.pt")
+
+
+def test_an_image_whose_loss_is_no_number_is_named_whichever_process_has_it(
+    preloaded: Preloaded, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).random((32, 3, 16, 16), np.float32)
+    images[17] = 1e38
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(images):
+        np.save(tmp_path / f"images/{number:02}.npy", image)
+    values = {"data.rgb": False, "data.channels": 3, "data.channel_axis": "first", "data.mean": [0.5] * 3}
+    done = both(preloaded, str(tmp_path / "images"), tmp_path / "a", **values, **{"data.std": [0.25] * 3})
+    assert_one_line(done, "the loss is nan at step", "the loss of 17.npy alone is no number")
 
 
 def test_broken_images_are_named_whichever_process_reads_them(

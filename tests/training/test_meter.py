@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from glocal.training.clock import DeviceClock
 from glocal.training.meter import Line, LossMeter
 from glocal.training.streams import made_beside, stream_beside
 from glocal.transfer import to_device
@@ -124,3 +125,16 @@ def test_views_made_beside_the_training_are_the_views() -> None:
             busy = busy @ busy / 100
         found.append(views.images[0].sum())
     assert [value.item() for value in found] == expected
+
+
+def test_time_apart_is_no_time_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0, 9.0, 10.0, 20.0])
+    monkeypatch.setattr(DeviceClock, "now", lambda self: next(now))
+    meter = LossMeter(torch.device("cpu"), images=30)
+    meter.add(torch.zeros(1))
+    with meter.apart():  # from 2 to 9
+        pass
+    meter.send(1, {})  # at 10
+    meter.add(torch.zeros(1))
+    meter.send(2, {})  # at 20
+    assert [line.images_per_second for line in meter.arrived(wait=True)] == [10.0, 3.0]

@@ -29,8 +29,16 @@ SHARDED: dict[str, dict[str, object]] = {
 TURNS: list[dict[str, object]] = [{"stop": 2}, {"stop": 4, "train.sharded": False}, {"stop": 6}]
 
 
+OPTIONS = {"embed_dim": 64, "depth": 3, "num_heads": 2}
+# What these need of a vision transformer: places of patches that fit their crops.
+FITTING: dict[str, dict[str, object]] = {
+    "obow": {"data.size": 32, "views.1.size": 24, "views.2.size": 16},
+    "selfpatch": {"model.options": {**OPTIONS, "patch_size": 4, "class_token": False, "global_pool": "avg"}},
+}
+
+
 def with_shards(name: str, own: dict[str, object]) -> dict[str, object]:
-    return {**settings(name), **VIT_RUN, "train.sharded": True, **own}
+    return {**settings(name), **VIT_RUN, **FITTING.get(name, {}), "train.sharded": True, **own}
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from glocal.data.lanes.readings import reading
+from glocal.data.lanes.readings import PATIENCE, reading
 from glocal.data.lanes.thumbnails import thumbnail_of
 from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import Source
@@ -136,6 +136,7 @@ def central_batches(
     interpolation: Interpolation = "bilinear",
     thumbnail: int | None = None,
     pinned: bool = False,
+    patience: float = PATIENCE,
 ) -> Generator[CentralBatch]:
     """What `images_of` gives, with the sizes of the images and small pictures of them; each is decoded once.
 
@@ -146,6 +147,7 @@ def central_batches(
         workers, share, interpolation: as for `images_of`.
         thumbnail: the longer side of small pictures; None makes none.
         pinned: the batches lie in page-locked memory, from which a GPU copies while the host goes on.
+        patience: seconds that reading one image may take; 0: any number.
 
     Yields:
         A batch for each part, in order; an empty one where no image of a part can be read.
@@ -164,6 +166,7 @@ def central_batches(
         parts,
         workers=default_workers() if workers is None else workers,
         name=source.keys.__getitem__,
+        patience=patience,
         pin_memory=pinned,
     )
 
@@ -177,6 +180,7 @@ def images_of(
     skipped: list[BrokenImageError] | None = None,
     share: float | None = None,
     interpolation: Interpolation = "bilinear",
+    patience: float = PATIENCE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The images of a source as an evaluation sees them: central squares resized to `size`, in order.
 
@@ -188,12 +192,16 @@ def images_of(
         skipped: unreadable images are appended here; they are left out of the batches.
         share: the square's side, of the shorter side; None: above 64 pixels 7/8 (224 of 256), up to 64 all of it.
         interpolation: how they are resized.
+        patience: seconds that reading one image may take; 0: any number.
 
     Yields:
         index (B,) int64 in the source and images (B, 3, size, size) uint8; (B, C, size, size) float32 of values.
     """
     parts = in_batches(range(len(source)), batch_size)
-    for batch in central_batches(source, size, parts, workers=workers, share=share, interpolation=interpolation):
+    made = central_batches(
+        source, size, parts, workers=workers, share=share, interpolation=interpolation, patience=patience
+    )
+    for batch in made:
         if skipped is not None:
             skipped.extend(batch.broken)
         if len(batch.index) > 0:

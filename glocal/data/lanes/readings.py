@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from ctypes import Array, c_longlong
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from glocal.distributed import process_count
@@ -38,9 +39,13 @@ class Readings:
     Args:
         workers: the processes or threads.
         name: what the image of a number is called.
+
+    Attributes:
+        processes: those that `kill` ends.
     """
 
     def __init__(self, workers: int, name: Callable[[int], str]) -> None:
+        self.processes: list[BaseProcess] = []
         self._places: Array[c_longlong] = multiprocessing.RawArray(c_longlong, [0, _NONE] * workers)
         self._name = name
 
@@ -76,9 +81,8 @@ class Readings:
 
     def kill(self) -> None:
         """Ends the processes: one that hangs heeds nothing else, and Python would wait for it in the end."""
-        for process in multiprocessing.active_children():
-            if process.pid in self._places[::2]:
-                process.kill()
+        for process in self.processes:
+            process.kill()
 
 
 def _alive() -> set[int | None]:

@@ -240,7 +240,8 @@ class StreamingLane:
         """A range of the images as an evaluation sees them; unreadable ones are left out."""
         chosen = torch.arange(rows.start, rows.stop)
         if len(chosen) > 0:
-            for index, images in images_of(Subset(self.dataset.source, chosen), size, workers=self.workers):
+            part = Subset(self.dataset.source, chosen)
+            for index, images in images_of(part, size, workers=self.workers, patience=self.patience):
                 yield chosen[index], images
 
     def finish(self, batch: CroppedBatch) -> Views:

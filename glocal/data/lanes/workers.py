@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import repeat
+from multiprocessing import active_children
+from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 import torch
@@ -62,9 +64,17 @@ def batches_of(
         **options,
     )
     with _held_back():
+        others = set(active_children())
         batches = iter(loader)  # starts the processes
+        readings.processes = [process for process in active_children() if process not in others]
     if workers:
-        yield from awaited(batches, readings, patience)
+        # An error that nobody catches keeps this generator, and Python, which waits for the processes in the end,
+        # would ask them by a signal that they ignore.
+        ending = Finalize(None, readings.kill, exitpriority=0)
+        try:
+            yield from awaited(batches, readings, patience)
+        finally:
+            ending.cancel()
         return
     with closing(Threads(lambda take: take(), repeat(partial(next, batches)), readings, threads=1, ahead=0)) as made:
         yield from awaited(made, readings, patience)
