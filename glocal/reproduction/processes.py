@@ -17,6 +17,7 @@ from glocal.files import write_text
 from glocal.reproduction.jobs import LOG, RESULT, Job, is_done, read_result
 from glocal.signals import Stopped, StopSignals
 
+_ROOM = 24  # characters of a job's title beside the bar
 _POLL = 0.2  # seconds
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -55,7 +56,7 @@ def run_jobs(
                     place = next(free for free in range(number) if free not in running)
                     job = waiting.pop(0)
                     running[place] = job, _start(job, device, place)
-                bar.update(task, now="; ".join(job.title for job, _ in running.values()))
+                bar.update(task, now="; ".join(_short(job.title) for job, _ in running.values()))
                 time.sleep(_POLL)
                 for place, job in _ended(running):
                     _, process = running.pop(place)
@@ -74,6 +75,11 @@ def run_jobs(
         if stop.received is not None:
             left = len(waiting) + len(running)
             raise Stopped(f"stopped with {left} of {len(jobs)} jobs to do", stop.received)
+
+
+def _short(title: str) -> str:
+    """Beside the bar there is little room."""
+    return title if len(title) <= _ROOM else f"{title[: _ROOM - 1]}…"
 
 
 def _start(job: Job, device: str, place: int) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ from glocal.models.loading import choose_device
 from glocal.reproduction.budgets import find_budget
 from glocal.reproduction.equal import EQUAL, Spending
 from glocal.reproduction.gathering import folder_names, results_of
+from glocal.reproduction.heading import heading
 from glocal.reproduction.images import Images, parse_given
 from glocal.reproduction.jobs import Job, check_folder, check_measured, read_result
 from glocal.reproduction.measuring import mistaken
@@ -118,6 +119,8 @@ def reproduce(
     for job in work.before():  # before anything is written: what is there was made with what its heading says
         check_folder(job)
         check_measured(job)
+    if progress:
+        _tell_plan(work, len(columns) * seeds)
     try:
         if references:
             run_jobs(work.references(), number, where, after=lambda job: work.write(), progress=progress)
@@ -134,6 +137,17 @@ def reproduce(
         found = work.write()
         draw(found, out)
     return found
+
+
+def _tell_plan(work: Work, of_each: int) -> None:
+    """What is about to be done, before it takes hours."""
+    runs = of_each * len(work.planned)
+    beside = f", {work.number} side by side" if work.number > 1 else ""
+    note(f"{counted(runs, 'training')} of {counted(len(work.planned), 'row')}{beside}; budget {work.budget}: "
+         f"{work.choices.budget.about}; --rows takes some of them")  # fmt: skip
+    for line in heading(work.study.table, work.planned):
+        if line.startswith("images "):
+            note(line)
 
 
 def _listed(given: str | Sequence[str] | None) -> list[str]:
