@@ -284,9 +284,12 @@ class _Page:
         copies = _closest_pairs(sample)[:_PAIRS]
         if copies:
             pairs = "".join(
-                f'<div class="thumbs">{self._thumb(a, f"{value:.3f}")}{self._thumb(b)}</div>' for a, b, value in copies
+                f'<div class="pair"><div>{self._thumb(a)}{self._thumb(b)}</div>{value:.3f}</div>'
+                for a, b, value in copies
             )
-            lines.append(f'<h3>Most alike: are they copies?</h3><div class="thumbs">{pairs}</div>')
+            of = f" (as {escaped(one.name)} sees them)" if len(self.shown) > 1 else ""
+            words = f"The pairs that are most alike{of}, with the cosine of their features: are they copies?"
+            lines.append(f'<h3>Most alike</h3><p>{words}</p><div class="thumbs">{pairs}</div>')
         if sample.outliers:
             shown = "".join(self._thumb(number) for number in sample.outliers[:_OUTLIERS])
             words = f"Far from all others: {counted(len(sample.outliers), 'image')}"

@@ -115,13 +115,10 @@ def _line(
         f"--time {in_words(budget.seconds)}: {counted(epochs, 'epoch')} of {counted(work.steps_per_epoch, 'step')} at "
         f"{chosen.words}"
     ]
-    short = f"at least {WANTED_EPOCHS} are wanted" if found.larger or epochs < WANTED_EPOCHS else ""
     if found.larger:
-        short += f", and {_larger(rungs, found)}"
+        parts.append(f"larger would leave fewer than {WANTED_EPOCHS} epochs: {_larger(rungs, found)}")
     if epochs < WANTED_EPOCHS:
-        short += f", but {unchanged or 'there is nothing smaller to choose'}"
-    if short:
-        parts.append(short)
+        parts.append(f"fewer than {WANTED_EPOCHS} epochs, for {unchanged or 'there is nothing smaller to choose'}")
     parts.append(
         f"a step takes {in_words(costs.step)}, all of them {in_words(steps)}, the start, measurements and checkpoints "
         f"{in_words(max(0.0, whole - steps))}, planning took {in_words(planning)}"
@@ -135,15 +132,15 @@ def _larger(rungs: list[Rung], found: Choice) -> str:
     for number in sorted({0, found.rung - 1}):
         epochs, measured = found.larger[number]
         about = "" if measured else "about "
-        fits.append(f"at {rungs[number].words} {f'{about}{epochs}' if epochs else 'not even 1'} would fit")
-    return " and ".join(fits)
+        fits.append(f"{f'{about}{epochs}' if epochs else 'not even 1'} at {rungs[number].words}")
+    return ", ".join(fits)
 
 
 def _unchanged(recipe: AnyRecipe, given: list[str]) -> str:
     """Why nothing smaller was tried; empty where everything was."""
     fixed = fixed_by(given)
     if fixed:
-        return f"nothing smaller is tried, for {' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} given"
+        return f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} given, so nothing smaller is tried"
     return (
         "no smaller network is tried, for none has the weights that this one begins with"
         if recipe.model.from_weights

@@ -24,6 +24,8 @@ from glocal.training.machine import as_launched
 from glocal.training.precision import choose_precision
 from glocal.training.starting import begin
 
+_SMALL_BATCH, _STEPS = 64, 4  # of a set that is smaller than the recipe's batch: images of a batch, steps of an epoch
+
 
 def resolve(
     data: Images | None,
@@ -94,9 +96,10 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
     batch, images = recipe.train.batch_size, len(source)
     parts = recipe.train.processes * recipe.train.accumulate
     if images < batch:
-        fitting = images // parts * parts
+        # An epoch of one step learns little; a batch that small has few negatives.
+        fitting = max(min(images, _SMALL_BATCH), images // _STEPS) // parts * parts
         if fitting < 2:
-            raise GlocalError(f"{source.name}: {images} images are too few to learn from")
+            raise GlocalError(f"{source.name}: {counted(images, 'image')} cannot be learned from; two are the least")
         note(f"train.batch_size is {fitting} instead of {batch}: there are only {images} images")
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
     if method_class(recipe.method.name).needs_labels:

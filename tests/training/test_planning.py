@@ -89,9 +89,9 @@ def test_the_plan_is_the_recipe_and_the_run_that_of_the_same_recipe_by_hand(
 ) -> None:
     planned = start(tmp_path / "a", time=3600)
     assert two_epochs_fit == ["resnet18"]
-    line = "--time 1 h: 2 epochs of 6 steps at 32 pixels with resnet18; at least 20 are wanted, but nothing smaller "
-    line += "is tried, for model.options and "
-    assert planned.recipe.planned.startswith(f"{line}model.stem are given; a step takes 4 min 30 s")
+    line = "--time 1 h: 2 epochs of 6 steps at 32 pixels with resnet18; fewer than 20 epochs, for model.options and "
+    line += "model.stem are given, so nothing smaller is tried; a step takes 4 min 30 s"
+    assert planned.recipe.planned.startswith(line)
     assert planned.recipe.planned in " ".join(capsys.readouterr().err.split())
     assert (planned.recipe.train.epochs, planned.metrics["step"]) == (2, list(range(1, 13)))
     assert not (tmp_path / "a" / ".trial").exists()

@@ -50,7 +50,7 @@ _MEND = {
     ".heif": "pip install pillow-heif reads them",
     ".avif": "Pillow 11.3 or newer reads them",
     ".dcm": "save them as 16-bit PNG",
-    ".npy": "save them as PNG or TIFF",
+    ".npy": "data.rgb=false learns from their values",
     ".npz": "save them as PNG or TIFF",
     ".zip": "unpack them",
     ".tar": "unpack them; those of WebDataset: hf:FOLDER/*.tar",

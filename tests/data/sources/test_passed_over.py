@@ -78,7 +78,7 @@ def test_files_that_are_no_images_are_counted_by_ending(tmp_path: Path, capsys: 
     open_source(tmp_path)
     assert capsys.readouterr().err == (
         f"note: {tmp_path}: 2 images; passed over: 3 .dcm (save them as 16-bit PNG), "
-        "1 .npy (save them as PNG or TIFF), 1 .zip (unpack them)\n"
+        "1 .npy (data.rgb=false learns from their values), 1 .zip (unpack them)\n"
     )
     put_all(tmp_path, "q.a1 q.a2 q.a3 q.a4 r.a3 r.a4")
     assert ImageFolder(tmp_path).passed_over.endswith(", 2 of 2 more endings")
