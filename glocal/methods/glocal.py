@@ -108,7 +108,7 @@ class Glocal(Method):
         settings = settings or GlocalSettings()
         small = size <= 64  # as SimCLR on CIFAR-10: half the colour distortion and no blur
         whole = View(
-            name="whole",
+            name="global",
             count=_WHOLE,
             size=size,
             scale=settings.scale,
