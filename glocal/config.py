@@ -230,7 +230,7 @@ def _resolved(
     raw = copied(mapping)
     method = raw.get("method")
     named = overrides.get("method.name")
-    if isinstance(method, Mapping) and named is not None and not same_method(str(named), str(method.get("name"))):
+    if isinstance(method, Mapping) and named is not None and not same_method(_word(named), _word(method.get("name"))):
         raw["method"] = {}  # settings of one method say nothing about another
     of_views = {path: value for path, value in overrides.items() if path.startswith("views.")}
     for path, value in overrides.items():
@@ -400,8 +400,13 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
             yield f"{path}.{key}", str(value), str(usual), choices_of(field)
 
 
+def _word(value: Any) -> str:
+    """What should be a name, as one: there are numbers that Python writes out for nobody."""
+    return value if isinstance(value, str) else shown(value)
+
+
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:
-    where = f"recipe {shortened(str(raw.get('name', 'custom')))}"
-    settings = method_class(str(raw["method"]["name"])).Settings
+    where = f"recipe {shortened(_word(raw.get('name', 'custom')))}"
+    settings = method_class(_word(raw["method"]["name"])).Settings
     schema = Recipe[settings]  # type: ignore[valid-type]
     return validated(schema, raw, where)

@@ -1,8 +1,10 @@
 """Recipes: every wrong key, type, range or name is one line with the nearest valid choice."""
 
 import copy
+import math
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -380,3 +382,18 @@ def test_what_is_written_behind_a_setting_of_several_lines_is_its_comment() -> N
     assert comments["recompute"].endswith("blocks: all of a block")
     comments = {name: comment for name, _, _, comment in setting_rows(TransferSettings())}
     assert comments["logistic"].startswith("held_out does not count")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("method.name", 7**6000, "no method .*thousands of digits"),
+        ("method.base.name", 7**6000, "method.base: .*thousands of digits"),
+        ("model.options", {"drop_rate": math.nan}, "model: options.drop_rate must be finite, not nan"),
+    ],
+    ids=["a method", "LoGo's method", "an option"],
+)
+def test_numbers_that_are_no_names_and_no_numbers_are_one_line(path: str, value: Any, said: str) -> None:
+    base = {"method": {"name": "logo", "base": {"name": "sce"}}} if ".base" in path else {}
+    with pytest.raises(GlocalError, match=said):
+        build_recipe(base, {path: value}, data_size=32)

@@ -15,7 +15,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from torch import Tensor
 
 from glocal.distributed import own_part, whole_tensor
-from glocal.errors import did_you_mean
+from glocal.errors import did_you_mean, shown
 from glocal.losses import local_dissimilarity
 from glocal.losses.affinity import AffinityForm
 from glocal.methods import method_class
@@ -60,7 +60,8 @@ class LoGoSettings(MethodSettings):
     def _of_its_method(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        kind = method_class(str(value.get("name", "moco")))
+        name = value.get("name", "moco")
+        kind = method_class(name if isinstance(name, str) else shown(name))
         if kind.compare is Method.compare:
             raise ValueError(f"LoGo needs a method with queries and keys; {value['name']} has none")
         unused = next((key for key in ("symmetric", "multi_crop") if value.get(key)), None)

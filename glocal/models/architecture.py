@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -54,7 +55,11 @@ class ModelSettings(Settings):
                 # Others than these may be pickles, which can execute anything.
                 if options[name] and not str(options[name]).endswith(".safetensors"):
                     raise ValueError(f"options.{place}{name} would read a file of weights; name it as model.init")
-        for name, number in _whole_numbers("options", self.options):
+        for name, number in _numbers("options", self.options):
+            if not math.isfinite(number):
+                raise ValueError(f"{name} must be finite, not {number}")
+            if isinstance(number, float):
+                continue
             most = _DEEPEST if any(word in name.rpartition(".")[2] for word in _DEPTHS) else _LARGEST
             if abs(number) > most:  # timm would build what nobody waits for
                 raise ValueError(f"{name} must be at most {most:,}, not {shown(number)}")
@@ -93,15 +98,15 @@ class ModelSettings(Settings):
         return has_plain_stem(network)
 
 
-def _whole_numbers(name: str, value: Any) -> Iterator[tuple[str, int]]:
-    """The whole numbers in a tree, each by its dotted path; those of a list by the path of the list."""
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
+    """The numbers in a tree, each by its dotted path; those of a list by the path of the list."""
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield from _whole_numbers(f"{name}.{key}", part)
+            yield from _numbers(f"{name}.{key}", part)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _whole_numbers(name, part)
-    elif isinstance(value, int):
+            yield from _numbers(name, part)
+    elif isinstance(value, int | float):
         yield name, value
 
 

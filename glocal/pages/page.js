@@ -44,7 +44,7 @@
     }
     const number = numbers[0];
     const title = element("p");
-    title.append(element("b", map.keys[number]), ` · ${Object.entries(map.groups).map(([by, names]) => `${by}: ${names[number]}`).join(" · ")}`);
+    title.append(element("b", map.keys[number]), ` · ${Object.entries(map.groups).map(([by, names]) => names[number].startsWith(by) ? names[number] : `${by}: ${names[number]}`).join(" · ")}`);
     const row = element("div");
     row.className = "thumbs";
     row.append(card(map, number, "this"));
