@@ -10,7 +10,7 @@ import torch
 
 from glocal.console import tell
 from glocal.data.lanes.choice import own_side
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, counted
 from glocal.training.budget import WANTED_EPOCHS, Costs, in_words
 from glocal.training.building import Training
 from glocal.training.ladder import ladder
@@ -97,7 +97,7 @@ class Forecast:
         seconds = work.seconds(costs, recipe.train.epochs, done=done)
         total = recipe.train.epochs * work.steps_per_epoch
         line = (
-            f"this takes about {in_words(seconds)} from here: {total - done} steps of {in_words(costs.step)} up to "
+            f"this takes about {in_words(seconds)} from here: {counted(total - done, 'step')} of {in_words(costs.step)} up to "
             f"epoch {recipe.train.epochs}"
         )
         beside = seconds - (total - done) * costs.step

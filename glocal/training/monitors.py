@@ -89,7 +89,8 @@ def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
         decoding=recipe.data.decoding,
     )
     some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
-    monitor.about = f"k-NN accuracy is measured every {settings.knn_epochs} epochs on {monitor.where}{some}"
+    often = "epoch" if settings.knn_epochs == 1 else f"{settings.knn_epochs} epochs"
+    monitor.about = f"k-NN accuracy is measured every {often} on {monitor.where}{some}"
     return monitor
 
 

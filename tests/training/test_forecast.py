@@ -27,7 +27,7 @@ def test_it_is_said_once_and_changes_nothing(
     monkeypatch.setattr(forecast, "TIMED", 5)  # of steps: two epochs have 12
     settings = {**TINY, "monitor.knn_epochs": 2}
     glocal.pretrain(DATA, tmp_path / "a", overrides=settings, progress=not quiet)
-    said = re.findall(r"this takes about .* from here: (\d+) steps of .* up to epoch 2", capsys.readouterr().err)
+    said = re.findall(r"this takes about .* from here: (\d+) steps? of .* up to epoch 2", capsys.readouterr().err)
     assert said == ([] if quiet else ["4"])
     monkeypatch.setattr(forecast, "Forecast", None)
     glocal.pretrain(DATA, tmp_path / "b", overrides=settings, progress=False)
@@ -80,7 +80,7 @@ def test_slow_steps_are_told_after_a_minute_and_something_shorter_is_named(
     assert slow.said == []
     slow.run(40.0, 1)
     [line] = slow.said
-    assert line.startswith("this takes about 13 h 18 min from here: 1197 steps of 40 s up to epoch 200")
+    assert line.startswith("this takes about 13 h 18 min from here: 1,197 steps of 40 s up to epoch 200")
     assert "; shorter: train.epochs=15 takes an hour; --time 4h would do about 54 epochs at 32 pixels" in line
 
 
@@ -118,7 +118,7 @@ def test_a_network_that_cannot_be_planned_with_ends_no_training(
 def test_what_is_short_is_told_without_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     slow = Slow(monkeypatch, tmp_path, train__epochs=200, monitor__knn_epochs=0)
     slow.run(0.01, 23)
-    assert slow.said == ["this takes about 12 s from here: 1177 steps of 0.01 s up to epoch 200"]
+    assert slow.said == ["this takes about 12 s from here: 1,177 steps of 0.01 s up to epoch 200"]
 
 
 def test_nothing_is_said_of_what_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
