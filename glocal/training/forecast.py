@@ -97,8 +97,8 @@ class Forecast:
         seconds = work.seconds(costs, recipe.train.epochs, done=done)
         total = recipe.train.epochs * work.steps_per_epoch
         line = (
-            f"this takes about {in_words(seconds)} from here: {counted(total - done, 'step')} of {in_words(costs.step)} up to "
-            f"epoch {recipe.train.epochs}"
+            f"this takes about {in_words(seconds)} from here: {counted(total - done, 'step')} of {in_words(costs.step)} "
+            f"up to epoch {recipe.train.epochs}"
         )
         beside = seconds - (total - done) * costs.step
         if beside >= 1:
