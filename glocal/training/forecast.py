@@ -96,10 +96,8 @@ class Forecast:
         recipe, work = self._training.recipe, self._work
         seconds = work.seconds(costs, recipe.train.epochs, done=done)
         total = recipe.train.epochs * work.steps_per_epoch
-        line = (
-            f"this takes about {in_words(seconds)} from here: {counted(total - done, 'step')} of {in_words(costs.step)} "
-            f"up to epoch {recipe.train.epochs}"
-        )
+        steps = f"{counted(total - done, 'step')} of {in_words(costs.step)}"
+        line = f"this takes about {in_words(seconds)} from here: {steps} up to epoch {recipe.train.epochs}"
         beside = seconds - (total - done) * costs.step
         if beside >= 1:
             line += f", {in_words(beside)} for measurements and checkpoints"
