@@ -58,6 +58,8 @@ class ModelSettings(Settings):
         for name, number in _numbers("options", self.options):
             if not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, not {number}")
+            if name.endswith("patch_size") and number < 1:
+                raise ValueError(f"{name} must be at least 1, not {number}")
             if isinstance(number, float):
                 continue
             most = _DEEPEST if any(word in name.rpartition(".")[2] for word in _DEPTHS) else _LARGEST
