@@ -13,6 +13,9 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
+RUN_LOCK = ".lock"
+"""Of a run's folder: the file that a training in it holds."""
+
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 

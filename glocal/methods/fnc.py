@@ -6,7 +6,8 @@ closer (attraction).
 
 This is the form within a batch. The paper's best numbers come from one whose keys are a momentum encoder's of earlier
 batches. As in the authors' code, all views are anchors and keys, scores are the largest similarity over the views, and
-false negatives that attract stay in the denominator.
+false negatives that attract stay in the denominator; the loss is half of theirs. Their code has attraction alone, and a
+learned scale in the projector's last batch normalisation.
 """
 
 from __future__ import annotations

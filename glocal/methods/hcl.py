@@ -39,7 +39,10 @@ class HCLSettings(MethodSettings):
 
 
 class HCL(Method):
-    """SimCLR with reweighted negatives. The last layer of the projector is not normalised, as in the authors' code."""
+    """SimCLR with reweighted negatives. The last layer of the projector is not normalised, as in the authors' code.
+
+    There each view passes the networks by itself, and batch normalisation with it; here both are one batch.
+    """
 
     Settings = HCLSettings
     compares_batch = True

@@ -30,7 +30,7 @@ from glocal.views.random import uniform
 
 
 class MYOWSettings(MethodSettings):
-    """Defaults are those of the authors' code for CIFAR-10."""
+    """Defaults are those of the authors' code for CIFAR-10, whose heads have a bias in their last layers too."""
 
     name: Literal["myow"] = "myow"
     hidden_dim: Amount = 4096

@@ -11,8 +11,7 @@ import numpy as np
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.data.lanes.skipped import read_skipped
 from glocal.errors import GlocalError
-from glocal.locking import is_held
-from glocal.training.lock import FILE as LOCK
+from glocal.locking import RUN_LOCK, is_held
 from glocal.training.log import FAILED, monitor_series, read_metrics
 
 MEASURES = ("knn", "spread", "effective_rank", "prototypes_used", "target_information")
@@ -99,5 +98,5 @@ def read_record(folder: str | Path, name: str = "") -> Record:
         measured,
         tuple(read_skipped(folder / "skipped.txt")),
         failed.read_text(encoding="utf-8").strip() if failed.is_file() else "",
-        is_held(folder / LOCK),
+        is_held(folder / RUN_LOCK),
     )

@@ -16,13 +16,12 @@ import numpy as np
 
 from glocal.errors import GlocalError, in_a_line
 from glocal.files import printable
-from glocal.locking import is_held
+from glocal.locking import RUN_LOCK, is_held
 from glocal.pages.curves import charts, draw
 from glocal.pages.document import Part, bokeh_script, packaged, verdict_list, write_page
 from glocal.pages.live import FILE
 from glocal.pages.record import Record, read_record
 from glocal.pages.verdict import verdict
-from glocal.training.lock import FILE as LOCK
 from glocal.training.log import FAILED
 
 ADDRESS = "127.0.0.1"
@@ -175,7 +174,7 @@ def _lines(server: Server) -> list[dict[str, Any]]:
         except Exception as error:  # this one; the others are there
             lines.append({**found, "state": f"cannot be read: {printable(in_a_line(error))}"})
             continue
-        held = is_held(folder / LOCK)
+        held = is_held(folder / RUN_LOCK)
         going = fresh if held is None else held
         waiting = "beginning" if going else "nothing logged"
         state = f"{'running' if going else 'stopped'}, {line['steps']}" if line["steps"] else waiting

@@ -13,9 +13,8 @@ from lightning.fabric import Fabric
 
 from glocal.errors import GlocalError, WriteError
 from glocal.files import make_folder
-from glocal.locking import take_lock
+from glocal.locking import RUN_LOCK, take_lock
 
-FILE = ".lock"
 _PATIENCE = 3.0  # seconds: the processes that decode for a training that was killed hold its lock until they end
 
 
@@ -65,14 +64,14 @@ def locked(folder: Path, fabric: Fabric) -> Iterator[Lock]:
     if fabric.global_rank == 0:
         try:
             make_folder(folder)
-            held = take_lock(folder / FILE, time.monotonic() + _PATIENCE)
+            held = take_lock(folder / RUN_LOCK, time.monotonic() + _PATIENCE)
         except BlockingIOError:
             refused = f"a training is running in {folder}: wait for it, stop it, or choose another folder (--out)"
         except WriteError as error:
             refused = str(error)
     if refused := fabric.broadcast(refused):
         raise GlocalError(refused)
-    lock = Lock(folder / FILE, held)
+    lock = Lock(folder / RUN_LOCK, held)
     try:
         yield lock
     finally:

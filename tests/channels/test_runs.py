@@ -159,7 +159,9 @@ def test_three_channels_may_be_values_too(tmp_path: Path) -> None:
     assert done.recipe.data.mean[0] == pytest.approx(images[..., 0].mean(), rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["sce", "dino", "clim", "logo", "glocal", "swav"])
+@pytest.mark.parametrize(
+    "method", ["sce", pytest.param("dino", marks=pytest.mark.slow), "clim", "logo", "glocal", "swav"]
+)
 def test_methods_of_every_kind_train(method: str, cubes: Path, no_pictures: None, tmp_path: Path) -> None:
     overrides = {
         **TINY,
@@ -224,7 +226,7 @@ def test_probes_train_on_views_of_such_images_and_protocols_of_colours_are_refus
         evaluate(run, protocols="structure", **asked)
 
 
-@pytest.mark.parametrize("target", ["onnx", "timm", "safetensors", "hub-folder"])
+@pytest.mark.parametrize("target", [pytest.param("onnx", marks=pytest.mark.slow), "timm", "safetensors", "hub-folder"])
 def test_exports_are_read_back_as_they_were(target: str, run: Path, tmp_path: Path) -> None:
     if target == "onnx":
         pytest.importorskip("onnxruntime")

@@ -76,9 +76,12 @@ class MethodCase:
     slow: bool = False
 
 
-def parameters() -> list[Any]:
-    """The methods' names, for parametrised tests of which some are slow."""
-    return [pytest.param(name, marks=pytest.mark.slow) if one.slow else name for name, one in cases().items()]
+def parameters(*always: str) -> list[Any]:
+    """The methods' names, for parametrised tests of which some are slow; those of `always` are not."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if one.slow and name not in always else name
+        for name, one in cases().items()
+    ]
 
 
 def case(name: str) -> MethodCase:

@@ -78,6 +78,7 @@ def test_the_picture_s_numbers_are_those_of_the_run_s_regressor(
                 assert torch.allclose(found.cosine[image, crop], cosine_similarity(one, other)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_images_are_of_different_classes_and_the_seed_draws_others(run: Path, tmp_path: Path) -> None:
     first = draw_affinity(run, tmp_path / "a.png", data="shapes", index=3)
     again = draw_affinity(run, tmp_path / "a.png", data="shapes", index=3)

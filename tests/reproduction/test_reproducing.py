@@ -102,6 +102,7 @@ def test_other_rows_and_columns_join_those_in_the_folder(study: Write, tmp_path:
         glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], settings={"optimizer.lr": 0.5}, references=False)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_filled_row_by_row_is_that_of_one_call(study: Write, tmp_path: Path, done: list[str]) -> None:
     whole = glocal.reproduce(study(), tmp_path / "whole", **SHAPES)
     done.clear()

@@ -51,7 +51,7 @@ def test_it_learns_in_two_epochs_does_not_collapse_and_is_not_accused_of_it(
     assert "warning" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", parameters("logo"))
 def test_a_run_that_was_stopped_between_checkpoints_ends_in_the_same_weights(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,6 +305,7 @@ def test_every_method_can_be_tried(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_photographs_are_tried_as_they_stream(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
     folder = image_folder(24, sizes=((40, 32), (32, 48)))
     settings = {**SMALL, "train.batch_size": 8, "data.size": 16}

@@ -645,7 +645,8 @@ def small_detector(build: Callable[..., Any]) -> Any:
     return build(backbone(), 3, min_size=48, max_size=80, box_batch_size_per_image=8, box_detections_per_img=10)
 
 
-@pytest.mark.parametrize("build", [pytest.param(faster_rcnn_c4, marks=pytest.mark.slow), mask_rcnn_fpn])
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [faster_rcnn_c4, mask_rcnn_fpn])
 def test_the_loss_falls(build: Callable[..., Any], coco: Path) -> None:
     train, val = open_detection(coco, "coco")
     masks = build is mask_rcnn_fpn
