@@ -389,9 +389,10 @@ def test_what_is_written_behind_a_setting_of_several_lines_is_its_comment() -> N
     [
         ("method.name", 7**6000, "no method .*thousands of digits"),
         ("method.base.name", 7**6000, "method.base: .*thousands of digits"),
+        ("method.base.queue_size", 7**6000, "method.base: queue_size: .*thousands of digits"),
         ("model.options", {"drop_rate": math.nan}, "model: options.drop_rate must be finite, not nan"),
     ],
-    ids=["a method", "LoGo's method", "an option"],
+    ids=["a method", "LoGo's method", "a setting of it", "an option"],
 )
 def test_numbers_that_are_no_names_and_no_numbers_are_one_line(path: str, value: Any, said: str) -> None:
     base = {"method": {"name": "logo", "base": {"name": "sce"}}} if ".base" in path else {}

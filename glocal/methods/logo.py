@@ -74,7 +74,7 @@ class LoGoSettings(MethodSettings):
             key = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
                 raise ValueError(f"{key} is not a setting; {did_you_mean(key, kind.Settings.model_fields)}") from None
-            raise ValueError(f"{key}: {first['msg']}, not {first['input']!r}") from None
+            raise ValueError(f"{key}: {first['msg']}, not {shown(first['input'])}") from None
 
     def fit_to(self, images: int) -> Self:
         return self.model_copy(update={"base": self.base.fit_to(images)})
