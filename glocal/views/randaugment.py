@@ -126,14 +126,16 @@ def _warp(images: Tensor, chosen: Tensor, level: Tensor, fill: Sequence[float]) 
     centre = torch.full((2,), size / 2, dtype=torch.float64)
     about = centre - rows[:, :, :2] @ centre  # (B, 2)
     rows[:, :, 2] += about * is_["rotate"][:, None]
-    middle = torch.arange(size, dtype=torch.float64) + 0.5
-    place = torch.stack([*torch.meshgrid(middle, middle, indexing="xy"), torch.ones(size, size)], dim=-1)
-    source = (place.flatten(0, 1) @ rows.transpose(1, 2)).unflatten(1, (size, size))  # (B, S, S, 2)
+    rows = to_device(rows, images.device, torch.float32)
+    middle = torch.arange(size, dtype=torch.float32, device=images.device) + 0.5
+    x, y = torch.meshgrid(middle, middle, indexing="xy")
+    place = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)
+    source = (place @ rows.transpose(1, 2)).unflatten(1, (size, size))  # (B, S, S, 2)
     outside = ((source < 0) | (source >= size)).any(dim=-1)[:, None]
-    grid = to_device((2 * source / size - 1).to(images.dtype), images.device)
+    grid = (2 * source / size - 1).to(images.dtype)
     seen = grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False).add_(1e-3).floor_()
     colour = images.new_tensor(fill).mul_(255).round_()[:, None, None]
-    return torch.where(to_device(outside, images.device), colour, seen)
+    return torch.where(outside, colour, seen)
 
 
 _Operation = Callable[[Tensor, Tensor, Tensor, Sequence[float]], Tensor]

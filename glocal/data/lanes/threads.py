@@ -7,7 +7,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Generic, TypeVar
 
 from glocal.data.lanes.readings import LOOK, PATIENCE, NotYet, Readings, awaited, reading, reading_none
@@ -38,7 +38,8 @@ def read_in_threads(
     Raises:
         DecoderError: one image takes too long; with its name.
     """
-    readings = Readings(threads or os.cpu_count() or 1, name)
+    threads = threads or os.cpu_count() or 1
+    readings = Readings(threads, name)
 
     def noted(number: int) -> Made:
         reading(number)
@@ -46,7 +47,7 @@ def read_in_threads(
         reading_none()
         return made
 
-    with closing(Threads(noted, numbers, readings, threads or os.cpu_count() or 1, _AHEAD)) as made:
+    with closing(Threads(noted, numbers, readings, threads, _AHEAD)) as made:
         yield from awaited(made, readings, patience)
 
 
@@ -91,8 +92,9 @@ class Threads(Iterator[Made], Generic[Item, Made]):
 
     def close(self) -> None:
         """Has the threads end when they have made what they are at."""
-        while not self._asked.empty():
-            self._asked.get()
+        with suppress(queue.Empty):  # a thread may take the last one first
+            while True:
+                self._asked.get_nowait()
         for _ in self._threads:
             self._asked.put(None)
 
