@@ -40,6 +40,10 @@ from common import Table, command_line, in_own_process, machine, peak_bytes, pea
 from PIL import Image, ImageOps
 
 from glocal.curation.measuring import measure_all
+from glocal.data.decoding.images import read_image
+from glocal.data.decoding.reading import open_picture, register_formats
+from glocal.data.decoding.rgb import is_deep
+from glocal.data.decoding.rules import Decoding
 from glocal.data.lanes.central import images_of
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.resident import read_all
@@ -47,9 +51,7 @@ from glocal.data.lanes.skipped import SkippedImages, read_skipped
 from glocal.data.lanes.streaming import StreamingLane
 from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Subset
-from glocal.data.sources.decoding import Decoding, is_deep, read_image
 from glocal.data.sources.folder import ImageFolder
-from glocal.data.sources.reading import open_picture, register_formats
 from glocal.data.sources.resized import Resized
 from glocal.errors import BrokenImageError
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from glocal.console import name_cell
 from glocal.curation.findings import Finding, Flagged, Part, Report
-from glocal.data.sources.decoding import Decoding
+from glocal.data.decoding.rules import Decoding
 from glocal.embeddings.pictures import picture_of_file
 from glocal.files import write_csv
 from glocal.report.sheets import Section, Tile, write_sheet

@@ -12,9 +12,9 @@ from glocal.curation.copied import copies
 from glocal.curation.faults import faults_of, labels_of_test
 from glocal.curation.findings import CheckedSet, Finding, Part, Report
 from glocal.curation.measuring import measure_all
+from glocal.data.decoding.rules import Decoding
 from glocal.data.ranges import range_of, settle_decoding
 from glocal.data.settings import DataSettings
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import Images, open_source
 from glocal.errors import GlocalError, counted
 from glocal.files import cache_folder

@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.signal import fftconvolve
 
-from glocal.data.sources.decoding import Decoding, StoredImage, open_image
+from glocal.data.decoding.images import open_image
+from glocal.data.decoding.rules import Decoding
+from glocal.data.decoding.stored import StoredImage
 from glocal.errors import BrokenImageError
 from glocal.report.sheets import jpeg
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glocal.data.decoding.rules import Decoding
 from glocal.data.sources.base import Source
-from glocal.data.sources.decoding import Decoding
 
 BLANK = 10.0
 """Range of every channel, of 255, below which an image is blank."""

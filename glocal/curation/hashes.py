@@ -24,8 +24,8 @@ from PIL import Image, ImageOps
 from glocal.console import note, progress_bar, tell, warn
 from glocal.curation.bits import hash_distance
 from glocal.curation.worked import applied
-from glocal.data.sources.decoding import open_image
-from glocal.data.sources.reading import read_file
+from glocal.data.decoding.images import open_image
+from glocal.data.decoding.reading import read_file
 from glocal.embeddings.folder import ABOUT, Embeddings
 from glocal.errors import BrokenImageError, GlocalError, counted
 from glocal.files import write_atomically

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from glocal.data.sources.decoding import StoredImage, orientation_of
-from glocal.data.sources.reading import open_picture
+from glocal.data.decoding.orientation import orientation_of
+from glocal.data.decoding.reading import open_picture
+from glocal.data.decoding.stored import StoredImage
 
 SIDE = 256
 """Longer side, at most, of the images whose tones and sharpness are measured: one scale for all."""

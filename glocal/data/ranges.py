@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glocal.console import note
+from glocal.data.decoding.rules import Decoding
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import MemorySource, Source, Subset
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import Images, open_source
 from glocal.data.statistics import settle_statistics
 from glocal.errors import GlocalError

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from glocal.data.sources.channels import ChannelAxis
-from glocal.data.sources.decoding import Decoding
+from glocal.data.decoding.channels import ChannelAxis
+from glocal.data.decoding.rules import Decoding
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings, TrainedSide
 from glocal.views.plan import Color
 

@@ -15,10 +15,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from glocal.data.decoding.channels import ChannelAxis
+from glocal.data.decoding.rules import Decoding
 from glocal.data.ranges import decode_as
 from glocal.data.sources.base import Source
-from glocal.data.sources.channels import ChannelAxis
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.shards import map_vectors
 from glocal.errors import GlocalError

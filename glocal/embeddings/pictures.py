@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from glocal.data.sources.decoding import Decoding, read_image
+from glocal.data.decoding.images import read_image
+from glocal.data.decoding.rules import Decoding
 from glocal.embeddings.folder import Embeddings
 from glocal.errors import BrokenImageError
 from glocal.files import unprintable

@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from glocal.console import note
+from glocal.data.decoding.images import read_image
+from glocal.data.decoding.rules import Decoding
 from glocal.data.sources.base import Sample, Source
-from glocal.data.sources.decoding import Decoding, read_image
 from glocal.data.sources.listed import is_list
 from glocal.data.sources.opening import open_source
 from glocal.embeddings.folder import Embeddings

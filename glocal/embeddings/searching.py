@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from glocal.console import note, progress_of, warn
+from glocal.data.decoding.rules import Decoding
 from glocal.data.lanes.central import central_batches, in_batches
-from glocal.data.sources.decoding import Decoding
 from glocal.embeddings.folder import Embeddings
 from glocal.embeddings.index import open_index, worth_an_index
 from glocal.embeddings.nearest import nearest_rows

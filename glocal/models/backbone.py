@@ -15,8 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from glocal.data.decoding.rules import Decoding
 from glocal.data.lanes.central import central_share, central_square
-from glocal.data.sources.decoding import Decoding
 from glocal.errors import GlocalError, one_line
 from glocal.models.architecture import Architecture
 from glocal.models.given import AnyImages, checked_images, pixels

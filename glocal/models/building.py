@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import timm
 from timm.models.resnet import ResNet
 
-from glocal.data.sources.decoding import Decoding
+from glocal.data.decoding.rules import Decoding
 from glocal.errors import GlocalError, one_line, shown
 from glocal.models.alexnet import SmallAlexNet
 from glocal.models.architecture import (

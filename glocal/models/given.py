@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glocal.data.sources.channels import arrange
-from glocal.data.sources.decoding import Decoding, rgb_pixels
+from glocal.data.decoding.channels import arrange
+from glocal.data.decoding.images import rgb_pixels
+from glocal.data.decoding.rules import Decoding
 from glocal.errors import GlocalError
 
 _ROUNDING = 1e-4  # by which images in [0, 1] may lie outside

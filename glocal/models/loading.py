@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from glocal.console import note
-from glocal.data.sources.decoding import Decoding
+from glocal.data.decoding.rules import Decoding
 from glocal.errors import GlocalError, did_you_mean, one_line
 from glocal.models.architecture import (
     Architecture,

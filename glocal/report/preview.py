@@ -14,11 +14,11 @@ from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping
+from glocal.data.decoding.rules import Decoding
 from glocal.data.lanes.choice import Lane, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.ranges import open_by, settle_decoding, unchecked
 from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.folder import ImageFiles
 from glocal.data.sources.listed import is_list
 from glocal.data.sources.opening import Images

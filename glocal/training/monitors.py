@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from glocal.config import AnyRecipe
+from glocal.data.decoding.rules import Decoding
 from glocal.data.ranges import decode_alike
 from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.labelled import labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError

@@ -8,12 +8,12 @@ from typing import Any
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping, settle_row
 from glocal.console import note
+from glocal.data.decoding.reading import allow_pixels
 from glocal.data.lanes.choice import natural_size
 from glocal.data.ranges import open_by, settle_decoding
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
 from glocal.data.sources.opening import Images, names_of
-from glocal.data.sources.reading import allow_pixels
 from glocal.errors import GlocalError, counted
 from glocal.methods import method_class
 from glocal.models.loading import choose_device

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from glocal.data.sources.decoding import Decoding, read_image
+from glocal.data.decoding.images import read_image
+from glocal.data.decoding.rules import Decoding
 from glocal.errors import BrokenImageError
 
 pydicom = pytest.importorskip("pydicom")
@@ -72,6 +73,6 @@ def test_what_is_damaged_or_too_large_is_a_broken_image(tmp_path: Path) -> None:
 
 def test_without_pydicom_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.dcm")
-    monkeypatch.setattr("glocal.data.sources.channels.find_spec", lambda name: None)
+    monkeypatch.setattr("glocal.data.decoding.channels.find_spec", lambda name: None)
     with pytest.raises(BrokenImageError, match=r"pip install 'glocal\[dicom\]'"):
         read(path)

@@ -316,7 +316,7 @@ def test_sharpness_knows_blur_from_low_contrast_and_darkness() -> None:
 
 
 def test_large_files_are_measured_as_their_small_pictures(tmp_path: Path) -> None:
-    from glocal.data.sources.decoding import open_image
+    from glocal.data.decoding.images import open_image
 
     large = picture(7, (1600, 1200))
     large.save(tmp_path / "large.jpg", quality=95)

@@ -14,6 +14,9 @@ from PIL import Image
 
 import glocal
 from glocal.config import build_recipe
+from glocal.data.decoding.images import read_image
+from glocal.data.decoding.reading import register_formats
+from glocal.data.decoding.rules import Decoding
 from glocal.data.ranges import (
     StoredValues,
     decode_as,
@@ -22,10 +25,8 @@ from glocal.data.ranges import (
     suitable_range,
 )
 from glocal.data.settings import DataSettings
-from glocal.data.sources.decoding import Decoding, read_image
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.opening import open_source
-from glocal.data.sources.reading import register_formats
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.evaluation import evaluate
 from glocal.models.loading import load_backbone

@@ -15,9 +15,9 @@ from torch.nn.functional import avg_pool2d
 
 from glocal.data.annotated.box_batches import read_annotated
 from glocal.data.annotated.boxes import open_detection
+from glocal.data.decoding.rules import Decoding
 from glocal.data.ranges import range_of
 from glocal.data.sources.base import Subset
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.opening import open_source
 from glocal.evaluation import evaluate
 from glocal.evaluation.features.bench import Bench

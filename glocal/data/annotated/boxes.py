@@ -20,7 +20,7 @@ from torch import Tensor
 
 from glocal.data.annotated.outlines import Outline
 from glocal.data.annotated.voc import VOC, read_image_set, voc_root
-from glocal.data.sources.decoding import image_size
+from glocal.data.decoding.headers import image_size
 from glocal.data.sources.folder import ImageFiles
 from glocal.errors import BrokenImageError, GlocalError, did_you_mean
 from glocal.plain import read_json

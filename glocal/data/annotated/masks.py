@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from glocal.data.annotated.voc import read_image_set, voc_root
+from glocal.data.decoding.headers import image_orientation, image_size
+from glocal.data.decoding.orientation import exchanges_sides, orientation_of, turned_upright
+from glocal.data.decoding.reading import open_file, open_picture
 from glocal.data.lanes.central import central_share, default_workers
 from glocal.data.sources.base import Source
-from glocal.data.sources.decoding import exchanges_sides, image_orientation, image_size, orientation_of, turned_upright
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.folder import ImageFiles, ImageFolder
-from glocal.data.sources.reading import open_file, open_picture
 from glocal.data.sources.shapes import Shapes, draw_masks
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.crops import central_geometry

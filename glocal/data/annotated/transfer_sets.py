@@ -33,9 +33,9 @@ from torch import Tensor
 
 from glocal.console import note
 from glocal.data.annotated.held_out import hold_out
+from glocal.data.decoding.reading import image_extensions
 from glocal.data.sources.base import MemorySource, Source
 from glocal.data.sources.folder import ImageFiles
-from glocal.data.sources.reading import image_extensions
 from glocal.errors import GlocalError
 from glocal.plain import read_json
 from glocal.regular import check_regular, open_regular_text

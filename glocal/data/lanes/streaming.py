@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glocal.data.decoding.channels import StoredChannels
+from glocal.data.decoding.stored import StoredImage
 from glocal.data.lanes.central import images_of
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.readings import PATIENCE, reading
 from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.workers import batches_of
 from glocal.data.sources.base import PartnerRule, Source, Subset
-from glocal.data.sources.channels import StoredChannels
-from glocal.data.sources.decoding import StoredImage
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.transfer import to_device
 from glocal.views.batch import Views

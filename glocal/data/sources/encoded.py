@@ -9,17 +9,12 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
+from glocal.data.decoding.channels import StoredChannels
+from glocal.data.decoding.headers import image_size, stored_values
+from glocal.data.decoding.images import open_stored, read_bytes, read_image
+from glocal.data.decoding.rules import Decoding
+from glocal.data.decoding.stored import StoredImage
 from glocal.data.sources.base import Sample
-from glocal.data.sources.channels import StoredChannels
-from glocal.data.sources.decoding import (
-    Decoding,
-    StoredImage,
-    image_size,
-    open_stored,
-    read_bytes,
-    read_image,
-    stored_values,
-)
 from glocal.errors import BrokenImageError
 
 
@@ -68,7 +63,7 @@ class EncodedImages:
         return read_bytes(self.file(index), self.keys[index])
 
     def stored_values(self, index: int, *, deep: bool = False) -> tuple[str, np.ndarray] | None:
-        """Mode and values of an image as they are stored (`glocal.data.sources.decoding.stored_values`)."""
+        """Mode and values of an image as they are stored (`glocal.data.decoding.headers.stored_values`)."""
         try:
             return stored_values(self.file(index), self.decoding, deep=deep)
         except BrokenImageError:

@@ -10,8 +10,8 @@ from itertools import chain
 import numpy as np
 from torch import Tensor
 
+from glocal.data.decoding.rules import Decoding
 from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.joined import JoinedSource
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from glocal.console import note
-from glocal.data.sources.channels import ENDINGS, how_to_read
+from glocal.data.decoding.channels import ENDINGS, how_to_read
+from glocal.data.decoding.reading import image_extensions, read_file
 from glocal.data.sources.encoded import EncodedImages
 from glocal.data.sources.labelled import are_splits, training_part
 from glocal.data.sources.listing import list_images, walk
-from glocal.data.sources.reading import image_extensions, read_file
 from glocal.errors import GlocalError
 
 _OTHER_SOURCES = ("shapes", "digits", "torchvision:CIFAR10")

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from glocal.console import note
+from glocal.data.decoding.channels import StoredChannels
+from glocal.data.decoding.rules import Decoding
+from glocal.data.decoding.stored import StoredImage
 from glocal.data.sources.base import Sample, Source
-from glocal.data.sources.channels import StoredChannels
-from glocal.data.sources.decoding import Decoding, StoredImage
 from glocal.data.sources.listed import in_order
 from glocal.errors import BrokenImageError, GlocalError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
-from glocal.data.sources.reading import largest_file, too_large
+from glocal.data.decoding.reading import largest_file, too_large
 from glocal.errors import GlocalError, shortened
 from glocal.regular import check_regular
 

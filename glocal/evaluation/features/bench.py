@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from glocal.data.decoding.rules import Decoding
 from glocal.data.ranges import decode_alike, range_of
 from glocal.data.sources.base import Source, Subset
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.labelled import has_no_labels
 from glocal.data.sources.opening import Images, open_source

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
+from glocal.data.decoding.stored import StoredImage
 from glocal.data.lanes.central import images_of
 from glocal.data.lanes.choice import _processes, natural_size, open_lane
 from glocal.data.lanes.order import BatchOrder
@@ -20,7 +21,6 @@ from glocal.data.lanes.skipped import SkippedImages, read_skipped
 from glocal.data.lanes.streaming import StreamingLane
 from glocal.data.settings import DataSettings
 from glocal.data.sources.base import Source
-from glocal.data.sources.decoding import StoredImage
 from glocal.data.sources.opening import open_source
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.views.color import APPLY_COLOR
@@ -417,7 +417,7 @@ def test_a_server_that_is_gone_is_no_images_fault(
     def stale(path: Path, *_: int) -> bytes:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
-    monkeypatch.setattr("glocal.data.sources.decoding.read_file", stale)
+    monkeypatch.setattr("glocal.data.decoding.images.read_file", stale)
     error = broken(source, source.keys[0])
     assert error.gone
     with pytest.raises(GlocalError, match="is gone, with"):

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from glocal.data.decoding.rules import Decoding
 from glocal.data.packs.making import pack
-from glocal.data.sources.decoding import Decoding
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.huggingface import DatasetImages, _own_place
 from glocal.data.sources.opening import open_source
@@ -175,7 +175,7 @@ def test_what_rows_name_is_read_as_far_as_an_image_goes(
     os.mkfifo(beside / "pipe.png")
     with zipfile.ZipFile(beside / "zeros.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("zeros", bytes(3_000_000))
-    monkeypatch.setattr("glocal.data.sources.reading._SMALL", 1_000_000)
+    monkeypatch.setattr("glocal.data.decoding.reading._SMALL", 1_000_000)
     source.decoding = Decoding(max_pixels=1000)
     for number, reason in enumerate(("no file but a pipe or a device", "more than an image of data.max_pixels=1000")):
         with pytest.raises(BrokenImageError, match=reason):

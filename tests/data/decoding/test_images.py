@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from glocal.data.sources.decoding import image_size, read_image
+from glocal.data.decoding.headers import image_size
+from glocal.data.decoding.images import read_image
 from glocal.errors import BrokenImageError
 
 

@@ -18,15 +18,17 @@ from PIL import Image
 from glocal.curation.measuring import measure_all
 from glocal.curation.selection import write_list
 from glocal.data.annotated.masks import _read
+from glocal.data.decoding.channels import _is_one_grey_picture
+from glocal.data.decoding.headers import image_orientation, image_size, stored_values
+from glocal.data.decoding.images import read_image
+from glocal.data.decoding.reading import open_picture
+from glocal.data.decoding.rules import Decoding
 from glocal.data.lanes.skipped import SkippedImages, read_skipped
 from glocal.data.ranges import sample_values
-from glocal.data.sources.channels import _is_one_grey_picture
-from glocal.data.sources.decoding import Decoding, image_orientation, image_size, read_image, stored_values
 from glocal.data.sources.fingerprint import fingerprint
 from glocal.data.sources.folder import ImageFolder
 from glocal.data.sources.listed import _lines
 from glocal.data.sources.opening import open_source
-from glocal.data.sources.reading import open_picture
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.files import write_csv
 
@@ -120,7 +122,7 @@ def test_files_that_no_image_can_fill_are_not_read_for_their_header_either(tmp_p
 def test_a_header_that_does_not_come_is_not_searched_for_long(
     number: int, bad: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glocal.data.sources.reading._READS", 2000)
+    monkeypatch.setattr("glocal.data.decoding.reading._READS", 2000)
     bad.headers_without_end(tmp_path, number, random.Random(1))
     (place,) = tmp_path.iterdir()
     for look in (image_size, lambda path: read_image(path, "a")):
@@ -223,7 +225,8 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(bad: ModuleType, tmp_path: Path
 
 PEAK = """
 import resource, sys
-from glocal.data.sources.decoding import Decoding, read_image
+from glocal.data.decoding.images import read_image
+from glocal.data.decoding.rules import Decoding
 from PIL import Image
 import numpy as np
 read_image(sys.argv[1], "small")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageMode, ImageOps
 from torch import Tensor
 
-from glocal.data.sources.reading import PIXELS, open_picture
+from glocal.data.decoding.reading import PIXELS, open_picture
 from glocal.errors import BrokenImageError, GlocalError, counted
 
 ChannelAxis = Literal["first", "last"]
