@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from glocal.data.decoding.images import open_stored, read_image
+from glocal.data.decoding.rules import Decoding
 from glocal.data.ranges import decode_as
-from glocal.data.sources.decoding import Decoding, open_stored, read_image
 from glocal.data.sources.folder import ImageFolder
 from glocal.errors import BrokenImageError, GlocalError
 
@@ -60,6 +61,28 @@ def test_sixteen_bits_of_grey_come_from_every_format(tmp_path: Path) -> None:
         assert found.dtype == torch.float32, path
         assert torch.equal(found, expected), path
         assert open_stored(path, "a", Decoding(channels=1)).size == (9, 7)
+
+
+@pytest.mark.parametrize("ending", ["tif", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_upright_and_has_the_size_that_was_said(ending: str, orientation: int, tmp_path: Path) -> None:
+    path, exif = tmp_path / f"a.{ending}", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY16).save(path, exif=exif)
+    turn = {
+        1: lambda x: x,
+        2: np.fliplr,
+        3: lambda x: np.rot90(x, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda x: np.rot90(x, -1),
+        7: lambda x: np.rot90(np.transpose(x), 2),
+        8: np.rot90,
+    }[orientation]
+    expected = turn(GREY16.astype(np.float32))
+    stored = open_stored(path, "a", Decoding(channels=1))
+    assert stored.size == expected.shape
+    np.testing.assert_array_equal(stored.read()[0], expected)
 
 
 def test_eight_bits_and_float_stay_as_they_are(tmp_path: Path) -> None:
@@ -177,7 +200,7 @@ def test_damaged_tiff_is_a_broken_image(tmp_path: Path) -> None:
 def test_tiff_without_tifffile_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(tmp_path / "a.tif", FLOAT5.transpose(2, 0, 1))
     Image.fromarray(GREY16).save(tmp_path / "b.tif")
-    monkeypatch.setattr("glocal.data.sources.channels.find_spec", lambda name: None)
+    monkeypatch.setattr("glocal.data.decoding.channels.find_spec", lambda name: None)
     assert "pip install 'glocal[channels]'" in reason(tmp_path / "a.tif", 5)
     assert read(tmp_path / "b.tif", 1).shape == (1, 9, 7)  # one grey picture, Pillow reads by itself
 

@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageMode, ImageOps
+from PIL import Image, ImageMode
 from torch import Tensor
 
+from glocal.data.decoding.orientation import exchanges_sides, orientation_of, stored_size, turned_upright
 from glocal.data.decoding.reading import PIXELS, open_picture
 from glocal.errors import BrokenImageError, GlocalError, counted
 
@@ -23,7 +24,6 @@ ENDINGS = frozenset({".npy", ".dcm", ".dicom"})
 
 _NPY, _DICOM, _PNG = b"\x93NUMPY", b"DICM", b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ORIENTATION, _SIDEWAYS = 0x0112, {5, 6, 7, 8}  # EXIF's tag, and what exchanges height and width
 _SAMPLES = 277  # TIFF's tag of samples per pixel
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM that is compressed as a whole, and how large it becomes nothing says
 _NUMBERS = "biuf"  # kinds of NumPy's types that are values
@@ -232,13 +232,14 @@ def _of_picture(content: bytes) -> _Stored:
         return _of_tiff(content)
     mode = _PLAIN.get(image.mode, image.mode)
     channels = len(ImageMode.getmode(mode).bands)
-    width, height = image.size
-    if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
+    width, height = stored_size(image)
+    if exchanges_sides(orientation_of(image)):
         width, height = height, width
     shape = (height, width) if channels == 1 else (height, width, channels)
 
     def values() -> np.ndarray:
-        upright = ImageOps.exif_transpose(image)
+        image.load()  # which turns TIFF files upright in newer versions of Pillow
+        upright = turned_upright(image, orientation_of(image))
         return np.asarray(upright if upright.mode == mode else upright.convert(mode))
 
     return _Stored(shape, "YXC"[: len(shape)], np.dtype(ImageMode.getmode(mode).typestr), values)
