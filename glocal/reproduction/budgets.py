@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.errors import GlocalError, did_you_mean
+from glocal.models.architecture import full_name
 from glocal.papers import Metric, PaperRow
 from glocal.papers.measured import row_recipe
 from glocal.plain import read_yaml
@@ -125,6 +127,8 @@ def settings_of(
     own = {path: value for path, value in row.settings.items() if path != "train.epochs"}
     own |= {path: sizes[path] for path in own if path in sizes and _above(budget.size, own[path])}
     options = {**found.get("model.options", {}), **_options(own)}
+    smaller = _options(found).get("patch_size")
+    options |= _patches(budget.size, load_mapping(row.recipe)["model"], smaller, options.get("patch_size"))
     own = {path: value for path, value in own.items() if not path.startswith("model.options")}
     found = {**found, **own, **({"model.options": options} if options else {}), "train.epochs": length, **(more or {})}
     warmup = found.get("optimizer.warmup_epochs")
@@ -159,6 +163,21 @@ def _sizes(size: int, printed: AnyRecipe, mapping: Mapping[str, Any]) -> dict[st
 def _above(size: int | None, pixels: Any) -> bool:
     """Whether a row names more pixels than the images have, as rows of larger images do."""
     return size is not None and max(pixels if isinstance(pixels, list) else [pixels], default=0) > size
+
+
+def _patches(size: int | None, model: Mapping[str, Any], smaller: Any, wanted: Any) -> dict[str, int]:
+    """The side of a row's patches, where the images have no two of its own: changed as the budget changes the recipe's.
+
+    Args:
+        size: side of the budget's images.
+        model: the network as the recipe has it.
+        smaller, wanted: the sides that the budget and the row name; None where they name none.
+    """
+    if size is None or not wanted or not smaller or 2 * wanted <= size:
+        return {}
+    named = re.search(r"patch(\d+)", full_name(str(model["name"])))
+    usual = model.get("options", {}).get("patch_size") or (int(named[1]) if named else wanted)
+    return {"patch_size": max(1, round(wanted * smaller / usual))}
 
 
 def _epochs(budget: Budget, row: PaperRow, printed: AnyRecipe, rows: Sequence[PaperRow]) -> int:

@@ -140,3 +140,12 @@ def test_every_study_resolves_under_the_small_budget(path: Path) -> None:
 
 def test_budgets_are_named_from_small_to_large() -> None:
     assert budget_names() == ["small", "medium", "full"]
+
+
+def test_patches_as_large_as_the_smaller_images_shrink_like_those_of_the_other_rows() -> None:
+    rows = find_table("patchwise_dino/6")[1].rows
+    sides = {one.label: settings_of(find_budget("small"), one, rows)["model.options"]["patch_size"] for one in rows}
+    assert sides["DINO, ViT-Tiny/16"] == 4
+    assert sides["DINO, ViT-Tiny/32"] == 8
+    own = row(recipe="patchwise-dino-cifar10", model__options__patch_size=16)  # two a side
+    assert settings_of(find_budget("small"), own, [])["model.options"]["patch_size"] == 16
