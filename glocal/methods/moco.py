@@ -4,16 +4,17 @@ He, Fan, Wu, Xie and Girshick, "Momentum Contrast for Unsupervised Visual Repres
 (Algorithm 1), with the MLP head, the blur and the cosine schedule of Chen, Fan, Girshick and He, "Improved Baselines
 with Momentum Contrastive Learning", 2020. Each query finds its image's key of a slowly moving encoder among a queue of
 others. With `jigsaw`, so does a vector of shuffled patches, as in the authors' code of Tian, Sun, Poole, Krishnan,
-Schmid and Isola, "What Makes for Good Views for Contrastive Learning?", NeurIPS 2020 (InfoMin).
+Schmid and Isola, "What Makes for Good Views for Contrastive Learning?", NeurIPS 2020 (InfoMin). With `symmetric`, both
+views are query and key, as in the authors' notebook for CIFAR-10 (also called MoCo v2+): twice the work a step.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -44,8 +45,15 @@ class MoCoSettings(MethodSettings):
     temperature: Temperature = 0.2
     teacher_buffers: Buffers = "own"
     shuffle_groups: Amount = 1
+    symmetric: bool = False  # each view is query and key (LoGo, which has its own pairs, does not look at it)
     jigsaw: bool = False  # a third view whose shuffled patches are a query too (InfoMin; LoGo does not look at it)
     jigsaw_weight: Share = 0.5  # of that query in the loss; the first view's has the rest
+
+    @model_validator(mode="after")
+    def _check_queries(self) -> Self:
+        if self.symmetric and self.jigsaw:
+            raise ValueError("symmetric and jigsaw both add a query; leave one of them out")
+        return self
 
 
 class MoCo(Method):
@@ -83,7 +91,9 @@ class MoCo(Method):
         return info_nce(query, key, self.queue.keys, temperature=self.now.temperature)
 
     def loss(self, views: Views) -> Tensor:
-        """Algorithm 1: `views` are the query's and the key's view of each image."""
+        """Algorithm 1: `views` are the query's and the key's view of each image. Symmetric: the mean of both ways."""
+        if self.settings.symmetric:
+            return self.both_directions(views) / 2
         first, second = views.pair() if self.jigsaw is None else self._three(views)[:2]
         query = self.represent(first)  # (B, D)
         key = self.keys(second, query)  # (B, D)

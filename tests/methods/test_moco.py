@@ -27,6 +27,24 @@ def test_moco_is_info_nce_of_the_first_view_against_the_second() -> None:
     assert loss.item() == pytest.approx(info_nce(query, key, fresh.queue.keys, temperature=0.07).item(), rel=1e-5)
 
 
+def test_symmetric_is_the_mean_of_both_ways_and_queues_the_keys_of_both_views() -> None:
+    method, fresh = make("moco", symmetric=True), make("moco")
+    batch = views(method)
+    loss = method(batch)
+    ways = []
+    for one, other in ((0, 1), (1, 0)):
+        query = normalize(fresh.projector(fresh.backbone(batch.images[one])), dim=1)
+        key = normalize(fresh.teacher.chain(batch.images[other]), dim=1)
+        ways.append(info_nce(query, key, fresh.queue.keys, temperature=0.2).item())
+    assert loss.item() == pytest.approx(sum(ways) / 2, rel=1e-5)
+    assert sum(len(keys) for keys in method.new_keys) == 2 * len(batch.index)
+
+
+def test_two_ways_to_add_a_query_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="symmetric and jigsaw both add a query; leave one of them out"):
+        make("moco", symmetric=True, jigsaw=True)
+
+
 def test_patches_lie_in_their_cells_and_draws_are_each_images_own() -> None:
     side = torch.arange(30)
     images = (100.0 * side[:, None] + side).expand(4, 1, -1, -1)  # each value says where it was
