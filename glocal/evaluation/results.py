@@ -18,6 +18,9 @@ from glocal.plain import read_json
 
 _PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
 
+# Settings beside words and switches that say what is measured, not with how much work.
+_TOLD_APART = {"student", "fraction", "projector_layers", "patch_mean", "blocks"}
+
 
 class Row(NamedTuple):
     """One number.
@@ -88,9 +91,10 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 def save(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """Writes evaluation.json (everything) and evaluation.csv (a line for each number) and returns their paths.
 
-    What is there of the same backbone (by its fingerprint) stays, unless it was measured by the same protocol on the
-    same images with the same words among its settings (`style: moco`): that is replaced. What is there of another
-    backbone is moved to evaluation-before.json.
+    What is there of the same backbone (by its fingerprint) stays, unless the same was measured: by the same protocol
+    on the same images, with the same words and switches among its settings (`style: moco`) and the same of those that
+    name something else to measure (`student`). That is replaced, and a note says which numbers among the settings
+    have changed. What is there of another backbone is moved to evaluation-before.json.
     """
     make_folder(folder)
     paths = folder / "evaluation.json", folder / "evaluation.csv"
@@ -119,13 +123,26 @@ def _others(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
         note(f"{path} is of another backbone ({before.get('backbone')}): it is moved to evaluation-before.json")
         path.replace(folder / "evaluation-before.json")
         return []
-    new = [_identity(found) for found in result["protocols"].values()]
-    return [found for found in before["protocols"].values() if _identity(found) not in new]
+    new = {_identity(found): found["settings"] for found in result["protocols"].values()}
+    kept = []
+    for found in before["protocols"].values():
+        settings = new.get(_identity(found))
+        if settings is None:
+            kept.append(found)
+        elif changed := [
+            f"{key} {json.dumps(value)} → {json.dumps(settings.get(key))}"
+            for key, value in found["settings"].items()
+            if settings.get(key) != value
+        ]:
+            note(f"{found['protocol']} had been measured with other settings ({', '.join(changed)}): this replaces it")
+    return kept
 
 
 def _identity(found: Mapping[str, Any]) -> tuple[str, str, str]:
-    words = {key: value for key, value in found["settings"].items() if isinstance(value, str)}
-    return found["protocol"], images_of(found), json.dumps(words, sort_keys=True)
+    told = {
+        key: value for key, value in found["settings"].items() if key in _TOLD_APART or isinstance(value, str | bool)
+    }
+    return found["protocol"], images_of(found), json.dumps(told, sort_keys=True)
 
 
 def load(folder: Path) -> dict[str, Any]:
