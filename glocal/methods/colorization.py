@@ -29,6 +29,9 @@ from glocal.views.plan import View
 
 _NEAREST, _SIGMA = 5, 5.0  # of the soft encoding, and σ of the prior's smoothing
 
+_GREY = 3.0  # a and b that no pixel exceeds where there is no colour: what rounding leaves is below
+_TELLING = 8  # images that are hardly all grey by chance
+
 
 class ColorizationSettings(MethodSettings):
     """λ is the paper's; the decoder is ours.
@@ -96,6 +99,8 @@ class Colorization(Method):
         asked = [self.ask(images) for images in by_size(views.images)]
         self.embedding = asked[0][2][: len(views.index)]
         self.chance = math.log(len(self.bins))
+        if self.now.step == 0 and len(views.index) >= _TELLING:
+            _check_colored(torch.cat([right for _, right, _ in asked]))
         bins, shares = soft_encoding(
             torch.cat([right for _, right, _ in asked]), self.bins, nearest=_NEAREST, sigma=_SIGMA
         )
@@ -115,3 +120,12 @@ class Colorization(Method):
         if self.seen:
             self.prior.lerp_(all_mean(torch.stack(self.seen).mean(dim=0)), 1 - self.now.prior_momentum)
         self.seen.clear()
+
+
+def _check_colored(colors: Tensor) -> None:
+    """Raises GlocalError where a and b (N, 2) are those of grey."""
+    if colors.abs().max() < _GREY:
+        raise GlocalError(
+            "colorization sees no colour in the first images: it learns from images in colour, "
+            "in views that are not all grey (views.N.grey below 1)"
+        )

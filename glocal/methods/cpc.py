@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from glocal.console import note
 from glocal.distributed import process_count
 from glocal.errors import GlocalError
 from glocal.losses.predictive import patch_info_nce
@@ -62,6 +64,11 @@ class CPC(Method):
         self.settings = settings
         if max(settings.steps) >= settings.grid:
             raise GlocalError(f"method.steps={list(settings.steps)}: of {settings.grid} rows none lies so far ahead")
+        if any(isinstance(module, _BatchNorm) for module in backbone.modules()):
+            note(
+                "cpc: through batch normalisation patches give one another away; "
+                "model.options.norm_layer=groupnorm1 has none of it"
+            )
         self.contexts = nn.ModuleList(
             ContextNetwork(backbone.dim, settings.context_dim, settings.context_layers) for _ in settings.directions
         )

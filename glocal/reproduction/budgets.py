@@ -126,11 +126,12 @@ def settings_of(
     found.update(_rates(budget, printed))
     own = {path: value for path, value in row.settings.items() if path != "train.epochs"}
     own |= {path: sizes[path] for path in own if path in sizes and _above(budget.size, own[path])}
-    options = {**found.get("model.options", {}), **_options(own)}
-    smaller = _options(found).get("patch_size")
-    options |= _patches(budget.size, load_mapping(row.recipe)["model"], smaller, options.get("patch_size"))
-    own = {path: value for path, value in own.items() if not path.startswith("model.options")}
-    found = {**found, **own, **({"model.options": options} if options else {}), "train.epochs": length, **(more or {})}
+    smaller, wanted = _options(found), _options(own)
+    options = {**smaller, **wanted}
+    model = load_mapping(row.recipe)["model"]
+    options |= _patches(budget.size, model, smaller.get("patch_size"), options.get("patch_size"))
+    found = {path: value for path, value in {**found, **own}.items() if not path.startswith("model.options")}
+    found = {**found, **({"model.options": options} if options else {}), "train.epochs": length, **(more or {})}
     warmup = found.get("optimizer.warmup_epochs")
     if isinstance(warmup, int | float) and 2 * warmup > length:
         found["optimizer.warmup_epochs"] = length / 2

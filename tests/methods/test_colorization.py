@@ -116,3 +116,13 @@ def test_images_that_are_not_in_color_are_refused() -> None:
     method.backbone.mean = method.backbone.mean[:1]
     with pytest.raises(GlocalError, match="needs images in colour"):
         type(method)(method.backbone, method.settings)
+
+
+def test_images_without_colour_are_refused() -> None:
+    method = make("colorization")
+    batch = views(method)
+    mean, std = method.backbone.mean, method.backbone.std
+    grey = tuple((image[:, :1].sigmoid().expand(-1, 3, -1, -1) - mean) / std for image in batch.images)
+    with pytest.raises(GlocalError, match=r"sees no colour in the first images.*views\.N\.grey below 1"):
+        method(Views(grey, batch.geometry, batch.index))
+    method(batch)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from glocal.errors import GlocalError
 from glocal.losses.predictive import patch_info_nce
-from glocal.methods.cpc import ContextNetwork, cut, turned
+from glocal.methods.cpc import CPC, ContextNetwork, CPCSettings, cut, turned
 from glocal.models.architecture import ModelSettings
+from glocal.models.building import build_backbone
 from tests.methods.cases import RESNET, RESNET_RUN, MethodCase, make, views
 
 LAYER_NORM = {"norm_layer": "groupnorm1"}
@@ -121,3 +122,10 @@ def test_rows_that_are_not_there_and_views_of_several_sizes_are_refused() -> Non
     batch.images = (batch.images[0], batch.images[0][..., :8, :8])
     with pytest.raises(GlocalError, match="views of one size"):
         method(batch)
+
+
+def test_batch_normalisation_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    make("cpc")
+    assert capsys.readouterr().err == ""
+    CPC(build_backbone(RESNET, size=16), CPCSettings(**SMALL))
+    assert "model.options.norm_layer=groupnorm1" in " ".join(capsys.readouterr().err.split())

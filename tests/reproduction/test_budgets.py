@@ -149,3 +149,8 @@ def test_patches_as_large_as_the_smaller_images_shrink_like_those_of_the_other_r
     assert sides["DINO, ViT-Tiny/32"] == 8
     own = row(recipe="patchwise-dino-cifar10", model__options__patch_size=16)  # two a side
     assert settings_of(find_budget("small"), own, [])["model.options"]["patch_size"] == 16
+
+
+def test_cpc_keeps_a_network_without_batch_normalisation() -> None:
+    options = settings_of(find_budget("small"), row(recipe="cpc-cifar10"), [])["model.options"]
+    assert options == {**find_budget("small").networks["resnet*"]["model.options"], "norm_layer": "groupnorm1"}
