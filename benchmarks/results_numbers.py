@@ -41,7 +41,7 @@ def compared(a: list[float], b: list[float]) -> str:
         return "not measured"
     difference, error = mean(a) - mean(b), error_of(a, b)
     if error is None:
-        return f"{difference:+.1f} (one seed: no error is known)"
+        return f"{difference:+.1f} (one seed)"
     return (
         f"{difference:+.1f} ({abs(difference) / error:.1f})" if error else f"{difference:+.1f} (no spread over seeds)"
     )

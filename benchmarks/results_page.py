@@ -11,34 +11,29 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from results_numbers import average, compared, error_of, same, shown, table
+from results_best import best, data_of, tuning
+from results_numbers import average, compared, shown, table
 from results_pictures import ALIKE, draw, runs_of, values
 
 from glocal.config import build_recipe, load_mapping
+from glocal.papers import find_row
 
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. Tables of differences
-say in brackets how many standard errors of the difference it is: below two it may be chance. CPU minutes are those of
-the training alone, one thread a run. [The end](#how-the-tables-were-made) has the commands that measure each table
+say in brackets how many standard errors of the difference it is: below two it may be chance, and of one seed nothing is
+known. CPU minutes are those of the training alone, one thread a run. [The end](#how-the-tables-were-made) has the commands that measure each table
 again, and what was scaled down from print."""
 
 BESIDE = """\
 Of methods whose recipe has a number in print. The numbers here are of a network, images and minutes so much smaller
 that only their order can be compared, and even that with care:"""
-
-
-def tuning(file: dict[str, Any]) -> bool:
-    """Measured on held-out training images, to choose settings: no answer to which method is best."""
-    return "--held-out" in file["command"]
 
 
 def spent(file: dict[str, Any], alike: str) -> str:
@@ -53,42 +48,6 @@ def spent(file: dict[str, Any], alike: str) -> str:
     if alike == "views":
         return f"{round(least, -3):,} image views"
     return f"{least} epochs" if alike == "epochs" else f"about {float(f'{least:.1g}'):g} CPU minutes"
-
-
-def data_of(file: dict[str, Any]) -> str:
-    """The images that a file's rows learned from, as its command names them."""
-    words = shlex.split(file["command"])
-    name = words[words.index("--data") + 1] if "--data" in words else "its own images"
-    count = file.get("budget", {}).get("images")
-    return f"{count:,} of {name}" if count else name
-
-
-def best(files: list[dict[str, Any]]) -> str:
-    """For each set of images, network and time the best row in each measure, and those that cannot be told from it."""
-    groups: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
-    for file in files:
-        where = data_of(file), str(file.get("budget", {}).get("network") or "–")
-        for alike in () if tuning(file) else ALIKE:
-            for row in file["rows"]:
-                for metric, title in file["metrics"].items():
-                    if found := values(row, alike, metric):
-                        groups[(*where, spent(file, alike))][title][row["label"]] = found
-    titles = list(dict.fromkeys(title for measured in groups.values() for title in measured))
-    rows = [[*where, *(first(measured.get(title, {})) for title in titles)] for where, measured in groups.items()]
-    heading = ["images", "network", "each row has", *titles]
-    return table(heading, sorted(rows)) if rows else "Nothing has been measured on test images yet."
-
-
-def first(entries: dict[str, list[float]]) -> str:
-    """The best of some rows in one measure, its value, and the rows that cannot be told from it."""
-    if not entries:
-        return "–"
-    best = max(entries, key=lambda name: mean(entries[name]))
-    others = {name: found for name, found in entries.items() if name != best}
-    equal = [name for name, found in others.items() if same(entries[best], found)]
-    unknown = any(error_of(entries[best], found) is None for found in others.values())
-    said = f"**{best}** {shown(entries[best])}" + (f"; not told from it: {', '.join(equal)}" if equal else "")
-    return said + ("; some rows have one seed" if unknown else "")
 
 
 def published(file: dict[str, Any]) -> str:
@@ -135,13 +94,15 @@ def section(file: dict[str, Any]) -> Iterator[str]:
             its = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for m in file["metrics"]]
             rows.append([f"*{name}*", "–", "–", "–", "–", *its])
         yield table(["row", "seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values()], rows)
+    said = any(one.get("printed") for one in file.get("comparisons", []))
     differences = [
-        [one["what"], *([ALIKE[alike]] if len(kinds) > 1 else []), *differing(file, one, alike)]
+        [one["what"], *([ALIKE[alike]] if len(kinds) > 1 else []), *differing(file, one, alike), *in_print(one, said)]
         for one in file.get("comparisons", [])
         for alike in kinds
     ]
     if differences:
-        yield table(["difference", *(["rows have"] if len(kinds) > 1 else []), *file["metrics"].values()], differences)
+        heading = ["difference", *(["rows have"] if len(kinds) > 1 else []), *file["metrics"].values()]
+        yield table([*heading, *(["in print"] if said else [])], differences)
     for row in file["rows"]:
         if row.get("cannot_run"):
             yield f"- {row['label']} was not run: {row['cannot_run']}."
@@ -165,6 +126,20 @@ def differing(file: dict[str, Any], one: dict[str, str], alike: str) -> Iterator
     """The cells of a comparison, a measure each."""
     a, b = (row_of(file, one[side]) for side in ("row", "over"))
     yield from (compared(values(a, alike, metric), values(b, alike, metric)) for metric in file["metrics"])
+
+
+def in_print(one: dict[str, Any], said: bool) -> Iterator[str]:
+    """The cell of the same difference in a paper's table, where the table of differences has such a column."""
+    if not one.get("printed"):
+        yield from ["–"] * said
+        return
+    a, b = (find_row(place) for place in one["printed"])
+    differences = [
+        f"{a.table.metrics[name].title.removesuffix(' (%)')} {value - b.row.values[name]:+.1f}"
+        for name, value in a.row.values.items()
+        if value is not None and b.row.values.get(name) is not None
+    ]
+    yield f"{', '.join(differences)} ({a.paper.paper}/{a.table.id})"
 
 
 def making(file: dict[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError, did_you_mean
-from glocal.papers import PaperRow, PaperTable, find_table, paper_names
+from glocal.papers import PaperRow, PaperTable, find_row, find_table, paper_names
 from glocal.plain import read_yaml_file
 from glocal.settings import Settings, validated
 
@@ -22,6 +22,7 @@ class Comparison(Settings):
     row: str
     over: str
     what: str  # in words: what the one has that the other has not
+    printed: tuple[str, str] | None = None  # the same two rows in print: [logo/2/MoCo-LoGo, logo/2/MoCo]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def open_study(table: str | Path) -> Study:
     found = validated(PaperTable, raw, name)
     for label in (label for one in compared for label in (one.row, one.over)):
         found.row(label)  # which says so where there is none
+    for place in (place for one in compared for place in one.printed or ()):
+        find_row(place)
     return Study(found.id, found, budget, compared, name)
 
 

@@ -37,13 +37,19 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     }
     (tmp_path / "t.json").write_text(json.dumps(file))
     found = results_page.page(tmp_path)
-    assert "| 5,000 of its own images | resnet18 | about 20 CPU minutes | **A** 61.0 ± 1.0 |" in found
+    assert (
+        "| 5,000 of its own images | resnet18 | 20 | **A** 61.0 ± 1.0 in 20.0 min; then B 59.0 ± 1.0 in 20.0 min |"
+        in found
+    )
     same = {**file, "table": "u", "title": "Another study", "comparisons": [], "rows": [row("D", [70, 71, 72])]}
     (tmp_path / "u.json").write_text(json.dumps(same))
     (tmp_path / "v.json").write_text(json.dumps({**same, "table": "v", "command": "glocal reproduce v --data shapes"}))
     found = results_page.page(tmp_path)
     assert "| 5,000 of shapes | resnet18 |" in found  # other images are another question
-    assert "| 5,000 of its own images | resnet18 | about 20 CPU minutes | **D** 71.0 ± 1.0 |" in found
+    assert (
+        "| 5,000 of its own images | resnet18 | 20 | **D** 71.0 ± 1.0 in 20.0 min; then A 61.0 ± 1.0 in 20.0 min |"
+        in found
+    )
     assert "**A**" not in found  # of two tables the best row
     assert "| B | linear | 70.5 | 59.0 ± 1.0 | equal CPU time |" in found
     assert "| A over B | +2.0 (2.4) |" in found  # 2 / sqrt(2 / 3)
@@ -61,15 +67,41 @@ def test_curves_become_a_picture(tmp_path: Path, results_page: Any) -> None:
     assert (tmp_path / "images" / "results-t.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_rows_within_two_standard_errors_of_the_best_are_named_and_tuning_is_no_answer(
+def test_a_row_within_two_standard_errors_of_the_best_is_named_so_and_tuning_is_no_answer(
     tmp_path: Path, results_page: Any
 ) -> None:
     rows = [row("A", [60, 61, 62]), row("B", [59.5, 60.5, 60.5]), row("C", [50, 50, 51])]
     file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
     (tmp_path / "t.json").write_text(json.dumps(file))
-    assert "| **A** 61.0 ± 1.0; not told from it: B |" in results_page.page(tmp_path)
+    found = results_page.page(tmp_path)
+    assert "| **A** 61.0 ± 1.0 in 20.0 min; then B 60.2 ± 0.6 in 20.0 min (not told apart) |" in found
     (tmp_path / "t.json").write_text(json.dumps({**file, "command": "c --held-out 5"}))
     assert "**A**" not in results_page.page(tmp_path)
+
+
+def test_more_minutes_have_a_line_of_their_own_and_changed_methods_are_no_answer(
+    tmp_path: Path, results_page: Any
+) -> None:
+    rows = [row("A", [60]), row("B", [50]), row("changed", [70], settings={"method.temperature": 0.1})]
+    rows[1]["results"]["time"]["runs"][0]["cpu_minutes"] = 1.5
+    file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
+    (tmp_path / "t.json").write_text(json.dumps(file))
+    found = results_page.page(tmp_path)
+    assert "| its own images | – | 2 | **B** 50.0 (one seed) in 1.5 min |" in found
+    assert "| its own images | – | 20 | **A** 60.0 (one seed) in 20.0 min; then B 50.0 (one seed) in 1.5 min |" in found
+    (tmp_path / "t.json").write_text(json.dumps({**file, "rows": rows[2:]}))  # where there are no others, they are
+    assert "**changed** 70.0" in results_page.page(tmp_path)
+
+
+def test_a_difference_stands_beside_that_in_print(tmp_path: Path, results_page: Any) -> None:
+    one = {"what": "LoGo", "row": "A", "over": "B", "printed": ["logo/2/MoCo-LoGo", "logo/2/MoCo"]}
+    file = {"table": "t", "title": "T", "command": "c", "rows": [row("A", [60]), row("B", [50])]}
+    comparisons = [one, {"what": "the other way", "row": "B", "over": "A"}]
+    (tmp_path / "t.json").write_text(json.dumps({**file, "metrics": {"linear": "linear"}, "comparisons": comparisons}))
+    found = results_page.page(tmp_path)
+    assert "| difference | linear | in print |" in found
+    assert "(one seed) | k-NN +12.6, linear top-1 +10.8 (logo/2) |" in found
+    assert "(one seed) | – |" in found
 
 
 def test_a_table_that_was_measured_in_several_calls_is_one(tmp_path: Path, results_page: Any) -> None:

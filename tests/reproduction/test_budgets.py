@@ -154,3 +154,12 @@ def test_patches_as_large_as_the_smaller_images_shrink_like_those_of_the_other_r
 def test_cpc_keeps_a_network_without_batch_normalisation() -> None:
     options = settings_of(find_budget("small"), row(recipe="cpc-cifar10"), [])["model.options"]
     assert options == {**find_budget("small").networks["resnet*"]["model.options"], "norm_layer": "groupnorm1"}
+
+
+def test_a_comparison_names_rows_that_are_in_print(tmp_path: Path) -> None:
+    text = (STUDIES / "logo-moco.yaml").read_text(encoding="utf-8")
+    assert open_study(STUDIES / "logo-moco.yaml").comparisons[0].printed == ("logo/2/MoCo-LoGo", "logo/2/MoCo")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text.replace("[logo/2/MoCo-LoGo, logo/2/MoCo]", "[logo/2/MoCo-Logo, logo/2/MoCo]"))
+    with pytest.raises(GlocalError, match="table 2 has no row 'MoCo-Logo'; did you mean MoCo-LoGo"):
+        open_study(wrong)

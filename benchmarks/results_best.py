@@ -1,0 +1,88 @@
+"""The first table of docs/results.md: the best row for so many images, minutes and this network."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from statistics import mean
+from typing import Any, NamedTuple
+
+from results_numbers import average, same, shown, table
+from results_pictures import ALIKE, runs_of, values
+
+BRACKETS = (1, 2, 3, 5, 10, 20, 60, 180)  # CPU minutes of training
+
+
+class Entry(NamedTuple):
+    """A row with the CPU minutes that its runs took, and its measures."""
+
+    label: str
+    minutes: float
+    measures: dict[str, list[float]]
+
+
+def tuning(file: dict[str, Any]) -> bool:
+    """Measured on held-out training images, to choose settings: no answer to which method is best."""
+    return "--held-out" in file["command"]
+
+
+def data_of(file: dict[str, Any]) -> str:
+    """The images that a file's rows learned from, as its command names them."""
+    words = shlex.split(file["command"])
+    name = words[words.index("--data") + 1] if "--data" in words else "its own images"
+    count = file.get("budget", {}).get("images")
+    return f"{count:,} of {name}" if count else name
+
+
+def best(files: list[dict[str, Any]]) -> str:
+    """For each set of images, network and time the best row in each measure, and the next one.
+
+    Rows that change a method's settings are parts of a comparison. They are left out where others are.
+    """
+    groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    changed: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for file in (file for file in files if not tuning(file)):
+        where = data_of(file), str(file.get("budget", {}).get("network") or "–")
+        for row in file["rows"]:
+            variant = any(path.startswith("method.") for path in row.get("settings", {}))
+            (changed if variant else groups)[where].extend(_entries(file, row))
+    for where, entries in changed.items():
+        if where not in groups:
+            groups[where] = entries
+    titles = list(dict.fromkeys(title for all_ in groups.values() for one in all_ for title in one.measures))
+    rows = []
+    for where, entries in sorted(groups.items()):
+        counted = 0
+        for most in BRACKETS:
+            within = [one for one in entries if one.minutes <= most]
+            if len(within) > counted:  # else the answer is that of less time
+                rows.append([*where, f"{most}", *(first(within, title) for title in titles)])
+            counted = len(within)
+    heading = ["images", "network", "CPU minutes, up to", *titles]
+    return table(heading, rows) if rows else "Nothing has been measured on test images yet."
+
+
+def _entries(file: dict[str, Any], row: dict[str, Any]) -> list[Entry]:
+    found = []
+    for alike in ALIKE:
+        minutes = average(runs_of(row, alike), "cpu_minutes")
+        measures = {title: its for metric, title in file["metrics"].items() if (its := values(row, alike, metric))}
+        if minutes is not None and measures:
+            found.append(Entry(str(row["label"]), minutes, measures))
+    return found
+
+
+def first(entries: list[Entry], title: str) -> str:
+    """The best of some rows in one measure, with its minutes, and the best one of another name."""
+    ranked = sorted(
+        (one for one in entries if title in one.measures), key=lambda one: mean(one.measures[title]), reverse=True
+    )
+    if not ranked:
+        return "–"
+    top = ranked[0]
+    said = f"**{top.label}** {shown(top.measures[title])} in {top.minutes:.1f} min"
+    after = next((one for one in ranked if one.label != top.label), None)
+    if after is None:
+        return said
+    near = " (not told apart)" if same(top.measures[title], after.measures[title]) else ""
+    return f"{said}; then {after.label} {shown(after.measures[title])} in {after.minutes:.1f} min{near}"
