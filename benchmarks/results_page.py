@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[1]
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. Tables of differences
-say in brackets how many standard errors of the difference it is: below two it may be chance, and of one seed nothing is
-known. CPU minutes are those of the training alone, one thread a run. [The end](#how-the-tables-were-made) has the commands that measure each table
-again, and what was scaled down from print."""
+say in brackets how many standard errors of the difference it is: below two it may be chance, and with one seed nothing
+is known. CPU minutes are those of the training alone, one thread a run. [The end](#how-the-tables-were-made) has the
+commands that measure each table again, and what was scaled down from print."""
 
 BESIDE = """\
 Of methods whose recipe has a number in print. The numbers here are of a network, images and minutes so much smaller
