@@ -133,7 +133,8 @@ def test_every_study_resolves_under_the_small_budget(path: Path) -> None:
     study, budget = open_study(path), find_budget("small")
     assert study.name == path.stem
     for printed in study.table.rows:
-        assert printed.recipe is not None
+        if printed.recipe is None:  # what others print
+            continue
         found = build_recipe(load_mapping(printed.recipe), settings_of(budget, printed, study.table.rows))
         assert (found.data.size, found.train.epochs) == (32, budget.epochs)
 
