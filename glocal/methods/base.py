@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -131,6 +132,17 @@ class Method(nn.Module):
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         """The views that the paper gives the method, for images of `size` pixels and the method's settings."""
         raise NotImplementedError
+
+    def check(self, views: Sequence[View], batch: int) -> None:
+        """Refuses what the method cannot learn from, before a run's folder is made; by default nothing.
+
+        Args:
+            views: of the recipe.
+            batch: images that the loss looks at together.
+
+        Raises:
+            GlocalError: names the setting, and what would be right.
+        """
 
     def forward(self, views: Views, phase: str = "loss") -> Tensor:
         """The scalar to minimise in one of the method's phases."""
