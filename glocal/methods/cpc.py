@@ -61,7 +61,10 @@ class CPC(Method):
         super().__init__(backbone, settings)
         self.settings = settings
         if max(settings.steps) >= settings.grid:
-            raise GlocalError(f"method.steps={list(settings.steps)}: of {settings.grid} rows none lies so far ahead")
+            raise GlocalError(
+                f"method.steps={list(settings.steps)}: of {settings.grid} rows none lies so far ahead; "
+                f"{settings.grid - 1} is the most with method.grid={settings.grid}"
+            )
         self.contexts = nn.ModuleList(
             ContextNetwork(backbone.dim, settings.context_dim, settings.context_layers) for _ in settings.directions
         )

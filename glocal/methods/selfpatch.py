@@ -79,10 +79,10 @@ class SelfPatch(Method):
 
     def check(self, views: Sequence[View], batch: int) -> None:
         """Refuses views with fewer than 3 × 3 patches."""
-        patch = self.backbone.network.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
         for number, view in enumerate(views):
-            side = min((view.size, *view.resolutions)) // patch
+            side = self.backbone.grid(view.size)
             if side < 3:
+                patch = view.size // side
                 raise GlocalError(
                     f"views.{number}.size={view.size} has {side} × {side} patches of {patch} pixels; selfpatch needs "
                     f"3 × 3 or more, where each has eight neighbours; set it to {3 * patch} or more, data.size larger, "
