@@ -131,7 +131,7 @@ def load_projector(checkpoint: Path, layers: int) -> nn.Sequential:
     if layers > len(ends):
         whole = sum(isinstance(layer, nn.Linear) for layer in projector)
         raise GlocalError(
-            f"of the projector's {counted(whole, 'layer')} the first {len(ends)} can be kept, those before an activation"
+            f"of the projector's {counted(whole, 'layer')} the first {len(ends)} can be kept, those with an activation"
         )
     return projector[: ends[layers - 1]].eval()
 
