@@ -49,7 +49,7 @@ class CPC(Method):
     """Prediction of patches from the patches on one side of them.
 
     The network has layer normalisation (`model.options.norm_layer=groupnorm1`, one group of all channels and places):
-    with batch normalisation patches could tell of one another (section 2.1). Each direction has a context network and
+    with batch normalisation patches could give one another away (section 2.1). Each direction has a context network and
     predictors of its own. The loss is the mean over directions and steps, which the paper adds up. Of the paper's
     changes to patches, dropping of colours and flips are here; warps and elastic deformations are not.
     """

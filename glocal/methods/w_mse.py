@@ -53,8 +53,8 @@ class WMSESettings(MethodSettings):
 class WMSE(Method):
     """Attraction between whitened views.
 
-    Sub-batches are random parts of the batch of all processes, the same for all views; what the size of a sub-batch
-    does not divide is left out of the step.
+    Sub-batches are random parts of the whole batch, over all processes, the same for all views; what the size of a
+    sub-batch does not divide is left out of the step.
     """
 
     Settings = WMSESettings
