@@ -406,8 +406,7 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
             yield f"{path}.{key}.name", value.name, usual.name, ""
             yield from _options(f"{path}.{key}", value)
         elif key != "name":
-            written = (typed(_short(one)) for one in (value, usual))
-            yield f"{path}.{key}", *written, choices_of(field)
+            yield f"{path}.{key}", typed(_short(value)), typed(_short(usual)), choices_of(field)
 
 
 def _short(value: Any) -> Any:
