@@ -77,7 +77,8 @@ def measure(method: Method, recipe: AnyRecipe, data: str, images: int, device: t
         if method.solved is not None:
             shares.append(float(method.solved))
     solved = sum(shares) / len(shares) if shares else None
-    return {"loss": sum(losses) / len(losses), "solved": solved, "images": steps * batch, "chance": method.chance}
+    seen = {"images": steps * batch, "held_out": len(source)}
+    return {"loss": sum(losses) / len(losses), "solved": solved, **seen, "chance": method.chance}
 
 
 def main() -> None:
@@ -95,9 +96,9 @@ def main() -> None:
         name: measure(method, recipe, arguments.data, arguments.images, device)
         for name, method in both(recipe, arguments.run).items()
     }
-    table = Table({"network": 12, "loss": 10, "solved": 16, "images": 10})
+    table = Table({"network": 12, "loss": 10, "solved": 16, "images": 16})
     for name, row in rows.items():
-        table.row(name, f"{row['loss']:.3f}", share(row["solved"]), row["images"])
+        table.row(name, f"{row['loss']:.3f}", share(row["solved"]), f"{row['images']} of {row['held_out']}")
     chance = rows["trained"]["chance"]
     if chance is not None:
         solved = None if rows["trained"]["solved"] is None else math.exp(-chance)

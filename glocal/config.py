@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -12,14 +13,14 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from glocal.data.settings import DataSettings
+from glocal.data.settings import DataSettings, keeps_values
 from glocal.errors import GlocalError, counted, did_you_mean, shortened, shown
-from glocal.methods import method_class
+from glocal.methods import method_class, method_names
 from glocal.methods.base import MethodSettings
 from glocal.methods.own_file import same_method, with_copies
 from glocal.models.architecture import ImageStatistics, ModelSettings, statistics_of_weights
 from glocal.papers import Published, find_row, load_paper
-from glocal.plain import copied, read_yaml, read_yaml_file, write_yaml
+from glocal.plain import copied, read_yaml, read_yaml_file, typed, write_yaml
 from glocal.settings import Seed, Settings, assign, choices_of, validated
 from glocal.training.optimizers import OptimizerSettings
 from glocal.views.plan import MOST_VIEWS, View
@@ -176,7 +177,7 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         text = resources.files("glocal.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
         mapping = read_yaml(text, f"recipe {name}")
     else:
-        raise GlocalError(f"there is no recipe {shown(name)}; {did_you_mean(name, recipe_names())}")
+        raise GlocalError(f"there is no recipe {shown(name)}; {_near_recipes(name)}")
     if not isinstance(mapping, dict):
         raise GlocalError(f"recipe {name}: must be a mapping of sections (data, model, method, …)")
     mapping.setdefault("name", Path(name).stem)
@@ -185,6 +186,14 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
     if Path(name).name == "recipe.yaml" and isinstance(method := mapping.get("method"), Mapping):
         mapping["method"] = with_copies(method, Path(name).parent.absolute())
     return mapping
+
+
+def _near_recipes(name: str) -> str:
+    """`did_you_mean`, with all recipes of a method where the name is about that of one: w_mse, rotatoin."""
+    methods = [method.replace("_", "-") for method in method_names()]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), methods, n=1, cutoff=0.8)
+    its = [recipe for recipe in recipe_names() if near and recipe.startswith(f"{near[0]}-")]
+    return f"did you mean {' or '.join(its)}?" if its else did_you_mean(name, recipe_names())
 
 
 def written_recipe(mapping: Mapping[str, Any]) -> AnyRecipe:
@@ -384,7 +393,7 @@ def _apart(path: str, wanted: Any, found: Any) -> Iterator[tuple[str, Any, Any]]
 
 
 def method_options(recipe: AnyRecipe) -> list[tuple[str, str, str, str]]:
-    """The options of a recipe's method: path, value, default and choices of each, as text."""
+    """The options of a recipe's method: path, value, default and choices of each, as `--set` takes them."""
     method = recipe.method
     return list(_options("method", method))
 
@@ -397,7 +406,12 @@ def _options(path: str, settings: MethodSettings) -> Iterator[tuple[str, str, st
             yield f"{path}.{key}.name", value.name, usual.name, ""
             yield from _options(f"{path}.{key}", value)
         elif key != "name":
-            yield f"{path}.{key}", str(value), str(usual), choices_of(field)
+            yield f"{path}.{key}", typed(_short(value)), typed(_short(usual)), choices_of(field)
+
+
+def _short(value: Any) -> Any:
+    """A setting's value; of a schedule what is not the default."""
+    return value.model_dump(exclude_defaults=True) if isinstance(value, Settings) else value
 
 
 def _word(value: Any) -> str:
@@ -407,6 +421,14 @@ def _word(value: Any) -> str:
 
 def _check(raw: Mapping[str, Any]) -> AnyRecipe:
     where = f"recipe {shortened(_word(raw.get('name', 'custom')))}"
-    settings = method_class(_word(raw["method"]["name"])).Settings
+    name, data = _word(raw["method"]["name"]), raw.get("data")
+    kind = method_class(name)
+    settings = kind.Settings
+    if kind.needs_color and isinstance(data, Mapping) and keeps_values(data.get("channels", 3), data.get("rgb")):
+        given = "data.rgb=false" if data.get("channels", 3) == 3 else f"data.channels={_word(data['channels'])}"
+        raise GlocalError(
+            f"{where}: method {name} learns from colours, which images of {given} have not; leave {given} out (RGB is "
+            "the default) or choose another method"
+        )
     schema = Recipe[settings]  # type: ignore[valid-type]
     return validated(schema, raw, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,6 +185,16 @@ def read_yaml_file(path: Path, where: str) -> Any:
 def write_yaml(value: Mapping[str, Any]) -> str:
     """YAML that `read_yaml` reads back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100)
+
+
+def typed(value: Any) -> str:
+    """A plain value as one writes it behind `--set KEY=`: a line of YAML.
+
+    >>> typed({"start": 0.99, "kind": "cosine"}), typed(None), typed([3]), typed("own")
+    ('{start: 0.99, kind: cosine}', 'null', '[3]', 'own')
+    """
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 def read_json(path: Path) -> Any:

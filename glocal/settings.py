@@ -174,11 +174,12 @@ def _describe(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
     message = re.sub(r"^must be a valid (integer|number|boolean)\b.*", lambda found: _KINDS[found[1]], message)
     message = re.sub(r"^must be a valid dictionary( or instance of \w+)?", "must be a section of settings", message)
     message = re.sub(r"^(List|Tuple) should have at least (\d+) .*", r"must be a list of at least \2", message)
-    return (
-        f"{path} {message}, not {shown(error['input'])}"
-        if message.startswith("must be")
-        else ": ".join(filter(None, (path, message)))
-    )
+    if not message.startswith("must be"):
+        return ": ".join(filter(None, (path, message)))
+    told, given = f"{path} {message}, not {shown(error['input'])}", error["input"]
+    if isinstance(given, str) and error["type"] == "model_type" and "name" in _keys_at(schema, location):
+        told += f"; write {path}={{name: {shortened(given)}}}"
+    return told
 
 
 def _paths(schema: type[BaseModel]) -> list[str]:

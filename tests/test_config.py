@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from glocal.config import TrainSettings, build_recipe, load_mapping, recipe_names
+from glocal.config import TrainSettings, build_recipe, load_mapping, method_options, recipe_names
 from glocal.errors import GlocalError
 from glocal.evaluation.protocols.transfer import TransferSettings
 from glocal.methods import method_names
@@ -198,6 +198,7 @@ def test_swav_as_logos_baseline_has_four_crops() -> None:
         ({"views.0.count": 2**63}, "views.0.count must be less than or equal to 1000, not 9223372036854775808"),
         ({"views": [{"count": 600}, {"count": 600}]}, "views: 1,200 of each image are more than 1,000"),
         ({"data": 5}, "data must be a section of settings, not 5"),
+        ({"model": "resnet50"}, r"model must be a section of settings, not 'resnet50'; write model=\{name: resnet50\}"),
         ({"data": "hello"}, "data must be a section of settings, not 'hello'"),
         ({"data": 5, "data.source": "shapes"}, "--set data.source: data is 5, which has no parts"),
         ({"seed": 2**64}, "seed must be less than 4294967296, not 18446744073709551616"),
@@ -356,6 +357,11 @@ def test_yaml_makes_no_objects() -> None:
 def test_missing_and_malformed_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match="no recipe 'sce-cifar'; did you mean sce-cifar10"):
         load_mapping("sce-cifar")
+    for near in ("rotation", "rotatoin"):
+        with pytest.raises(GlocalError, match=rf"'{near}'; did you mean rotation-cifar10 or rotation-imagenet\?"):
+            load_mapping(near)
+    with pytest.raises(GlocalError, match=r"did you mean w-mse-cifar10 or w-mse-imagenet\?"):
+        load_mapping("w_mse")
     with pytest.raises(GlocalError, match="cannot be read"):
         load_mapping(tmp_path / "absent.yaml")
     broken = tmp_path / "broken.yaml"
@@ -365,6 +371,16 @@ def test_missing_and_malformed_recipes_are_refused(tmp_path: Path) -> None:
     broken.write_text("- 1\n")
     with pytest.raises(GlocalError, match="must be a mapping"):
         load_mapping(broken)
+
+
+def test_the_options_of_a_method_are_written_as_they_are_set() -> None:
+    options = {row[0]: row[1:3] for row in method_options(build_recipe({}, {"method.name": "pirl"}))}
+    assert options["method.patch_size"] == ("null", "null")
+    options = {row[0]: row[1:3] for row in method_options(build_recipe({}, {"method.name": "obow", "method.kappa": 3}))}
+    assert options["method.momentum"][0] == "{start: 0.99, end: 1.0}"
+    assert options["method.kappa"] == ("3.0", "8.0")
+    options = {row[0]: row[1:3] for row in method_options(build_recipe({}, {"method.name": "cpc"}))}
+    assert options["method.steps"][0] == "[3]"
 
 
 def test_another_method_leaves_the_settings_of_the_recipes_own_behind() -> None:

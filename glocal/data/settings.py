@@ -42,7 +42,7 @@ class DataSettings(Settings):
     @property
     def stored_channels(self) -> int | None:
         """The number of channels whose values stay as they are stored; None: images are RGB in 8 bits."""
-        return self.channels if _keeps_values(self.channels, self.rgb) else None
+        return self.channels if keeps_values(self.channels, self.rgb) else None
 
     @property
     def decoding(self) -> Decoding:
@@ -53,7 +53,7 @@ class DataSettings(Settings):
     @classmethod
     def _measures_what_is_not_given(cls, raw: Any) -> Any:
         """Without a mean or deviation of their own, values have an empty one until theirs is measured."""
-        if isinstance(raw, Mapping) and _keeps_values(raw.get("channels", 3), raw.get("rgb")):
+        if isinstance(raw, Mapping) and keeps_values(raw.get("channels", 3), raw.get("rgb")):
             return {**raw, "mean": raw.get("mean") or (), "std": raw.get("std") or ()}
         return raw
 
@@ -81,5 +81,6 @@ class DataSettings(Settings):
         return value
 
 
-def _keeps_values(channels: Any, rgb: Any) -> bool:
+def keeps_values(channels: Any, rgb: Any) -> bool:
+    """Whether values stay as they are stored, by `DataSettings.channels` and `rgb`, which may be unchecked."""
     return channels != 3 or rgb is False

@@ -16,10 +16,16 @@ def shortened(settings: Settings) -> Iterator[str]:
     """In words, where something was trained for less than its protocol, in the same style, asks for."""
     style = getattr(settings, "style", None)
     usual = type(settings)() if style is None else type(settings)(style=style)  # type: ignore[call-arg]
-    for name in _LENGTHS:
-        own, asked = getattr(settings, name, None), getattr(usual, name, None)
-        if own is not None and asked is not None and own < asked:
-            yield f"shortened to {name}={own} ({asked} is the protocol's)"
+    yield from _shorter(settings, usual, "")
+
+
+def _shorter(settings: Settings, usual: Settings, section: str) -> Iterator[str]:
+    for name in type(settings).model_fields:
+        own, asked = getattr(settings, name), getattr(usual, name)
+        if isinstance(own, Settings) and isinstance(asked, Settings):  # distil's teacher
+            yield from _shorter(own, asked, f"{section}{name}.")
+        elif name in _LENGTHS and own is not None and asked is not None and own < asked:
+            yield f"shortened to {section}{name}={own} ({asked} is the protocol's)"
 
 
 def seen_before(backbone: Extractor, test: Source | None) -> Iterator[str]:

@@ -57,8 +57,8 @@ def cholesky_whiten(z: Tensor, *, shrinkage: float = 0.0) -> Tensor:
     rows, dim = z.shape[-2:]
     if rows <= dim and not shrinkage and not z.is_meta:  # where a rehearsal looks at two images
         raise GlocalError(
-            f"{rows} embeddings of width {dim} cannot be whitened: make the batch, method.sub_batch or "
-            "method.shrinkage larger, or method.output_dim smaller"
+            f"{rows} embeddings of width {dim} cannot be whitened: take more embeddings than dimensions, or a "
+            "shrinkage above 0"
         )
     centred = z - z.mean(dim=-2, keepdim=True)
     covariance = (1 - shrinkage) * centred.mT @ centred / max(1, rows - 1)

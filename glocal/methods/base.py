@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -87,6 +88,7 @@ class Method(nn.Module):
         compares_batch: the loss of an image depends on the others that are computed with it (negatives, correlations,
             shared codes), so it changes where a batch is computed in parts. Batch normalisation does not count here.
         reads_geometry: the method asks where in the image its views lie, which warps (RandAugment's) would falsify.
+        needs_color: the method learns from colours, so images whose values stay as they are stored are refused.
         needs_labels: the method learns from labels: a run gives it those of its source and counts the classes.
         labels: (N,) int64 on the training device, of all images in the order of the source; None where none are needed.
         chance: about what the last phase's loss would be if it guessed blindly, all choices alike: log n for a
@@ -106,6 +108,7 @@ class Method(nn.Module):
     compares_rows: bool = True
     compares_batch: bool = False
     reads_geometry: bool = False
+    needs_color: bool = False
     needs_labels: bool = False
 
     labels: Tensor | None = None
@@ -131,6 +134,17 @@ class Method(nn.Module):
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         """The views that the paper gives the method, for images of `size` pixels and the method's settings."""
         raise NotImplementedError
+
+    def check(self, views: Sequence[View], batch: int) -> None:
+        """Refuses what the method cannot learn from, before a run's folder is made; by default nothing.
+
+        Args:
+            views: of the recipe.
+            batch: images that the loss looks at together.
+
+        Raises:
+            GlocalError: names the setting, and what would be right.
+        """
 
     def forward(self, views: Views, phase: str = "loss") -> Tensor:
         """The scalar to minimise in one of the method's phases."""

@@ -56,6 +56,7 @@ class Colorization(Method):
     """
 
     Settings = ColorizationSettings
+    needs_color = True
     bins: Tensor
     smoothing: Tensor
     prior: Tensor
@@ -63,7 +64,7 @@ class Colorization(Method):
     def __init__(self, backbone: Backbone, settings: ColorizationSettings) -> None:
         super().__init__(backbone, settings)
         if len(backbone.mean) != 3 or backbone.channels is not None:
-            raise GlocalError("method colorization needs images in colour (data.channels=null)")
+            raise GlocalError("method colorization needs images in colour (data.channels=3, data.rgb=null)")
         self.settings = settings
         bins = color_bins()
         near = torch.exp(-torch.cdist(bins, bins).square() / (2 * _SIGMA**2))

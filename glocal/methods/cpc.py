@@ -51,7 +51,7 @@ class CPC(Method):
     """Prediction of patches from the patches on one side of them.
 
     The network has layer normalisation (`model.options.norm_layer=groupnorm1`, one group of all channels and places):
-    with batch normalisation patches could tell of one another (section 2.1). Each direction has a context network and
+    with batch normalisation patches could give one another away (section 2.1). Each direction has a context network and
     predictors of its own. The loss is the mean over directions and steps, which the paper adds up. Of the paper's
     changes to patches, dropping of colours and flips are here; warps and elastic deformations are not.
     """
@@ -63,7 +63,10 @@ class CPC(Method):
         super().__init__(backbone, settings)
         self.settings = settings
         if max(settings.steps) >= settings.grid:
-            raise GlocalError(f"method.steps={list(settings.steps)}: of {settings.grid} rows none lies so far ahead")
+            raise GlocalError(
+                f"method.steps={list(settings.steps)}: of {settings.grid} rows none lies so far ahead; "
+                f"{settings.grid - 1} is the most with method.grid={settings.grid}"
+            )
         if any(isinstance(module, _BatchNorm) for module in backbone.modules()):
             note(
                 "cpc: through batch normalisation patches give one another away; "

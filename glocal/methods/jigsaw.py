@@ -37,7 +37,7 @@ class JigsawSettings(MethodSettings):
     name: Literal["jigsaw"] = "jigsaw"
     permutations: int = Field(2000, ge=2, le=20_000)
     gap: float = Field(0.25, ge=0, lt=1)  # share of a cell's side by which a patch is smaller: 64 of 85 pixels
-    patch_size: TrainedSide | None = None  # at which patches are shown; null: 64, and half of images up to 64 pixels
+    patch_size: TrainedSide | None = None  # to which patches are resized; null: 64, and half of images up to 64 pixels
     hidden_dim: Amount = 1000  # of each patch
     standardise: bool = True  # each patch by its own mean and deviation
 

@@ -8,6 +8,7 @@ predictor of their own, which stand on BYOL's projector (cascaded), so that they
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather, process_rank
+from glocal.errors import GlocalError
 from glocal.losses.precision import inner_products
 from glocal.methods.base import Method, MethodSettings
 from glocal.methods.byol import BYOL, BYOLSettings
@@ -39,7 +41,7 @@ class MYOWSettings(MethodSettings):
     mined_output_dim: Amount = 64
     momentum: Share = Schedule(start=0.98, end=1.0)
     teacher_buffers: Buffers = "own"
-    neighbors: Amount = 1  # of which one is predicted
+    neighbors: Amount = 1  # nearest others of the batch, of which one is predicted
     weight: Weight = Schedule(start=0.0, end=1.0, kind="linear", warmup_epochs=100, epochs=110)  # of mined views
 
 
@@ -70,6 +72,14 @@ class MYOW(Method):
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         """BYOL's two views, and one for mining."""
         return [*asymmetric_pair(size), View(name="mined", size=size, scale=(0.8, 1.0))]
+
+    def check(self, views: Sequence[View], batch: int) -> None:
+        """Refuses more neighbours than there are other images in a batch."""
+        if self.settings.neighbors >= batch:
+            raise GlocalError(
+                f"method.neighbors={self.settings.neighbors}: an image has only the {batch - 1} others of its batch to "
+                f"choose from; set it to {batch - 1} or less, or train.batch_size higher"
+            )
 
     def before_step(self, clock: Clock) -> None:
         super().before_step(clock)

@@ -43,7 +43,7 @@ class PIRLSettings(MethodSettings):
     momentum: Share = 0.5  # of the memory bank
     patches_weight: Share = 0.5  # λ; the image has the rest
     gap: float = Field(0.25, ge=0, lt=1)  # share of a cell's side by which a patch is smaller: 64 of 85 pixels
-    patch_size: TrainedSide | None = None  # at which patches are shown; null: 64, and half of images up to 64 pixels
+    patch_size: TrainedSide | None = None  # to which patches are resized; null: 64, and half of images up to 64 pixels
     images: int | None = Field(None, ge=1)  # a run fills in how many it has
 
     def fit_to(self, images: int) -> Self:

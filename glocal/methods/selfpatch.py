@@ -8,6 +8,7 @@ the same view: of the eight neighbours the most similar ones, which likely show 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,18 @@ class SelfPatch(Method):
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         scales = {"global": (0.25, 1.0), "local": (0.05, 0.25)}
         return [view.model_copy(update={"scale": scales[view.name]}) for view in multi_crop(size)]
+
+    def check(self, views: Sequence[View], batch: int) -> None:
+        """Refuses views with fewer than 3 × 3 patches."""
+        for number, view in enumerate(views):
+            side = self.backbone.grid(view.size)
+            if side < 3:
+                patch = view.size // side
+                raise GlocalError(
+                    f"views.{number}.size={view.size} has {side} × {side} patches of {patch} pixels; selfpatch needs "
+                    f"3 × 3 or more, where each has eight neighbours; set it to {3 * patch} or more, data.size larger, "
+                    "or model.options.patch_size smaller"
+                )
 
     def loss(self, views: Views) -> Tensor:
         """DINO's loss + λ times that of the patches of all views."""

@@ -7,6 +7,7 @@ network, and any number of views.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from glocal.distributed import all_gather_with_gradient
+from glocal.errors import GlocalError
 from glocal.losses.whitening import w_mse
 from glocal.methods.base import Method, MethodSettings
 from glocal.models.backbone import Backbone
@@ -42,15 +44,17 @@ class WMSESettings(MethodSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.sub_batch <= self.output_dim and not self.shrinkage:
-            raise ValueError("sub_batch must be larger than output_dim where shrinkage is 0")
+            raise ValueError(
+                f"sub_batch={self.sub_batch} must be larger than output_dim={self.output_dim} where shrinkage is 0"
+            )
         return self
 
 
 class WMSE(Method):
     """Attraction between whitened views.
 
-    Sub-batches are random parts of the batch of all processes, the same for all views; what the size of a sub-batch
-    does not divide is left out of the step.
+    Sub-batches are random parts of the whole batch, over all processes, the same for all views; what the size of a
+    sub-batch does not divide is left out of the step.
     """
 
     Settings = WMSESettings
@@ -69,6 +73,16 @@ class WMSE(Method):
             return [crop.model_copy(update={"scale": (0.2, 1.0), "jitter": Jitter.of_strength(0.5), "grey": 0.1})]
         large = {"scale": (0.08, 1.0), "jitter": Jitter.of_strength(1.0), "grey": 0.2, "blur": Blur(probability=0.5)}
         return [crop.model_copy(update=large)]
+
+    def check(self, views: Sequence[View], batch: int) -> None:
+        """Without shrinkage, refuses a batch with no more images than the embeddings have dimensions."""
+        dim = self.settings.output_dim
+        if batch <= dim and not self.settings.shrinkage:
+            raise GlocalError(
+                f"w_mse whitens {batch} embeddings at a time (train.batch_size / train.accumulate), which must be more "
+                f"than method.output_dim={dim}; raise train.batch_size, set method.output_dim below {batch}, or "
+                "method.shrinkage above 0"
+            )
 
     def loss(self, views: Views) -> Tensor:
         """The distance of every two views, over the whole batch of all processes."""

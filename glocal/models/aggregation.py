@@ -78,8 +78,8 @@ def similar_neighbors(patches: Tensor, count: int) -> Tensor:
     side = math.isqrt(patches.shape[1])
     if side * side != patches.shape[1] or side < 3:
         raise GlocalError(
-            f"views of {patches.shape[1]} patches have none with eight neighbours; three a side are needed: change "
-            "views.N.size or model.options.patch_size"
+            f"{patches.shape[1]} patches are no square grid of 3 × 3 or more, in which each has eight neighbours; "
+            "change views.N.size or model.options.patch_size"
         )
     place = torch.arange(side, device=patches.device)
     index = torch.stack(

@@ -158,11 +158,12 @@ class Backbone(nn.Module):
         Raises:
             GlocalError: timm's network has not so many.
         """
-        found = [int(stage["num_chs"]) for stage in getattr(self.network, "feature_info", None) or []]
-        if len(found) < count or not hasattr(self.network, "forward_intermediates"):
+        stages = getattr(self.network, "feature_info", None) if hasattr(self.network, "forward_intermediates") else None
+        found = [int(stage["num_chs"]) for stage in stages or []]
+        if len(found) < count:
             raise GlocalError(
                 f"{type(self.network).__name__} has {len(found)} stages with feature maps, not {count}; "
-                "change method.levels, or choose a ResNet (model.name)"
+                + (f"set method.levels to {len(found)} or less" if found else "choose a ResNet (model.name)")
             )
         return found[-count:]
 

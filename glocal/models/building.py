@@ -95,7 +95,10 @@ def build_backbone(
     try:
         network = timm.create_model(name, pretrained=settings.known_to_timm, num_classes=0, **options)
     except TypeError as error:
-        raise GlocalError(f"model.options: {settings.name} does not take them: {error}") from error
+        raise GlocalError(
+            f"model.options: {settings.name} does not take them: {error}; if they are of another network, replace the "
+            f"whole section: 'model={{name: {settings.name}}}'"
+        ) from error
     except Exception as error:  # every hub client fails in its own way; so do networks with options that do not fit
         if settings.known_to_timm:
             raise GlocalError(

@@ -11,7 +11,7 @@ from torch import nn
 
 from glocal.console import note
 from glocal.data.decoding.rules import Decoding
-from glocal.errors import GlocalError, did_you_mean, one_line
+from glocal.errors import GlocalError, counted, did_you_mean, one_line
 from glocal.models.architecture import (
     Architecture,
     has_plain_stem,
@@ -123,11 +123,16 @@ def load_projector(checkpoint: Path, layers: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         projector = getattr(build_method(recipe, weights=False), "projector", None)
     if state["evaluated"] != "backbone" or not isinstance(projector, nn.Sequential):
-        raise GlocalError(f"{checkpoint}: method {recipe.method.name} has no projector on the network that it leaves")
+        raise GlocalError(
+            f"method {recipe.method.name} has no projector on the network that is evaluated; leave it at 0"
+        )
     _load_part(projector, state, "projector", what=str(checkpoint))
     ends = [place for place, layer in enumerate(projector, start=1) if isinstance(layer, nn.ReLU)]
     if layers > len(ends):
-        raise GlocalError(f"{checkpoint}: its projector has {len(ends)} layers with an activation, not {layers}")
+        whole = sum(isinstance(layer, nn.Linear) for layer in projector)
+        raise GlocalError(
+            f"of the projector's {counted(whole, 'layer')} the first {len(ends)} can be kept, those with an activation"
+        )
     return projector[: ends[layers - 1]].eval()
 
 

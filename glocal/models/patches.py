@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, counted
 from glocal.losses.precision import full_precision
 from glocal.transfer import to_device
 from glocal.views.crops import render_patches
@@ -14,6 +16,7 @@ from glocal.views.random import uniform
 
 ROWS = 3  # of cells a side
 PATCHES = ROWS**2
+LEAST = 4  # side of a patch in pixels of its view: less shows next to nothing
 
 
 def patch_size_for(size: int) -> int:
@@ -45,17 +48,27 @@ def places_of_patches(size: int, gap: float, *, seed: int, step: int, index: Ten
         Boxes (B, 9, 4) float64, row by row, in whole pixels: left, top, right, bottom.
 
     Raises:
-        GlocalError: the view has less than 3 pixels a side.
+        GlocalError: the patches would have less than `LEAST` pixels a side.
     """
     cell = size // ROWS
-    if cell == 0:
-        raise GlocalError(f"views of {size} pixels cannot be cut into {ROWS} × {ROWS} patches; change views.0.size")
-    side = max(1, round(cell * (1 - gap)))
+    side = _side(cell, gap)
+    if side < LEAST:
+        least = next(cell for cell in count(LEAST) if _side(cell, gap) >= LEAST) * ROWS
+        raise GlocalError(
+            f"views of {size} pixels with method.gap={gap:g} give {ROWS} × {ROWS} patches of {counted(side, 'pixel')}, "
+            f"too few to show anything; {LEAST} are needed: set views.N.size or data.size to {least} or more"
+            f"{', or method.gap lower' if gap else ''}"
+        )
     number = torch.arange(PATCHES)
     draws = [uniform(seed, "patch", step, index[:, None], number, axis, view) for axis in (0, 1)]
     left, top = (torch.floor(draw * (cell - side + 1)) for draw in draws)  # (B, 9)
     left, top = left + number % ROWS * cell, top + number // ROWS * cell
     return torch.stack([left, top, left + side, top + side], dim=-1)
+
+
+def _side(cell: int, gap: float) -> int:
+    """The side of a patch in a cell, in pixels."""
+    return round(cell * (1 - gap))
 
 
 @full_precision

@@ -222,7 +222,7 @@ def _begin(folder: Path, recipe: AnyRecipe, source: Source, weights: Weights | N
     if process_rank() > 0:
         return
     if (folder / "recipe.yaml").exists():
-        note(f"{folder} has a recipe and no checkpoint: that start is replaced by this one")
+        note(f"{folder} has a recipe.yaml and no checkpoint: the run that failed there is begun anew")
         for name in _LOGS:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
@@ -291,7 +291,10 @@ def _check_settings(
     changed = [key for key in changed if key not in free and not key.startswith(lists)]
     if not changed:
         return
-    listed = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed[:3])
+    shown = (
+        (key, *("not set" if each.get(key) is None else each[key] for each in (before, now))) for key in changed[:3]
+    )
+    listed = ", ".join(f"{key} was {earlier}, is {later}" for key, earlier, later in shown)
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     longer = changed == ["train.epochs"] and now["train.epochs"] > before.get("train.epochs", 0)
     own = f"repeat the settings of that run, or take them from it: --recipe {folder / 'recipe.yaml'}"

@@ -89,8 +89,9 @@ def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
         decoding=recipe.data.decoding,
     )
     some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
-    often = "epoch" if settings.knn_epochs == 1 else f"{settings.knn_epochs} epochs"
-    monitor.about = f"k-NN accuracy is measured every {often} on {monitor.where}{some}"
+    often = "every epoch" if settings.knn_epochs == 1 else f"every {settings.knn_epochs} epochs"
+    often = "after the last epoch" if settings.knn_epochs >= recipe.train.epochs else often
+    monitor.about = f"k-NN accuracy is measured {often} on {monitor.where}{some}"
     return monitor
 
 

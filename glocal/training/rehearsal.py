@@ -48,6 +48,7 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
         layer_scales(method.backbone, recipe.optimizer.layer_decay)
     _check_sizes(method.backbone, recipe)
     _check_shares(method, recipe)
+    method.check(recipe.views or [], recipe.train.batch_size // recipe.train.accumulate)
     _check_views(method, recipe)
     if progress:
         for line in notes_on(method, recipe):

@@ -106,6 +106,8 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
         recipe = recipe.model_copy(update={"method": recipe.method.fit_to_classes(_count_classes(recipe, source))})
     before, after = (flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
     for key in (key for key in after if before.get(key) != after[key]):
+        if key == "images":  # of a memory bank: no choice
+            continue
         why = "for" if before.get(key) is None else f"instead of {before[key]}: there are only"
         note(f"method.{key} is {after[key]} {why} {images} images")
     recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.losses.pretext import rarity_weights, rebalanced_cross_entropy
 from glocal.models.lab import color_bins, grey_of_same_lightness, rgb_to_lab, soft_encoding
+from glocal.settings import parse_overrides
 from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 
@@ -114,6 +116,9 @@ def test_the_network_sees_no_color_and_the_prior_follows_those_of_all_parts() ->
 def test_images_that_are_not_in_color_are_refused() -> None:
     method = make("colorization")
     method.backbone.mean = method.backbone.mean[:1]
+    for given in ("data.channels=1", "data.rgb=false"):  # before anything is said of the recipe's mean
+        with pytest.raises(GlocalError, match=f"method colorization learns from colours.* leave {given} out"):
+            build_recipe(load_mapping("colorization-cifar10"), parse_overrides([given]))
     with pytest.raises(GlocalError, match="needs images in colour"):
         type(method)(method.backbone, method.settings)
 

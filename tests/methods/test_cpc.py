@@ -115,7 +115,7 @@ def test_the_method_is_the_mean_over_directions_and_steps() -> None:
 
 
 def test_rows_that_are_not_there_and_views_of_several_sizes_are_refused() -> None:
-    with pytest.raises(GlocalError, match=r"method\.steps=\[3\]: of 3 rows none lies so far ahead"):
+    with pytest.raises(GlocalError, match=r"method\.steps=\[3\]: of 3 rows none lies so far ahead; 2 is the most"):
         make("cpc", steps=(3,))
     method = make("cpc")
     batch = views(method)

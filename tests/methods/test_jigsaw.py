@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from glocal.errors import GlocalError
 from glocal.models.patches import cut_patches, places_of_patches, standardised
 from glocal.models.permutations import distant_permutations
 from glocal.views.batch import Views
@@ -57,6 +58,14 @@ def test_patches_are_pixels_of_their_cells_with_gaps_between() -> None:
         assert (top // 10, bottom - 1) == (number // 3, min(bottom - 1, number // 3 * 10 + 9))
         assert torch.allclose(patches[row, number], images[row, :, top:bottom, left:right])
     assert len(boxes[..., 0].remainder(10).unique()) > 1  # they lie at different places in their cells
+
+
+@pytest.mark.parametrize(("size", "gap", "least"), [(8, 0.25, 15), (6, 0.0, 12), (32, 0.99, 1050)])
+def test_patches_of_less_than_four_pixels_are_refused(size: int, gap: float, least: int) -> None:
+    with pytest.raises(GlocalError, match=f"views of {size} pixels .* patches of .* to {least} or more"):
+        places_of_patches(size, gap, seed=0, step=0, index=torch.arange(2))
+    left, _, right, _ = places_of_patches(least, gap, seed=0, step=0, index=torch.arange(2))[0, 0].tolist()
+    assert right - left == 4
 
 
 def test_patches_are_resized_as_crops_of_the_image_alone_are() -> None:

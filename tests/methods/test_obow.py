@@ -111,7 +111,7 @@ def test_words_are_drawn_from_counters_and_from_all_places() -> None:
 
 
 def test_what_has_no_maps_or_no_crops_is_refused() -> None:
-    with pytest.raises(GlocalError, match="SmallAlexNet has 0 stages.*method.levels"):
+    with pytest.raises(GlocalError, match="SmallAlexNet has 0 stages.*choose a ResNet"):
         OBoW(build_backbone(ModelSettings(name="small_alexnet"), size=64), OBoWSettings())
     method = make("obow")
     batch = views(method)

@@ -68,7 +68,7 @@ def test_neighbours_equal_a_plain_loop(side: int) -> None:
 
 @pytest.mark.parametrize("count", [4, 12])
 def test_grids_without_eight_neighbours_are_refused(count: int) -> None:
-    with pytest.raises(GlocalError, match="none with eight neighbours"):
+    with pytest.raises(GlocalError, match=f"{count} patches are no square grid of 3 × 3"):
         similar_neighbors(random(1, count, 3), 4)
 
 

@@ -91,6 +91,10 @@ def test_features_normalise_run_in_eval_mode_and_restore_the_mode() -> None:
         (ModelSettings(name="vit_tiny", stem="medium"), "medium stem is for ResNets"),
         (ModelSettings(name="small_alexnet", stem="medium"), "no stem but its own"),
         (ModelSettings(options={"chanels": [8]}), "model.options: resnet18 does not take them"),
+        (
+            ModelSettings(options={"patch_size": 8}),
+            r"if they are of another .*'model=\{name: resnet18\}'",
+        ),
     ],
 )
 def test_wrong_models_are_refused_in_one_line(settings: ModelSettings, message: str) -> None:

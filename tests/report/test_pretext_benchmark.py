@@ -37,6 +37,6 @@ def test_both_networks_of_colorization_are_measured_by_the_same_weights(pretext:
     assert torch.equal(untrained.prior, trained.prior)
     assert not torch.equal(pretext.prepared(recipe).prior, trained.prior)
     assert not torch.equal(untrained.decoder.state_dict().popitem()[1], trained.decoder.state_dict().popitem()[1])
-    found = pretext.measure(untrained, recipe, "shapes:test:32", 32, torch.device("cpu"))
-    assert found["images"] == 32
+    found = pretext.measure(untrained, recipe, "shapes:test:48", 48, torch.device("cpu"))
+    assert (found["images"], found["held_out"]) == (32, 48)  # whole batches
     assert found["solved"] is None

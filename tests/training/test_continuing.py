@@ -100,7 +100,7 @@ def test_a_start_that_failed_does_not_refuse_the_corrected_command(
     if failed:
         (tmp_path / "a" / "metrics.csv").write_text("step,other\n1,2\n")
     finished = run(tmp_path / "a", train__epochs=1)
-    assert ("has a recipe and no checkpoint: that start is replaced" in capsys.readouterr().err) is failed
+    assert ("has a recipe.yaml and no checkpoint: the run that failed" in capsys.readouterr().err) is failed
     assert finished.recipe.model.name == "resnet18"
     assert finished.recipe.optimizer.name == "sgd"
     assert set(finished.metrics) == {"step", "epoch", "loss", "lr", "weight_decay", "images_per_second"}
@@ -252,7 +252,7 @@ def test_an_extended_run_may_have_milestones_in_the_epochs_that_are_added(tmp_pa
         return glocal.pretrain(DATA, tmp_path / "a", overrides=settings, progress=False, extend=epochs > 2)
 
     train(2, [1.0])
-    with pytest.raises(GlocalError, match=r"optimizer\.milestones\.1 was None, is 1\.5"):
+    with pytest.raises(GlocalError, match=r"optimizer\.milestones\.1 was not set, is 1\.5"):
         train(4, [1.0, 1.5])
     done = train(4, [1.0, 3.0])
     assert done.recipe.optimizer.milestones == (1.0, 3.0)

@@ -15,6 +15,17 @@ from glocal.training.run import pretrain
 from tests.methods.cases import make, views
 
 TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
+SELFPATCH = {
+    "name": "vit_tiny",
+    "options": {
+        "patch_size": 8,
+        "embed_dim": 32,
+        "depth": 1,
+        "num_heads": 2,
+        "class_token": False,
+        "global_pool": "avg",
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +49,22 @@ TINY = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
             "two global and two local views are needed, but there are 2 views of each image",
         ),
         ({"method.name": "simclr", "views": [{"count": 3, "size": 32}], "train.batch_size": 8}, "two views .*, not 3"),
+        (
+            {"method.name": "w_mse", "method.output_dim": 24, "method.sub_batch": 32, "train.batch_size": 24},
+            r"w_mse whitens 24 embeddings .* raise train.batch_size, set method.output_dim below 24",
+        ),
+        (
+            {"method.name": "myow", "method.neighbors": 8, "train.batch_size": 8},
+            r"method.neighbors=8: .* the 7 others of its batch .*; set it to 7 or less",
+        ),
+        (
+            {"method.name": "selfpatch", "model": SELFPATCH, "train.batch_size": 8},
+            r"views.2.size=16 has 2 × 2 patches of 8 pixels; .*; set it to 24 or more",
+        ),
+        (
+            {"method.name": "jigsaw", "method.permutations": 8, "data.size": 8, "train.batch_size": 8},
+            "views of 8 pixels with method.gap=0.25 give 3 × 3 patches of 2 pixels.* to 15 or more",
+        ),
         ({"data.test": "shapez", "train.batch_size": 8}, "there is no folder shapez; did you mean shapes?"),
     ],
 )

@@ -28,6 +28,7 @@ from glocal.evaluation.protocols.finetune import kept, list_of, percent, project
 from glocal.models.architecture import ModelSettings
 from glocal.models.backbone import Backbone
 from glocal.models.building import build_backbone
+from glocal.plain import typed
 from glocal.settings import Seed
 
 
@@ -52,7 +53,7 @@ def measure(bench: Bench, settings: DistilSettings) -> list[Measurement]:
         )
     student = student_of(backbone, settings)  # before the long work
     temperature = temperature_for(student, backbone, settings)
-    projector = projector_of(backbone, settings.projector_layers)
+    projector = projector_of(backbone, settings.projector_layers, setting="distil.projector_layers")
     train, test, mapping = bench.sources()
     assert train.labels is not None and train.classes is not None  # noqa: PT018
     listed = list_of(train, settings.fraction, settings.lists, setting="distil.lists")
@@ -93,7 +94,11 @@ def measure(bench: Bench, settings: DistilSettings) -> list[Measurement]:
     found = []
     weight = f", labels with weight {settings.labelled_weight:g}" * (settings.labelled_weight > 0)
     for name, model, own in (
-        (f"teacher, {percent(settings.fraction)}{kept(settings.projector_layers)}", teacher, settings.teacher),
+        (
+            f"teacher, {percent(settings.fraction, len(rows))}{kept(settings.projector_layers)}",
+            teacher,
+            settings.teacher,
+        ),
         (f"student {student.label}, τ={temperature:g}{weight}", learned, settings),
     ):
         accuracy = measure_accuracy(model, test, mapping, settings=own, workers=bench.workers)
@@ -115,6 +120,10 @@ def student_of(backbone: Backbone, settings: DistilSettings) -> Backbone:
             raise GlocalError(f"distil.student: name a network; it is not known how {backbone.label} was built")
         name, options, stem = backbone.architecture
         model = ModelSettings(name=name, stem=stem, options=dict(options))
+        label = f"{name}, as the teacher"
+    else:
+        chosen = model.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+        label = f"{model.name} {typed(chosen)}" if chosen else model.name
     if model.init is not None:
         raise GlocalError(f"distil.student.init={model.init}: the student begins with random weights or timm's own")
     with torch.random.fork_rng(devices=[]):
@@ -126,6 +135,7 @@ def student_of(backbone: Backbone, settings: DistilSettings) -> Backbone:
             std=backbone.std.flatten().tolist(),
             channels=backbone.channels,
         )
+    found.label = label
     return found.to(backbone.mean.device).eval()
 
 

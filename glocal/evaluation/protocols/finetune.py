@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from glocal.console import note, progress_bar
 from glocal.data.lanes.skipped import tell_unreadable
 from glocal.data.sources.base import Source
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, counted
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.probes.finetuning import (
     Accuracy,
@@ -71,7 +71,7 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
 
         for fraction, listed in zip(settings.fractions, lists, strict=True):
             name = percent(fraction)
-            accuracies = []
+            accuracies, images = [], []
             for seed, rows in _splits(bench, train, fraction, listed, settings):
                 bar.update(task, description=f"{name}, seed {seed}")
                 model = fine_tune(
@@ -85,30 +85,39 @@ def measure(bench: Bench, settings: FineTuneSettings) -> list[Measurement]:
                     workers=bench.workers,
                     after_epoch=after_epoch,
                 )
+                images.append(len(rows))
                 accuracies.append(measure_accuracy(model, test, mapping, settings=settings, workers=bench.workers))
-            seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
-            found.append(Measurement(f"{name}, {seeds}{kept(settings.projector_layers)}", _summary(accuracies)))
+            name = f"{percent(fraction, *images)}, {counted(settings.seeds, 'seed')}{kept(settings.projector_layers)}"
+            found.append(Measurement(name, _summary(accuracies)))
     tell_unreadable(test.name, len(test), accuracies[0].skipped)
     bench.leave_out(test, [error.key for error in accuracies[0].skipped])
     return found
 
 
-def projector_of(backbone: Backbone, layers: int) -> nn.Module | None:
+def projector_of(backbone: Backbone, layers: int, *, setting: str = "finetune.projector_layers") -> nn.Module | None:
     """The first layers of the projector of the run that a backbone comes from; None for 0 layers.
 
     Raises:
-        GlocalError: it comes from no run, or the projector has not so many layers.
+        GlocalError: it comes from no run, or the projector has not so many layers; begins with the setting's name.
     """
     if not layers:
         return None
     if backbone.checkpoint is None:
-        raise GlocalError(f"projector_layers={layers}: {backbone.label} has no projector; give a run or a checkpoint")
-    return load_projector(backbone.checkpoint, layers)
+        raise GlocalError(f"{setting}={layers}: {backbone.label} has no projector; give a run or a checkpoint")
+    try:
+        return load_projector(backbone.checkpoint, layers)
+    except GlocalError as error:
+        raise GlocalError(f"{setting}={layers}: {error}") from error
 
 
-def percent(fraction: float) -> str:
-    """A share of the labels in words."""
-    return f"{100 * fraction:g} % of labels"
+def percent(fraction: float, *images: int) -> str:
+    """A share of the labels in words, with the number of images, of which one that cannot be read is none.
+
+    >>> percent(0.01), percent(0.01, 13, 12)
+    ('1 % of labels', '1 % of labels (12 to 13 images)')
+    """
+    least = f"{min(images):,} to " if len(set(images)) > 1 else ""
+    return f"{100 * fraction:g} % of labels" + (f" ({least}{counted(max(images), 'image')})" if images else "")
 
 
 def kept(layers: int) -> str:

@@ -150,7 +150,7 @@ def test_the_first_layers_of_a_runs_projector_are_kept_and_trained(run: Path) ->
     model = fine_tune(backbone, source, torch.arange(12), 3, settings=settings, seed=0, projector=first)
     assert torch.equal(first[0].weight, state["projector.0.weight"])
     assert not torch.equal(model.projector[0].weight, first[0].weight)
-    with pytest.raises(GlocalError, match="its projector has 2 layers with an activation, not 3"):
+    with pytest.raises(GlocalError, match="of the projector's 3 layers the first 2 can be kept"):
         load_projector(backbone.checkpoint, 3)
 
 
@@ -166,9 +166,15 @@ def test_teacher_and_student_are_measured(run: Path) -> None:
     found = evaluate(str(run), settings=settings, **given)  # type: ignore[arg-type]
     results = found["protocols"]["distil"]["results"]
     assert [result["setting"] for result in results] == [
-        "teacher, 50 % of labels, 1 layer of the projector",
-        "student resnet18, τ=1",
+        "teacher, 50 % of labels (32 images), 1 layer of the projector",
+        "student resnet18 {options: {channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}}, τ=1",
+    ]
+    assert found["protocols"]["distil"]["remarks"] == [
+        "shortened to epochs=1 (400 is the protocol's)",
+        "shortened to teacher.epochs=1 (60 is the protocol's)",
     ]
     assert all(0 <= result["metrics"]["top1"] <= 100 for result in results)
-    with pytest.raises(GlocalError, match=r"has no projector; give a run or a checkpoint"):
+    with pytest.raises(
+        GlocalError, match=r"distil.projector_layers=1: .* has no projector; give a run or a checkpoint"
+    ):
         evaluate(tiny(), settings={"distil.projector_layers": 1}, **given)  # type: ignore[arg-type]

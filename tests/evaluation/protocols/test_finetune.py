@@ -162,14 +162,14 @@ def test_finetune_end_to_end_reports_the_mean_of_its_seeds() -> None:
         return {entry["setting"]: entry["metrics"] for entry in found["results"]}
 
     three = run(seeds=3)
-    assert list(three) == ["5 % of labels, 3 seeds", "50 % of labels, 3 seeds"]
-    alone = [run(seeds=1, seed=seed)["5 % of labels, 1 seed"] for seed in range(3)]
+    assert list(three) == ["5 % of labels (3 images), 3 seeds", "50 % of labels (30 images), 3 seeds"]
+    alone = [run(seeds=1, seed=seed)["5 % of labels (3 images), 1 seed"] for seed in range(3)]
     assert all(list(metrics) == ["top1"] for metrics in alone)
     values = [metrics["top1"] for metrics in alone]
-    assert three["5 % of labels, 3 seeds"]["top1"] == pytest.approx(statistics.mean(values))
-    assert three["5 % of labels, 3 seeds"]["top1_std"] == pytest.approx(statistics.stdev(values))
-    assert three["50 % of labels, 3 seeds"]["top1"] > 90
-    assert run(seeds=1, precision="bf16")["50 % of labels, 1 seed"]["top1"] > 80
+    assert three["5 % of labels (3 images), 3 seeds"]["top1"] == pytest.approx(statistics.mean(values))
+    assert three["5 % of labels (3 images), 3 seeds"]["top1_std"] == pytest.approx(statistics.stdev(values))
+    assert three["50 % of labels (30 images), 3 seeds"]["top1"] > 90
+    assert run(seeds=1, precision="bf16")["50 % of labels (30 images), 1 seed"]["top1"] > 80
 
 
 def test_lists_are_found_by_the_names_of_files(image_folder: Callable[..., Path], tmp_path: Path) -> None:
