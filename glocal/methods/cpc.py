@@ -9,6 +9,7 @@ patches of the batch lies some rows below, and likewise upwards, to the left and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -67,11 +68,6 @@ class CPC(Method):
                 f"method.steps={list(settings.steps)}: of {settings.grid} rows none lies so far ahead; "
                 f"{settings.grid - 1} is the most with method.grid={settings.grid}"
             )
-        if any(isinstance(module, _BatchNorm) for module in backbone.modules()):
-            note(
-                "cpc: through batch normalisation patches give one another away; "
-                "model.options.norm_layer=groupnorm1 has none of it"
-            )
         self.contexts = nn.ModuleList(
             ContextNetwork(backbone.dim, settings.context_dim, settings.context_layers) for _ in settings.directions
         )
@@ -86,6 +82,14 @@ class CPC(Method):
     @classmethod
     def view_plan(cls, size: int, settings: Any = None) -> list[View]:
         return [View(size=size, scale=(0.5, 1.0))]
+
+    def check(self, views: Sequence[View], batch: int) -> None:
+        """Notes batch normalisation, which the paper's network does not have."""
+        if any(isinstance(module, _BatchNorm) for module in self.backbone.modules()):
+            note(
+                "cpc: through batch normalisation patches give one another away; "
+                "model.options.norm_layer=groupnorm1 has none of it"
+            )
 
     def loss(self, views: Views) -> Tensor:
         """Eq. 2 in every direction, for every step."""

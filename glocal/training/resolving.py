@@ -46,10 +46,10 @@ def resolve(
         GlocalError: no images are named, they cannot be opened or do not go with the recipe, or a setting is wrong.
     """
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
-    if data is None and not (mapping.get("data") or {}).get("source"):
+    named = data if data is not None else _source_in(mapping, overrides or {})
+    if not named:
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
     start = begin(mapping, overrides or {}, folder)
-    named = data if data is not None else mapping["data"]["source"]
     largest = start.overrides.get("data.max_pixels", (start.mapping.get("data") or {}).get("max_pixels"))
     allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     source = open_by(named, start.mapping.get("data"), start.overrides, without=folder)
@@ -66,6 +66,13 @@ def resolve(
         _tell_of_views(resolved)
     decoding = settle_decoding(known, source, progress=progress)
     return resolved.model_copy(update={"data": decoding}), source, start.weights
+
+
+def _source_in(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """`data.source` of a recipe and what is set on top of it; None where there is none."""
+    sections = (overrides.get("data"), mapping.get("data"))
+    others = (section.get("source") for section in sections if isinstance(section, Mapping))
+    return next((found for found in (overrides.get("data.source"), *others) if found), None)
 
 
 def _tell_of_views(recipe: AnyRecipe) -> None:

@@ -125,7 +125,7 @@ def test_rows_that_are_not_there_and_views_of_several_sizes_are_refused() -> Non
 
 
 def test_batch_normalisation_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    make("cpc")
+    make("cpc").check([], 8)
     assert capsys.readouterr().err == ""
-    CPC(build_backbone(RESNET, size=16), CPCSettings(**SMALL))
+    CPC(build_backbone(RESNET, size=16), CPCSettings(**SMALL)).check([], 8)
     assert "model.options.norm_layer=groupnorm1" in " ".join(capsys.readouterr().err.split())

@@ -413,3 +413,9 @@ def test_a_planned_run_that_began_with_weights_goes_on_with_the_same_command(
     planned = glocal.pretrain(data, tmp_path / "a", **settings).recipe
     assert planned.data.size == 96
     assert glocal.pretrain(data, tmp_path / "a", **settings).recipe == planned
+
+
+def test_images_set_on_top_of_a_recipe_take_the_place_of_its_own(tmp_path: Path) -> None:
+    for overrides in ({"data.source": "shapes:train:32"}, {"data": {"source": "shapes:train:32", "size": 16}}):
+        recipe, source, _ = resolve(None, "demo-shapes", {**SMALL, **overrides}, tmp_path / "a", progress=False)
+        assert (len(source), recipe.data.source) == (32, "shapes:train:32")
