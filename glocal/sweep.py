@@ -31,6 +31,7 @@ from glocal.plain import read_json, read_yaml
 from glocal.settings import assign, validated
 from glocal.training.log import read_metrics
 from glocal.training.rehearsal import rehearse
+from glocal.training.resolving import source_in
 from glocal.training.run import Run, pretrain
 from glocal.training.starting import begin
 from glocal.views.random import permutation
@@ -192,7 +193,7 @@ def _check_grid(
 ) -> None:
     """Wrong values are told before hours are spent on the right ones that come first."""
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
-    images = (mapping.get("data") or {}).get("source") if data is None else data
+    images = source_in(mapping, overrides) if data is None else data
     if images is None:
         return  # the first run says it
     size = natural_size(open_by(images, mapping.get("data"), overrides))

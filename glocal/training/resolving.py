@@ -46,7 +46,7 @@ def resolve(
         GlocalError: no images are named, they cannot be opened or do not go with the recipe, or a setting is wrong.
     """
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
-    named = data if data is not None else _source_in(mapping, overrides or {})
+    named = data if data is not None else source_in(mapping, overrides or {})
     if not named:
         raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
     start = begin(mapping, overrides or {}, folder)
@@ -68,7 +68,7 @@ def resolve(
     return resolved.model_copy(update={"data": decoding}), source, start.weights
 
 
-def _source_in(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+def source_in(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     """`data.source` of a recipe and what is set on top of it; None where there is none."""
     sections = (overrides.get("data"), mapping.get("data"))
     others = (section.get("source") for section in sections if isinstance(section, Mapping))
