@@ -19,7 +19,10 @@ from glocal.reproduction.planning import Choices, Planned, metric_titles, with_e
 from glocal.reproduction.studies import Study
 from glocal.reproduction.writing import read_written, write
 
-_OF_REFERENCES = ("knn", "linear")  # what says something of pixels too
+_OF_REFERENCES = {
+    "untrained": {"knn", "linear", "dense"},
+    "pixels": {"knn", "linear"},
+}  # what is cheap and says something
 _CHECKPOINT_MINUTES = 2.0
 
 
@@ -115,8 +118,8 @@ class Work:
         names: dict[tuple[str, ...], str] = {}
         for one in self.shown:
             network = f"{one.recipe.model.model_dump_json()} {one.recipe.data.size}"
-            metrics = {name: its for name, its in one.metrics.items() if its.protocol in _OF_REFERENCES}
             for kind, its in (("untrained", network), ("pixels", "")):
+                metrics = {name: it for name, it in one.metrics.items() if it.protocol in _OF_REFERENCES[kind]}
                 key = (kind, its, *one.data, "", *one.test)
                 name = names.setdefault(key, kind if kind not in found else f"{kind} ({one.row.label})")
                 job = found.get(name) or self._job(kind, self.out / "runs" / slug(name), one, one.settings)
@@ -145,7 +148,7 @@ class Work:
             "metrics": metric_titles(self.study.table, self.shown),
             "rows": rows,
             "references": dict(self._references()),
-            "comparisons": [one.model_dump() for one in self.study.comparisons],
+            "comparisons": [one.model_dump(mode="json", exclude_none=True) for one in self.study.comparisons],
         }
 
     def write(self) -> dict[str, Any]:
