@@ -3,16 +3,17 @@
 What composes of the four lines of work that this package brings together, on SimCLR's symmetric contrast within the
 batch (Chen et al., ICML 2020), which learns faster than a momentum teacher and its queue where time is short.
 
-Two parts are on by default. Both cost nearly nothing. Decorrelation: no dimension of the projection says what others
-say, as in VICReg (Bardes et al., ICLR 2022). Stage: the contrast is learned after the last stage but one as well, so
-that the first layers hear of it directly (deep supervision: Lee et al., AISTATS 2015).
+Three parts are on by default. Local crops: small, cheap queries that are drawn to the whole views (LoGo: Zhang et al.,
+CVPR 2022). Decorrelation: no dimension of the projection says what others say, as in VICReg (Bardes et al., ICLR 2022).
+Stage: the contrast is learned after the last stage but one as well, so that the first layers hear of it directly (deep
+supervision: Lee et al., AISTATS 2015).
 
-The other parts did not pay in short trainings, and are off. Regions: each place of the last feature map is a local view
-that costs nothing. Local crops: small, cheap queries that are drawn to the whole views, and pushed apart by a learned
-affinity (LoGo: Zhang et al., CVPR 2022). Soft targets: the positive says how similar the image is to others (SCE:
-Denize et al., WACV 2023). Mixed positives: the first whole view is mixed with that of a neighbour that lies nearer to
-the centre of its cluster (CLIM: Li et al., BMVC 2021). Matched patches of vision transformers: each follows the patch
-of another view that shows the same part of the image (Javidani, Sadeghi and Araabi, 2023).
+The other parts did not pay in short trainings, and are off. Repulsion: local crops are pushed apart by a learned
+affinity (LoGo). Regions: each place of the last feature map is a local view that costs nothing. Soft targets: the
+positive says how similar the image is to others (SCE: Denize et al., WACV 2023). Mixed positives: the first whole view
+is mixed with that of a neighbour that lies nearer to the centre of its cluster (CLIM: Li et al., BMVC 2021). Matched
+patches of vision transformers: each follows the patch of another view that shows the same part of the image (Javidani,
+Sadeghi and Araabi, 2023).
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class GlocalSettings(SelectionSettings):
     decorrelation: float = Field(0.3, ge=0)  # weight of the correlations between the projection's dimensions; 0: none
     stage: float = Field(0.5, ge=0)  # weight of the same contrast after the last stage but one, where there is one
     regions: float = Field(0.0, ge=0)  # weight of the regions of whole views; 0: none
-    locals: int = Field(0, ge=0, le=MOST_VIEWS)  # local crops; 0: none
-    local_size: TrainedSide | None = None  # null: half of the whole views' side up to 64 pixels, 96 beside 224
+    locals: int = Field(2, ge=0, le=MOST_VIEWS)  # local crops; 0: none
+    local_size: TrainedSide | None = None  # null: about half of the whole views' side, 96 beside 224
     local_scale: Areas = (0.08, 0.4)
     repulsion: float = Field(0.0, ge=0)  # weight of LoGo's dissimilarity of local crops; 0: none
     regressor_dim: Amount = 256
@@ -119,7 +120,7 @@ class Glocal(Method):
         )
         plan = [whole]
         if settings.locals:
-            side = settings.local_size or (size // 2 if small else round(size * 96 / 224))
+            side = settings.local_size or local_side(size)
             local = {"name": "local", "count": settings.locals, "size": side, "scale": settings.local_scale}
             plan.append(whole.model_copy(update=local))
         if settings.mixed:
@@ -130,7 +131,9 @@ class Glocal(Method):
         """The contrast of all views with the whole ones; with mixing, a partner's whole view is one more of them."""
         settings = self.settings
         expected = _WHOLE + settings.locals + _WHOLE * settings.mixed
-        images = list(views.several(expected, "two whole views, the local ones and the partner's"))
+        partner = ", two of a partner" if settings.mixed else ""
+        wanted = f"two whole views{partner} and local ones (method.locals={settings.locals})"
+        images = list(views.several(expected, wanted))
         share = None
         if settings.mixed:
             [images[0]], [share] = mix(
@@ -295,3 +298,14 @@ def mixed_positives(share: Tensor, views: int) -> Tensor:
     weight[1:3, 0] = 1
     weight[3:, 1] = 1
     return weight
+
+
+def local_side(size: int) -> int:
+    """The side of local crops beside whole views of `size` pixels, which the patches of vision transformers divide.
+
+    >>> local_side(32), local_side(160), local_side(224)
+    (16, 64, 96)
+    """
+    if size <= 64:
+        return max(8, round(size / 16) * 8)
+    return round(size * 96 / 224 / 16) * 16

@@ -29,7 +29,7 @@ CASE = MethodCase(
 
 def part(**settings: Any) -> Method:
     """The method with nothing but what the settings name."""
-    return make("glocal", **{"decorrelation": 0.0, "stage": 0.0, "regions": 0.0, **settings})
+    return make("glocal", **{"decorrelation": 0.0, "stage": 0.0, "regions": 0.0, "locals": 0, **settings})
 
 
 def units(method: Method, *sizes: tuple[torch.Tensor, ...]) -> torch.Tensor:
