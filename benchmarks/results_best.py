@@ -37,15 +37,17 @@ def data_of(file: dict[str, Any]) -> str:
 def best(files: list[dict[str, Any]]) -> str:
     """For each set of images, network and time the best row in each measure, and the next one.
 
-    Rows that change a method's settings are parts of a comparison. They are left out where others are.
+    Rows that change a method's settings are parts of a comparison. They are left out where others are, but for those
+    that are called by a method: `SimCLR, temperature 0.2`.
     """
+    methods = tuple(row["label"] for file in files for row in file["rows"] if not _is_variant(row))
     groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     changed: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for file in (file for file in files if not tuning(file)):
         where = data_of(file), str(file.get("budget", {}).get("network") or "–")
         for row in file["rows"]:
-            variant = any(path.startswith("method.") for path in row.get("settings", {}))
-            (changed if variant else groups)[where].extend(_entries(file, row))
+            kept = not _is_variant(row) or str(row["label"]).startswith(methods)
+            (groups if kept else changed)[where].extend(_entries(file, row))
     for where, entries in changed.items():
         if where not in groups:
             groups[where] = entries
@@ -60,6 +62,10 @@ def best(files: list[dict[str, Any]]) -> str:
             counted = len(within)
     heading = ["images", "network", "CPU minutes, up to", *titles]
     return table(heading, rows) if rows else "Nothing has been measured on test images yet."
+
+
+def _is_variant(row: dict[str, Any]) -> bool:
+    return any(path.startswith("method.") for path in row.get("settings", {}))
 
 
 def _entries(file: dict[str, Any], row: dict[str, Any]) -> list[Entry]:
