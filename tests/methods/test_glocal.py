@@ -23,7 +23,7 @@ from tests.methods.cases import RESNET_RUN, MethodCase, make, views
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector", "stage_projector"}},
     run={**RESNET_RUN},
-    budget={"train.epochs": 6},
+    budget={"train.epochs": 6, "method.locals": 0},
 )
 
 
