@@ -123,14 +123,19 @@ def _check_sizes(backbone: Backbone, recipe: AnyRecipe) -> None:
     places = {recipe.data.size or 0: f"data.size={recipe.data.size}"}
     for number, view in enumerate(recipe.views or []):
         places.setdefault(view.size, f"views.{number}.size={view.size}")
-    for size in sorted({view.size for view in recipe.views or []} or {recipe.data.size or 0}):
+    sizes = [view.size for view in recipe.views or []] or [recipe.data.size or 0]
+    for size in dict.fromkeys(sizes):
         error = _failure(backbone, size)
         if error is not None and backbone.mean.is_meta:  # is it the size or the meta device?
             error = _failure(_on_cpu(recipe), size)
         if error is not None:
+            mend = "change the size or choose another network"
+            if size != sizes[0]:
+                none = ", method.locals=0" if hasattr(recipe.method, "locals") else ""
+                mend = f"it takes those of {sizes[0]}: leave the others out (views{none}) or choose another network"
             raise GlocalError(
                 f"model.name={recipe.model.name} does not take images of {size} pixels ({places[size]}): "
-                f"{one_line(error)}; change the size or choose another network"
+                f"{one_line(error)}; {mend}"
             ) from error
 
 

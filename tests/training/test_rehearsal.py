@@ -34,6 +34,10 @@ SELFPATCH = {
         ({"model.name": "small_alexnet", "optimizer.layer_decay": 0.8}, "timm knows no layers of small_alexnet"),
         ({"model.name": "swin_tiny_patch4_window7_224"}, r"model.name=swin_tiny.* of 32 pixels \(data.size=32\)"),
         (
+            {"model.name": "swin_tiny_patch4_window7_224", "data.size": 224},
+            r"of 96 pixels \(views.1.size=96\).*it takes those of 224: leave the others out \(views, method.locals=0\)",
+        ),
+        (
             {"train.batch_size": 10, "train.accumulate": 4},
             r"train.batch_size=10 must be a multiple of train.devices=1 x train.accumulate=4: take 8 or 12",
         ),
