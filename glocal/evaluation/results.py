@@ -19,7 +19,7 @@ from glocal.plain import read_json
 _PERCENT = re.compile(r"(?:top\d+|mean_per_class|mean|pixel_accuracy|mIoU|mP@\d+|[mu]?AP\w*)(?<!_std)")
 
 # Settings beside words and switches that say what is measured, not with how much work.
-_TOLD_APART = {"student", "fraction", "projector_layers", "patch_mean", "blocks"}
+_TOLD_APART = {"student", "fraction", "fractions", "projector_layers", "patch_mean", "blocks"}
 
 
 class Row(NamedTuple):

@@ -16,10 +16,7 @@ _UPRIGHT = {  # what turns an image of that orientation upright
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGES_SIDES = {5, 6, 7, 8}
-REVERSES_ACROSS, REVERSES_DOWN = (
-    {2, 3, 6, 7},
-    {3, 4, 7, 8},
-)  # axes of the upright image that run backwards in the file
+REVERSES_ACROSS, REVERSES_DOWN = {2, 3, 6, 7}, {3, 4, 7, 8}  # axes of the upright image that run backwards in the file
 
 
 def orientation_of(image: Image.Image) -> int:

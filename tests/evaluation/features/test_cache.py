@@ -229,12 +229,17 @@ def test_what_says_something_else_has_rows_of_its_own_and_what_is_replaced_is_to
     half = {"name": "resnet18", "options": {"channels": [8]}}
     save(student=None, epochs=3)
     save(student=half, epochs=3)
+    save(student=half, epochs=3, fractions=[0.1])
     assert capfd.readouterr().err == ""
     save(student=half, epochs=5)
     said = " ".join(capfd.readouterr().err.split())
     assert "distil had been measured with other settings (epochs 3 → 5): this replaces it" in said
     kept = results.load(tmp_path)["protocols"].values()
-    assert [found["settings"] for found in kept] == [{"student": None, "epochs": 3}, {"student": half, "epochs": 5}]
+    assert [found["settings"] for found in kept] == [
+        {"student": None, "epochs": 3},
+        {"student": half, "epochs": 3, "fractions": [0.1]},
+        {"student": half, "epochs": 5},
+    ]
 
 
 def test_other_images_and_styles_have_rows_of_their_own(tmp_path: Path) -> None:
