@@ -172,7 +172,7 @@ def run(folder: Path, seconds: int) -> dict[str, Any]:
     found = {}
     for reader in READERS:
         begun = time.monotonic()
-        command = [sys.executable, __file__, "--reader", reader, "--out", folder]
+        command = [sys.executable, __file__, "--reader", reader, "--out", str(folder)]
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=seconds)
             one = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.returncode}

@@ -134,7 +134,8 @@ def rows_of(embeddings: Embeddings, **options: Any) -> np.ndarray:
 
 def by_cosine(embeddings: Embeddings, least: float) -> np.ndarray:
     vectors = torch.nn.functional.normalize(embeddings.rows(0, len(embeddings)), dim=1)
-    return groups_of_pairs(*np.nonzero(np.triu((vectors @ vectors.T).numpy() >= least, 1)), len(vectors))
+    first, second = np.nonzero(np.triu((vectors @ vectors.T).numpy() >= least, 1))
+    return groups_of_pairs(first, second, len(vectors))
 
 
 def by_hash(hashes: Hashes, bits: int, *, mirrored: bool) -> np.ndarray:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +147,7 @@ def main() -> None:
         vectors = {side: vectors_in(found[-1]["place"]) for side, found in answers.items()}
     print(f"\n{count} images, {options.model}, batch {options.batch}, {options.workers} worker(s)")
     table = Table({"": 22, "images/s": 10, "ratio": 8, "MB": 8, "least cosine": 14})
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for side, found in answers.items():
         rate = count / statistics.median(one["seconds"] for one in found[1:])  # the first round warms up
         one, other = vectors[SIDES[0]], vectors[side]
@@ -166,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

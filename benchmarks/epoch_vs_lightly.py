@@ -143,7 +143,7 @@ def train_lightly(side: str, arguments: argparse.Namespace) -> dict[str, float]:
     precision = "fp32" if published else arguments.precision
     torch.manual_seed(0)
     trained = nn.Sequential(their_backbone() if published else our_backbone(), MoCoProjectionHead(512, 512, 128))
-    trained = trained.to(device, memory_format=layout)
+    trained = trained.to(device).to(memory_format=layout)
     slow = copy.deepcopy(trained)
     deactivate_requires_grad(slow)
     criterion = NTXentLoss(temperature=0.1, memory_bank_size=(4096, 128)).to(device)

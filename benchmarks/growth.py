@@ -40,11 +40,11 @@ from growth_plots import Line, Panel, draw
 from growth_steps import Point
 from torch.utils.data import DataLoader, Dataset
 
-from glocal.data.lanes.central import as_it_is
 from glocal.data.lanes.order import BatchOrder
 from glocal.data.lanes.resident import ResidentLane
 from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.streaming import CroppedBatch, StreamingLane
+from glocal.data.lanes.workers import as_it_is
 from glocal.data.sources.base import Source
 from glocal.memory import keep_freed_memory
 from glocal.settings import IMAGENET_MEAN, IMAGENET_STD
@@ -146,7 +146,7 @@ class Growth:
         requests = [index.tolist() for _, index in order.batches(0, steps)]
 
         def lane(kind: type[StreamingLane], color: Color) -> lanes.Work:
-            skipped = SkippedImages(len(source), 1.0)
+            skipped = SkippedImages(source, 1.0)
             given = (source, ViewPlan(plan), order, self.device, IMAGENET_MEAN, IMAGENET_STD)
             made = kind(*given, workers=workers, skipped=skipped, color=color)
             return partial(lanes.through_lane, made, steps)
@@ -201,11 +201,12 @@ class Growth:
 
     def _memory(self, points: Sequence[Point]) -> list[Line]:
         x, lines = [point.batch for point in points], []
-        for name, changes in {
+        settings: dict[str, dict[str, Any]] = {
             "fp32": {},
             "fp32, keep_memory: false": {"keep_memory": False},
             "bf16, keep_memory: false": {"keep_memory": False, "precision": "bf16"},
-        }.items():
+        }
+        for name, changes in settings.items():
             found = [self._step("memory", replace(point, steps=2, **changes)) for point in points]
             lines.append(Line(name, x, [one["gigabytes"] for one in found]))
             if changes:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -40,7 +41,7 @@ from glocal.views.plan import ViewPlan
 
 EPOCH = 100  # past the epochs in which prototypes stand still
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FABRIC = {"fp32": "32-true", "bf16": "bf16-mixed"}
+FABRIC: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 SETTINGS = {**steps.OURS, "sce": {}}
 
 
@@ -115,7 +116,7 @@ class Ceilings:
                 given = given.contiguous(memory_format=torch.channels_last)
             elif device.type == "cpu" and blas_is_slow():
                 use_onednn(layer)
-            self.works[name] = lambda layer=layer, given=given: layer(given)
+            self.works[name] = partial(layer, given)
 
     @torch.no_grad()
     def measure(self) -> None:

@@ -26,6 +26,7 @@ import copy
 import json
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import step_vs_lightly as steps
 import torch
@@ -53,9 +54,10 @@ class PlainHead(nn.Module):
         self.layers = PrototypeHead(DIM, 1).layers
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the form of the year in which DINO was published
-            self.last = nn.utils.weight_norm(nn.Linear(256, PROTOTYPES, bias=False))
-        self.last.weight_g.data.fill_(1)
-        self.last.weight_g.requires_grad_(False)
+            last: Any = nn.utils.weight_norm(nn.Linear(256, PROTOTYPES, bias=False))
+        last.weight_g.data.fill_(1)
+        last.weight_g.requires_grad_(False)
+        self.last = last
 
     def forward(self, features: Tensor) -> Tensor:
         return self.last(normalize(self.layers(features), dim=-1))  # type: ignore[no-any-return]

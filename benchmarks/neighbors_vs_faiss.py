@@ -117,7 +117,7 @@ def kmeans_work(side: str, device: str) -> Callable[[], float]:
         faiss.omp_set_num_threads(torch.get_num_threads())
 
         def by_faiss() -> float:
-            found = faiss.Kmeans(POINT_WIDTH, CLUSTERS, niter=ITERATIONS, seed=1)
+            found: Any = faiss.Kmeans(POINT_WIDTH, CLUSTERS, niter=ITERATIONS, seed=1)
             found.train(points.cpu().numpy())
             return float(found.obj[-1])
 
@@ -173,7 +173,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.serve:
-        serve(*options.serve, options.device)
+        task, side = options.serve
+        serve(task, side, options.device)
         return
     result = {}
     described = machine(options.device, "lightly", "faiss", "sklearn")

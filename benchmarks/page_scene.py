@@ -45,12 +45,12 @@ def scene(season: int = 0) -> Image.Image:
     draw.ellipse(at(-120, 170, 260, 420), fill=tuple(int(value * 0.85) for value in hill))
     draw.ellipse(at(140, 190, 560, 460), fill=hill)
     draw.rectangle(at(0, 262, 400, 300), fill=tuple(int(value * 0.75) for value in hill))
-    left = 60 + shift / 2
-    draw.rectangle(at(left, 150, left + 110, 240), fill=wall)
-    draw.polygon(at(left - 14, 152, left + 55, 98, left + 124, 152), fill=roof)
-    draw.rectangle(at(left + 14, 190, left + 40, 240), fill=(110, 70, 40))
-    draw.rectangle(at(left + 60, 172, left + 92, 204), fill=(90, 140, 190), outline=(255, 255, 255), width=3 * FINE)
-    draw.line(at(left + 76, 172, left + 76, 204), fill=(255, 255, 255), width=2 * FINE)
+    edge = 60 + shift / 2
+    draw.rectangle(at(edge, 150, edge + 110, 240), fill=wall)
+    draw.polygon(at(edge - 14, 152, edge + 55, 98, edge + 124, 152), fill=roof)
+    draw.rectangle(at(edge + 14, 190, edge + 40, 240), fill=(110, 70, 40))
+    draw.rectangle(at(edge + 60, 172, edge + 92, 204), fill=(90, 140, 190), outline=(255, 255, 255), width=3 * FINE)
+    draw.line(at(edge + 76, 172, edge + 76, 204), fill=(255, 255, 255), width=2 * FINE)
     trunk = 290 - shift / 3
     draw.rectangle(at(trunk, 190, trunk + 16, 262), fill=(96, 66, 40))
     for x, y in ((-30, 130), (2, 106), (20, 142), (-12, 152)):
@@ -104,7 +104,8 @@ def crops(views: Views, names: list[str], titles: list[str], columns: int = 3) -
     """The image with the boxes of some of its views, and these views beside it, in the colours of their boxes."""
     rows = -(-len(names) // columns)
     figure = pyplot.figure(figsize=(9.6, 3.1), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    left, right = parts
     axes = left.subplots()
     show(axes, scene(), "the image and where its views lie")
     grid = np.atleast_1d(right.subplots(rows, columns)).ravel()

@@ -77,17 +77,21 @@ def draw_resume() -> Any:
         "--no-report",
     ]
     command += [f"--set={key}={value}" for key, value in settings.items()]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    quiet: dict[str, Any] = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+    }
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
-        subprocess.run([*command, "--out", whole], check=True, **quiet)
-        process = subprocess.Popen([*command, "--out", killed], **quiet)
+        subprocess.run([*command, "--out", str(whole)], check=True, **quiet)
+        process = subprocess.Popen([*command, "--out", str(killed)], **quiet)
         while len(_losses(killed)) < 45:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
         cut = _losses(killed)
-        subprocess.run([*command, "--out", killed], check=True, **quiet)
+        subprocess.run([*command, "--out", str(killed)], check=True, **quiet)
         once, again = _losses(whole), _losses(killed)
         weights = [sorted((run / "checkpoints").glob("*"))[-1].name for run in (whole, killed)]
     assert once == again, f"the losses differ: {weights}"

@@ -135,9 +135,9 @@ def in_print(one: dict[str, Any], said: bool) -> Iterator[str]:
         return
     a, b = (find_row(place) for place in one["printed"])
     differences = [
-        f"{a.table.metrics[name].title.removesuffix(' (%)')} {value - b.row.values[name]:+.1f}"
+        f"{a.table.metrics[name].title.removesuffix(' (%)')} {value - other:+.1f}"
         for name, value in a.row.values.items()
-        if value is not None and b.row.values.get(name) is not None
+        if value is not None and (other := b.row.values.get(name)) is not None
     ]
     yield f"{', '.join(differences)} ({a.paper.paper}/{a.table.id})"
 

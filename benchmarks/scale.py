@@ -50,7 +50,9 @@ class Numbered(Sequence[str]):
 class Drawn:
     """A source of any number of small images, none of which is held."""
 
-    classes, labels = None, None
+    classes: list[str] | None = None
+    labels: Tensor | None = None
+    keys: Sequence[str]
 
     def __init__(self, images: int) -> None:
         self.name, self.keys = f"{images} images", Numbered(images)

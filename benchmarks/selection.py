@@ -63,7 +63,8 @@ def features_of(kind: str, images: int, groups: int) -> Tensor:
 def counted() -> Iterator[dict[str, float]]:
     """Counts pairs of rows whose products are computed, of clusters and of neighbours, and k-means' passes."""
     found = {"passes": 0.0, "bounds": 0.0, "pairs": 0.0}
-    module = importlib.import_module("glocal.neighbors.kmeans")  # in the package the function has its name
+    # By their names, for in the package a function has the name of one.
+    module, clustered = (importlib.import_module(f"glocal.neighbors.{name}") for name in ("kmeans", "clustered"))
     assign, bound, search = module._assign, clustered._square_distances, clustered.nearest_neighbors
 
     def counting(name: str, work: Callable[..., Any], count: Callable[..., float]) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from common import Table, command_line, machine, print_machine, write_json
 from growth_steps import EPOCH, bytes_of, kept_tensors, views_of
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import spawn
 
 from glocal.config import AnyRecipe, build_recipe
 from glocal.distributed import own_part
@@ -102,7 +103,7 @@ def in_processes(processes: int, **settings: Any) -> dict[str, int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     answers = multiprocessing.get_context("spawn").SimpleQueue()
-    multiprocessing.spawn(measure, (processes, port, settings, answers), nprocs=processes)
+    spawn(measure, (processes, port, settings, answers), nprocs=processes)
     return max((answers.get()[1] for _ in range(processes)), key=lambda found: found["parameters"])
 
 
@@ -120,11 +121,11 @@ def kept(model: str, images: int, way: bool | str, precision: str) -> int:
 
 def counted(model: str) -> dict[str, int]:
     """The same of the first of the processes that are not there, in which every tensor has its most rows."""
-    method = shadow(recipe_of(model, 2))
-    blocks = method.backbone.network.blocks  # type: ignore[union-attr]
-    inside = [*blocks.parameters(), *(p for p in method.distiller.teacher_backbone.network.blocks.parameters())]  # type: ignore[union-attr]
+    method: Any = shadow(recipe_of(model, 2))
+    blocks = method.backbone.network.blocks
+    inside = [*blocks.parameters(), *method.distiller.teacher_backbone.network.blocks.parameters()]
     rest = part_of(method.parameters()) - part_of(inside)
-    one = part_of(blocks[0].parameters())  # type: ignore[index]
+    one = part_of(blocks[0].parameters())
     shard(method, CPU)
     trained = part_of(parameter for parameter in method.parameters() if parameter.requires_grad)
     return {

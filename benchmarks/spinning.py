@@ -95,8 +95,8 @@ def main() -> None:
     for value in arguments.values:
         alone, busy = least["alone"][value], least["busy"][value]
         ratios = [least[state][value] / least[state].get(CHOSEN, float("nan")) for state in ("alone", "busy")]
-        taken = (shown(seconds, arguments.limit) for seconds in (alone, busy))
-        table.row(value, *taken, *(f"{ratio:.2f}" for ratio in ratios))
+        cells = (shown(seconds, arguments.limit) for seconds in (alone, busy))
+        table.row(value, *cells, *(f"{ratio:.2f}" for ratio in ratios))
     write_json(arguments.json, described, load=load, seconds=least)
 
 

@@ -153,7 +153,7 @@ def steps_of(
     layout = torch.contiguous_format if side == "lightly" else torch.channels_last
     kind = method_class(name)
     model = ModelSettings(name="vit_tiny") if transformer else ModelSettings(name="resnet18", stem="small")
-    backbone = build_backbone(model, size=size).to(device, memory_format=layout)
+    backbone = build_backbone(model, size=size).to(device).to(memory_format=layout)
     optimizer_settings = {"optimizer.name": "adamw" if transformer else "sgd", "method.name": name}
     recipe = build_recipe({}, {**optimizer_settings, "data.size": size, "method": {**OURS[name], "name": name}})
     plan = ViewPlan(recipe.views or [])
@@ -164,7 +164,7 @@ def steps_of(
     if side == "glocal":
         if device.type == "cpu" and keep_memory:
             keep_freed_memory()  # as `glocal pretrain` does
-        method = kind(backbone, recipe.method).to(device, memory_format=layout)
+        method = kind(backbone, recipe.method).to(device).to(memory_format=layout)
         method = suit_to_machine(method, recipe.train, device)
         geometry = plan.draw_geometry(torch.tensor([size, size]), 0, 0, torch.arange(batch))
         views = Views(tuple(images), tuple(geometry.view(n) for n in range(len(plan))), torch.arange(batch))

@@ -82,7 +82,7 @@ def large_works(folder: Path, limit: int, batch: int) -> tuple[dict[str, Work], 
             IMAGENET_MEAN,
             IMAGENET_STD,
             workers=0,
-            skipped=SkippedImages(len(source), 1.0),
+            skipped=SkippedImages(source, 1.0),
             color=color,
         )
         for color in COLORS
@@ -104,7 +104,7 @@ def small_works(folder: Path, limit: int, batch: int) -> dict[str, Work]:
         "lightly": partial(through_files, some, transform),
         "lightly, in memory": partial(through_images, images, transform),
     }
-    pixels = read_all(source, SkippedImages(len(source), 1.0), progress=False)
+    pixels = read_all(source, SkippedImages(source, 1.0), progress=False)
     return works | {
         f"resident, {color}": work for color, work in resident_works(pixels, batch, torch.device("cpu")).items()
     }
@@ -116,7 +116,7 @@ def device_works(folder: Path, batch: int, device: torch.device) -> tuple[dict[s
     plan, order = ViewPlan(dino_views()), BatchOrder(len(source), len(source), seed=0)
     finish: dict[str, Work] = {}
     for color in COLORS:
-        skipped = SkippedImages(len(source), 1.0)
+        skipped = SkippedImages(source, 1.0)
         lane = StreamingLane(
             source, plan, order, device, IMAGENET_MEAN, IMAGENET_STD, workers=0, skipped=skipped, color=color
         )
