@@ -22,14 +22,19 @@ from results_pictures import ALIKE, draw, runs_of, values
 
 from glocal.config import build_recipe, load_mapping
 from glocal.papers import find_row
+from glocal.reproduction.writing import last_and_best
 
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. Tables of differences
 say in brackets how many standard errors of the difference it is: below two it may be chance, and with one seed nothing
-is known. CPU minutes are those of the training alone, one thread a run. [The end](#how-the-tables-were-made) has the
-commands that measure each table again, and what was scaled down from print."""
+is known. CPU minutes are those of the training alone, one thread a run. The last column of a table has the k-NN accuracy
+that was measured while training, at the end and at its best: some tables in print have the best epoch; every other
+number here is of the last. [The end](#how-the-tables-were-made) has the commands that measure each table again, and what
+was scaled down from print."""
+
+LOOKS = "k-NN in training: last, best (%)"
 
 BESIDE = """\
 Of methods whose recipe has a number in print. The numbers here are of a network, images and minutes so much smaller
@@ -92,8 +97,8 @@ def section(file: dict[str, Any]) -> Iterator[str]:
         rows = [[row["label"], *cells(row, alike, file)] for row in ranked]
         for name, found in file.get("references", {}).items():
             its = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for m in file["metrics"]]
-            rows.append([f"*{name}*", "–", "–", "–", "–", *its])
-        yield table(["row", "seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values()], rows)
+            rows.append([f"*{name}*", "–", "–", "–", "–", *its, "–"])
+        yield table(["row", "seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values(), LOOKS], rows)
     said = any(one.get("printed") for one in file.get("comparisons", []))
     differences = [
         [one["what"], *([ALIKE[alike]] if len(kinds) > 1 else []), *differing(file, one, alike), *in_print(one, said)]
@@ -162,6 +167,8 @@ def cells(row: dict[str, Any], alike: str, file: dict[str, Any]) -> Iterator[str
     yield "–" if views is None else f"{views / 1000:.0f}"
     yield "–" if minutes is None else f"{minutes:.1f}"
     yield from (shown(values(row, alike, metric)) for metric in file["metrics"])
+    found = last_and_best(done)
+    yield "–" if found is None else "{:.1f}, {:.1f}".format(*found)
 
 
 def row_of(file: dict[str, Any], label: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
@@ -15,7 +16,7 @@ from glocal.report.beside import Panel, Point, draw_beside
 
 Found = Mapping[str, Any]
 _COLUMNS = {"epochs": "", "views": ", equal views", "time": ", equal time"}
-_COSTS = ("row", "seeds", "epochs", "images", "image views", "CPU minutes", "minutes")
+_COSTS = ("row", "seeds", "epochs", "images", "image views", "CPU minutes", "minutes", "last k-NN (%)", "best k-NN (%)")
 
 
 def write(found: Found, out: Path) -> None:
@@ -47,7 +48,7 @@ def markdown(found: Found) -> str:
         parts += ["± is the sample standard deviation over the seeds of a row.", ""]
     costs = list(_costs(found))
     if costs:
-        parts += ["What it cost, the mean of a row's seeds:", "", _row(_COSTS), _row(["---"] * len(_COSTS))]
+        parts += ["What it cost, and k-NN accuracy at the training's own looks; the mean of a row's seeds:", "", _row(_COSTS), _row(["---"] * len(_COSTS))]
         parts += [*map(_row, costs), ""]
     parts += [f"- {line}" for line in remarks(found)]
     return "\n".join(parts).rstrip() + "\n"
@@ -146,8 +147,24 @@ def _costs(found: Found) -> Iterator[list[str]]:
             runs = [one for one in its["runs"] if one["views"] is not None]
             if runs:
                 numbers = [_average(runs, key) for key in ("epochs", "images", "views", "cpu_minutes", "wall_minutes")]
-                shown = [f"{n:,.{d}f}" if n is not None else "" for n, d in zip(numbers, (0, 0, 0, 1, 1), strict=True)]
+                numbers += last_and_best(runs) or (None, None)
+                digits = (0, 0, 0, 1, 1, 1, 1)
+                shown = [f"{n:,.{d}f}" if n is not None else "" for n, d in zip(numbers, digits, strict=True)]
                 yield [f"{row['label']}{_COLUMNS[column]}", str(len(runs)), *shown]
+
+
+def last_and_best(runs: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """k-NN accuracy in percent at the last look of a training and at its best one; None where no training looked.
+
+    Some tables in print have the best epoch, which was chosen by the images that it is told of.
+
+    Args:
+        runs: of a row; the mean of those that looked is taken.
+    """
+    looks = [[accuracy for *_, accuracy in one["curve"]] for one in runs if one.get("curve")]
+    if not looks:
+        return None
+    return fmean(its[-1] for its in looks), fmean(max(its) for its in looks)
 
 
 def _average(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -29,6 +29,8 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     failed = {"seed": 3, "error": "out of memory"}
     rows = [row("A", [60, 61, 62]), row("B", [58, 59, 60], published={"linear": 70.5}), row("C", [50, 50, 50])]
     rows[2]["results"]["time"]["runs"].append(failed)
+    for run, accuracy in zip(rows[0]["results"]["time"]["runs"], [(40, 43, 41), (39, 42, 41)], strict=False):
+        run["curve"] = [[epoch, 4.0 * epoch, value] for epoch, value in enumerate(accuracy, 1)]
     file = {
         **{"table": "t", "title": "A study", "command": "glocal reproduce t", "date": "2030-01-01", "rows": rows},
         **{"machine": {"cores": 2}, "budget": {"network": "resnet18", "images": 5000}, "heading": ["budget small"]},
@@ -53,8 +55,9 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     assert "**A**" not in found  # of two tables the best row
     assert "| B | linear | 70.5 | 59.0 ± 1.0 | equal CPU time |" in found
     assert "| A over B | +2.0 (2.4) |" in found  # 2 / sqrt(2 / 3)
-    assert "| *untrained* | – | – | – | – | 30.0 |" in found
-    assert "| A | 0, 1, 2 | 5 | 10 | 20.0 | 61.0 ± 1.0 |" in found
+    assert "| *untrained* | – | – | – | – | 30.0 | – |" in found
+    assert "| A | 0, 1, 2 | 5 | 10 | 20.0 | 61.0 ± 1.0 | 41.0, 42.5 |" in found  # the mean of the two that looked
+    assert "| B | 0, 1, 2 | 5 | 10 | 20.0 | 59.0 ± 1.0 | – |" in found
     assert "- C, seed 3, failed: out of memory." in found
 
 

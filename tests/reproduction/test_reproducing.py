@@ -75,6 +75,8 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
     assert "train.epochs 200 → 1" in written
     assert "\n± is the sample standard deviation over the seeds of a row.\n" in written
     assert "torchvision:CIFAR10 → shapes:train:128: the first 8 images of each class (64)" in written
+    looks = [run["curve"][-1][2] for run in its["runs"]]  # one a run, which is the best one too
+    assert f" | {statistics.mean(looks):.1f} | {statistics.mean(looks):.1f} |\n" in written
     assert (out / "reproduced.png").stat().st_size > 10_000
 
     done.clear()
