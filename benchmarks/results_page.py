@@ -29,10 +29,10 @@ INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. Tables of differences
 say in brackets how many standard errors of the difference it is: below two it may be chance, and with one seed nothing
-is known. CPU minutes are those of the training alone, one thread a run. The last column of a table has the k-NN accuracy
-that was measured while training, at the end and at its best: some tables in print have the best epoch; every other
-number here is of the last. [The end](#how-the-tables-were-made) has the commands that measure each table again, and what
-was scaled down from print."""
+is known. CPU minutes are those of the training alone, one thread a run. The last column of a table has the k-NN
+accuracy that was measured while training, at the end and at its best: some tables in print have the best epoch; every
+other number here is of the last. [The end](#how-the-tables-were-made) has the commands that measure each table again,
+and what was scaled down from print."""
 
 LOOKS = "k-NN in training: last, best (%)"
 

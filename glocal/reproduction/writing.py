@@ -48,7 +48,8 @@ def markdown(found: Found) -> str:
         parts += ["± is the sample standard deviation over the seeds of a row.", ""]
     costs = list(_costs(found))
     if costs:
-        parts += ["What it cost, and k-NN accuracy at the training's own looks; the mean of a row's seeds:", "", _row(_COSTS), _row(["---"] * len(_COSTS))]
+        parts += ["What it cost, and k-NN accuracy while training; the mean of a row's seeds:", ""]
+        parts += [_row(_COSTS), _row(["---"] * len(_COSTS))]
         parts += [*map(_row, costs), ""]
     parts += [f"- {line}" for line in remarks(found)]
     return "\n".join(parts).rstrip() + "\n"
