@@ -8,7 +8,8 @@ from glocal.console import note
 from glocal.methods import method_class
 from glocal.methods.base import Method
 from glocal.models.building import build_backbone
-from glocal.models.weights import Weights, load_into, read_weights
+from glocal.models.fitting import load_into
+from glocal.models.weights import Weights, read_weights
 
 if TYPE_CHECKING:
     from glocal.config import AnyRecipe

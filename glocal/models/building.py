@@ -41,7 +41,7 @@ def build_backbone(
     """Builds the network of a recipe's `model` section, randomly initialised by torch's global generator.
 
     timm's own weights are put in where the section asks for them; those of a file are not
-    (`glocal.models.weights.load_into`).
+    (`glocal.models.fitting.load_into`).
 
     Residual branches of ResNets do not start at zero (torchvision's default, which the papers use) unless
     `options.zero_init_last` says so. Vision transformers take any image size that their patches divide.

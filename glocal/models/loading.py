@@ -22,8 +22,9 @@ from glocal.models.architecture import (
 )
 from glocal.models.backbone import Backbone
 from glocal.models.building import build_backbone
+from glocal.models.fitting import load_into
 from glocal.models.hub import check_weights_at_hand
-from glocal.models.weights import OF_IMAGES, UNITS, Weights, load_into, read_weights, stem_of
+from glocal.models.weights import OF_IMAGES, UNITS, Weights, read_weights, stem_of
 from glocal.plain import read_yaml
 from glocal.regular import check_regular
 

@@ -15,7 +15,8 @@ from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.architecture import ImageStatistics, ModelSettings, full_name, statistics_in_timm
 from glocal.models.building import build_backbone
-from glocal.models.weights import Weights, fit_weights, likely_networks, read_weights, stem_of
+from glocal.models.fitting import fit_weights, likely_networks
+from glocal.models.weights import Weights, read_weights, stem_of
 from glocal.plain import copied, read_yaml
 from glocal.training.folder import has_checkpoint
 from glocal.training.optimizers import OptimizerSettings

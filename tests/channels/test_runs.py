@@ -20,8 +20,9 @@ from glocal.evaluation import evaluate
 from glocal.exports import export
 from glocal.models.architecture import ModelSettings
 from glocal.models.building import build_backbone
+from glocal.models.fitting import load_into
 from glocal.models.loading import load_backbone
-from glocal.models.weights import load_into, read_weights
+from glocal.models.weights import read_weights
 from glocal.report.preview import preview
 from tests.channels.made import save, spectra, stripes
 

@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 import glocal
 from glocal.cli import app
 from glocal.errors import GlocalError
-from glocal.models import weights as reading
+from glocal.models import fitting
 from glocal.models.architecture import ModelSettings
 from glocal.models.building import build_backbone
-from glocal.models.weights import best_fit, likely_networks, load_into, read_weights
+from glocal.models.fitting import best_fit, likely_networks, load_into
+from glocal.models.weights import read_weights
 
 TINY: dict[str, Any] = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}
 VIT: dict[str, Any] = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8}
@@ -148,7 +149,7 @@ def test_codes_of_positions_are_resampled_in_files_of_masked_autoencoders(tmp_pa
 def test_fewer_than_nine_tenths_of_the_tensors_are_refused_and_the_first_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_USUAL", {})
+    monkeypatch.setattr(fitting, "_USUAL", {})
     good, network = resnet(1).state_dict(), resnet(2)
     some = [name for name in good if not name.endswith("num_batches_tracked")]
     torch.save({name: tensor for name, tensor in good.items() if name not in some[-6:]}, tmp_path / "enough.pth")
@@ -165,7 +166,7 @@ def test_fewer_than_nine_tenths_of_the_tensors_are_refused_and_the_first_is_name
 
 
 def test_other_shapes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_USUAL", {})
+    monkeypatch.setattr(fitting, "_USUAL", {})
     torch.save(resnet(channels=[4, 8, 16, 16]).state_dict(), tmp_path / "narrow.pth")
     with pytest.raises(GlocalError, match=r"narrow.pth: only 48 of the 65 .*layer1.0.* has shape \(4, .*\), not \(8, "):
         load_into(resnet(), read_weights(tmp_path / "narrow.pth"), label="resnet18")
@@ -250,7 +251,7 @@ def test_what_lies_beside_a_file_names_its_network(tmp_path: Path) -> None:
 
 
 def test_likely_networks_are_those_into_which_the_weights_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_USUAL", {"layer1.": ("resnet18", "resnet10t")})
+    monkeypatch.setattr(fitting, "_USUAL", {"layer1.": ("resnet18", "resnet10t")})
     state = timm.create_model("resnet14t", num_classes=5).state_dict()
     torch.save(state, tmp_path / "resnet14t-1234.pth")
     assert likely_networks(read_weights(tmp_path / "resnet14t-1234.pth"))[0] == "resnet14t"
