@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glocal.config import AnyRecipe
 from glocal.data.decoding.rules import Decoding
+from glocal.data.lanes.readings import PATIENCE
 from glocal.data.ranges import decode_alike
 from glocal.data.sources.base import Source, Subset
 from glocal.data.sources.labelled import labelled_part
@@ -87,6 +88,7 @@ def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
         k=settings.knn_k,
         seed=recipe.seed,
         decoding=recipe.data.decoding,
+        patience=recipe.data.patience,
     )
     some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
     often = "every epoch" if settings.knn_epochs == 1 else f"every {settings.knn_epochs} epochs"
@@ -108,13 +110,22 @@ class KNNMonitor:
         k: neighbours that vote.
         seed: chooses the images.
         decoding: how the images of `test` are decoded; those of `train` are as they are.
+        patience: seconds that reading one image may take; 0: any number.
 
     Raises:
         GlocalError: the test source has no labels, or a class that training lacks.
     """
 
     def __init__(
-        self, train: Source, test: str | None, *, images: int, k: int, seed: int, decoding: Decoding | None = None
+        self,
+        train: Source,
+        test: str | None,
+        *,
+        images: int,
+        k: int,
+        seed: int,
+        decoding: Decoding | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         chosen = permutation(len(train), seed, "knn monitor")
         self._numbers: Tensor | None = None  # of the test source's classes among those of training, (C,) int64
@@ -138,11 +149,14 @@ class KNNMonitor:
             self.where = test
             self._numbers = classes_by_name(train.classes or (), queries.classes, f"data.test={test}")
         self.k = min(k, len(self.bank))
+        self.patience = patience
         self.about = ""  # what it measures, in words
 
     def measure(self, backbone: Backbone) -> float:
         """Top-1 accuracy in percent."""
-        bank, queries = (extract(backbone, source, progress=False) for source in (self.bank, self.queries))
+        bank, queries = (
+            extract(backbone, source, progress=False, patience=self.patience) for source in (self.bank, self.queries)
+        )
         assert bank.labels is not None and queries.labels is not None  # noqa: PT018 (the run checked it)
         truth = queries.labels if self._numbers is None else self._numbers[queries.labels]
         accuracy = knn(bank.features, bank.labels, queries.features, truth, k=self.k)

@@ -16,13 +16,16 @@ import torch
 
 import glocal
 from glocal.checkpoints import newest_checkpoint
+from glocal.config import build_recipe
 from glocal.data.lanes.readings import DecoderError, Readings, awaited
 from glocal.data.lanes.resident import read_all
 from glocal.data.lanes.skipped import SkippedImages
 from glocal.data.lanes.threads import read_in_threads
 from glocal.data.sources.base import MemorySource, Sample, Source
 from glocal.errors import GlocalError
+from glocal.evaluation import RawPixels
 from glocal.signals import Stopped
+from glocal.training.monitors import knn_monitor
 from tests.training.test_runs import TINY
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -125,6 +128,16 @@ def test_an_image_that_never_comes_is_named_before_the_resident_lane_begins(shap
     source = Slow(shape_images[:64])
     with pytest.raises(DecoderError, match=HANGS):
         read_all(source, SkippedImages(source, 0.1, None), patience=1, progress=False)
+
+
+def test_the_k_nn_monitor_waits_as_long_as_the_recipe_says(shape_images: torch.Tensor) -> None:
+    source = Slow(shape_images[:64])
+    source.labels, source.classes = torch.arange(64) % 2, ["even", "odd"]
+    recipe = build_recipe({"name": "x"}, {"data.patience": 1, "monitor.knn_epochs": 1}, data_size=32)
+    monitor = knn_monitor(source, recipe)
+    assert monitor is not None
+    with pytest.raises(DecoderError, match=HANGS):
+        monitor.measure(RawPixels(32))  # type: ignore[arg-type]
 
 
 def test_threads_give_what_is_read_in_order_and_raise_its_errors() -> None:

@@ -140,7 +140,7 @@ def awaited(made: Iterator[T], readings: Readings, patience: float) -> Iterator[
             readings.kill()
             raise DecoderError(
                 f"{image} has been read for {patience:g} s without an end: leave that out, see whether its disk "
-                "answers, or wait for longer (data.patience; 0 waits for ever)"
+                "answers, or let a training wait for longer (data.patience; 0: for ever)"
             )
         if stop_wanted() and process_count() == 1:  # several processes stop together
             image = readings.in_words(died=False) or "a batch"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glocal.console import progress_bar
 from glocal.data.lanes.central import images_of
+from glocal.data.lanes.readings import PATIENCE
 from glocal.data.sources.base import Source, Subset
 from glocal.distributed import all_objects, gather_shares, own_share, process_count
 from glocal.errors import BrokenImageError, GlocalError
@@ -121,6 +122,7 @@ def extract(
     workers: int | None = None,
     progress: bool = True,
     shared: bool = False,
+    patience: float = PATIENCE,
 ) -> Features:
     """Computes the features of all images of a source.
 
@@ -132,13 +134,14 @@ def extract(
         workers: processes that decode images; None chooses.
         progress: show a progress bar.
         shared: of several processes each computes its part, and all get the whole; they must come here together.
+        patience: seconds that reading one image may take; 0: any number.
 
     Raises:
-        GlocalError: no image in the source can be read, or the features are no finite numbers.
+        GlocalError: no image in the source can be read, one takes too long, or the features are no finite numbers.
     """
     own = own_share(len(source)) if shared else slice(0, len(source))
     mine = Subset(source, torch.arange(own.start, own.stop)) if own != slice(0, len(source)) else source
-    features, index, skipped = _extract(backbone, mine, readout, batch_size, workers, progress=progress)
+    features, index, skipped = _extract(backbone, mine, readout, batch_size, workers, patience, progress=progress)
     if shared and process_count() > 1:
         features, index, skipped = _together(features, index + own.start, skipped, len(source), own)
     if features is None:
@@ -147,7 +150,14 @@ def extract(
 
 
 def _extract(
-    backbone: Extractor, source: Source, readout: Readout, batch_size: int, workers: int | None, *, progress: bool
+    backbone: Extractor,
+    source: Source,
+    readout: Readout,
+    batch_size: int,
+    workers: int | None,
+    patience: float,
+    *,
+    progress: bool,
 ) -> tuple[Tensor | None, Tensor, list[BrokenImageError]]:
     """Features of the readable images, or None, their places, and the images that could not be read."""
     skipped: list[BrokenImageError] = []
@@ -164,6 +174,7 @@ def _extract(
             skipped=skipped,
             share=readout.share,
             interpolation=interpolation_of(backbone, readout.interpolation),
+            patience=patience,
         ):
             features = readout.compute(backbone, images)
             if not features.isfinite().all():
