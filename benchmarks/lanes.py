@@ -61,7 +61,7 @@ def part_of(folder: Path, limit: int) -> tuple[Source, list[Path]]:
 
 def through_lane(lane: StreamingLane | ResidentLane, steps: int) -> int:
     images = sum(len(views.index) for views in lane.batches(0, steps))
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return images
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,23 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
 
     From ordinary memory the host would wait until the GPU has done all that it was given before, in every step. Metal
     is waited for: it reads the tensor's memory later, when the tensor may be gone. So is every copy from a device.
+    Metal has no float64: such a tensor becomes float32 there.
     """
+    if device.type == "mps" and (dtype or tensor.dtype) == torch.float64:
+        dtype = torch.float32
     from_cpu = tensor.device.type == "cpu"
     if from_cpu and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, dtype, non_blocking=from_cpu and device.type not in ("cpu", "mps"))
+
+
+def tensor_on(device: torch.device, values: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor on a device, for which the host does not wait as it does for `torch.tensor(…, device=…)`.
+
+    >>> tensor_on(torch.device("cpu"), [0.5, 0.25])
+    tensor([0.5000, 0.2500])
+    """
+    return to_device(torch.tensor(values, dtype=dtype, device="cpu"), device)
 
 
 def to_host(*tensors: Tensor) -> Callable[[], list[Tensor]]:

@@ -11,6 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from glocal.transfer import tensor_on
+
 # Rows: X, Y, Z of linear red, green and blue, divided by X, Y and Z of the white point (IEC 61966-2-1).
 _XYZ = (
     (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
@@ -30,7 +32,7 @@ def _linear(rgb: Tensor) -> Tensor:
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """(B, 3, …) RGB in [0, 1] → (B, 3, …) Lab."""
     linear = _linear(rgb)
-    xyz = torch.einsum("ij,bj...->bi...", torch.tensor(_XYZ, dtype=rgb.dtype, device=rgb.device), linear)
+    xyz = torch.einsum("ij,bj...->bi...", tensor_on(rgb.device, _XYZ, rgb.dtype), linear)
     root = torch.where(xyz > _KNEE**3, xyz.clamp(min=_KNEE**3) ** (1 / 3), xyz / (3 * _KNEE**2) + 4 / 29)
     x, y, z = root.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)

@@ -9,7 +9,8 @@ fp32 throughout. Both searches look first at the largest of every sixteen simila
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -190,10 +191,11 @@ def _search_by_shortlist(
     sample = bank[spread.clamp_(max=len(bank) - 1)]  # float32 rounds above 2²⁴
     rank = max(1, round(k * len(sample) / len(bank)))
     extended = torch.cat([rounded, ones, _three_parts(-square / 2)], dim=1)
-    usual = _search(extended, sample, prepare, rank, size, chunk)[0][:, -1].float()
-    extended = torch.cat([rounded, ones, _three_parts(-square / 2 - usual)], dim=1)
     wanted = min(len(bank), k + max(64, k // 4))
-    closeness, index = _search(extended, bank, prepare, wanted, size, chunk)
+    with sums_in_fp32():
+        usual = _search(extended, sample, prepare, rank, size, chunk)[0][:, -1].float()
+        extended = torch.cat([rounded, ones, _three_parts(-square / 2 - usual)], dim=1)
+        closeness, index = _search(extended, bank, prepare, wanted, size, chunk)
     distance = _distances(queries, bank, index, unit)
     distance, order = distance.topk(k, dim=1, largest=False)
     last = closeness.amin(dim=1).float()  # nothing outside the shortlist came out nearer than this
@@ -206,6 +208,21 @@ def _search_by_shortlist(
     if wanted == len(bank):
         proven.fill_(True)
     return distance if unit else distance.sqrt_(), index.gather(1, order), proven
+
+
+@contextmanager
+def sums_in_fp32() -> Iterator[None]:
+    """Inside, cuBLAS adds products of bf16 in fp32, in the parts of a long sum too: the proof counts on it.
+
+    The switch is that of the process. Threads that search at the same time enter this together, outside of them.
+    """
+    switches = torch.backends.cuda.matmul
+    before = switches.allow_bf16_reduced_precision_reduction
+    switches.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        switches.allow_bf16_reduced_precision_reduction = before
 
 
 def _distances(queries: Tensor, bank: Tensor, index: Tensor, unit: bool) -> Tensor:

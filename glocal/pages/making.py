@@ -195,6 +195,7 @@ class _Page:
 
     def _one_map(self, one: Record, source: Source, *, alone: bool) -> str:
         options: dict[str, Any] = {"most": self.images, "kind": self.kind, "seed": self.seed, "progress": self.progress}
+        options["device"] = "cpu" if one.recipe.train.device == "cpu" else "auto"
         with tempfile.TemporaryDirectory(prefix="glocal-report-") as folder:
             sample = look_at(one.folder, source, Path(folder) / "embeddings", **options)
         if self.shown and sample.keys != self.shown[0][1].keys:

@@ -79,7 +79,15 @@ def choose(source: Source, most: int, seed: int) -> tuple[Tensor, str]:
 
 
 def look_at(
-    backbone: str | Path, source: Source, folder: Path, *, most: int, kind: Map, seed: int, progress: bool
+    backbone: str | Path,
+    source: Source,
+    folder: Path,
+    *,
+    most: int,
+    kind: Map,
+    seed: int,
+    device: str = "auto",
+    progress: bool = True,
 ) -> Sample:
     """Embeds a sample of images and finds what a report shows of them.
 
@@ -90,6 +98,7 @@ def look_at(
         most: so many images at most.
         kind: of the map.
         seed: chooses images, and where clusters and the map begin.
+        device: where embeddings and their neighbours are computed.
         progress: show progress.
 
     Raises:
@@ -97,16 +106,16 @@ def look_at(
     """
     chosen, by = choose(source, most, seed)
     some = Subset(source, chosen)
-    found = embed(backbone, some, folder, thumbnails=SIDE, progress=progress, tell_broken=False)
+    found = embed(backbone, some, folder, thumbnails=SIDE, device=device, progress=progress, tell_broken=False)
     skipped = folder / SKIPPED
     if len(found) < _FEWEST:
         raise GlocalError(f"{source.name}: a map needs {_FEWEST} images, and {len(found)} can be read")
     places = torch.tensor(found.column("index").to_pylist())
     vectors = found.rows(0, len(found))
-    similarity, neighbors = neighbors_of_all(found, min(NEIGHBORS, len(found) - 1), progress=False)
+    similarity, neighbors = neighbors_of_all(found, min(NEIGHBORS, len(found) - 1), device=device, progress=False)
     unit = normalize(vectors, dim=1)
     _, cluster, _ = kmeans(unit, min(_CLUSTERS, len(unit)), iterations=20, seed=seed)
-    outliers = find_outliers(found, threshold=THRESHOLD, progress=False)
+    outliers = find_outliers(found, threshold=THRESHOLD, device=device, progress=False)
     groups = _groups(found.keys, found.labels)
     groups["cluster"] = [f"cluster {number}" for number in cluster.tolist()]
     return Sample(

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from glocal.files import write_text
 
 FILE = "times.json"
@@ -23,6 +25,8 @@ class Seconds(NamedTuple):
 
 
 def _now() -> Seconds:
+    if torch.cuda.is_initialized():  # what a GPU was given so far belongs to what came before
+        torch.cuda.synchronize()
     return Seconds(time.process_time(), time.perf_counter())
 
 

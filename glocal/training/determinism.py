@@ -15,7 +15,11 @@ from glocal.console import warn
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _FIXED = (":4096:8", ":16:8")  # with others cuBLAS may add in another order each time
-_NAMED = re.compile(r"(\S+) does not have a deterministic implementation")
+_NAMED = re.compile(
+    r"(\S+(?: \S+)*?) (?:does not have|defaults to) a (?:non-)?deterministic (?:implementation|algorithm)"
+)
+# Kernels of attention whose backward pass adds in any order, unless what has no deterministic form is an error.
+_ATTENTION = ("flash", "mem_efficient", "cudnn")
 
 
 @contextmanager
@@ -23,7 +27,8 @@ def deterministic(wanted: bool) -> Iterator[None]:
     """Inside, what is computed twice on one device is the same, bit for bit; what cannot be is named in a line each.
 
     Enter it before anything is computed on a GPU: cuBLAS takes its setting, CUBLAS_WORKSPACE_CONFIG, when it starts.
-    Afterwards PyTorch's switches and the environment are as they were.
+    Where there is a GPU, attention is computed by plain products, which take more memory: its faster kernels add in any
+    order. Afterwards PyTorch's switches and the environment are as they were.
 
     Args:
         wanted: if not, nothing is changed.
@@ -42,12 +47,18 @@ def deterministic(wanted: bool) -> Iterator[None]:
     # Otherwise an operation without a deterministic form would end the training.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    kernels = _ATTENTION if torch.cuda.is_available() else ()
+    enabled = {name: bool(getattr(torch.backends.cuda, f"{name}_sdp_enabled")()) for name in kernels}
+    for name in kernels:
+        getattr(torch.backends.cuda, f"enable_{name}_sdp")(False)  # plain products are left
     try:
         with _named():
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = before[2]
+        for name, was in enabled.items():
+            getattr(torch.backends.cuda, f"enable_{name}_sdp")(was)
         if before[3] is None:
             os.environ.pop(_WORKSPACE, None)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from glocal.config import AnyRecipe
@@ -152,12 +153,17 @@ class KNNMonitor:
         self.patience = patience
         self.about = ""  # what it measures, in words
 
-    def measure(self, backbone: Backbone) -> float:
-        """Top-1 accuracy in percent."""
+    def measure(self, backbone: Backbone, device: torch.device | str = "cpu") -> float:
+        """Top-1 accuracy in percent.
+
+        Args:
+            backbone: on its device.
+            device: where neighbours are searched.
+        """
         bank, queries = (
             extract(backbone, source, progress=False, patience=self.patience) for source in (self.bank, self.queries)
         )
         assert bank.labels is not None and queries.labels is not None  # noqa: PT018 (the run checked it)
         truth = queries.labels if self._numbers is None else self._numbers[queries.labels]
-        accuracy = knn(bank.features, bank.labels, queries.features, truth, k=self.k)
+        accuracy = knn(bank.features, bank.labels, queries.features.to(device), truth, k=self.k)
         return accuracy[self.k]

@@ -233,7 +233,10 @@ def _train(
     sharded = is_sharded(method)
     alone = None if sharded else monitor  # the first process cannot try by itself what all have to do together
     forecast = Forecast(training, first_step, alone, given) if main and progress and not planned else None
-    measure = (lambda: lent(method, lambda: monitor.measure(evaluated))) if monitor and (main or sharded) else None
+    measure = None
+    if monitor and (main or sharded):
+        look = partial(monitor.measure, evaluated, fabric.device)
+        measure = partial(lent, method, look)
     hooks = Hooks(partial(_keep, training, log, check), log, measure, watch or forecast, page)
     failed, finished = training.folder / FAILED, False
     if main:

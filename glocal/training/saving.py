@@ -28,6 +28,8 @@ def restore(state: Mapping[str, Any], training: Training) -> None:
     weights = {name: shard_like(value, own.get(name)) for name, value in state["method"].items()}
     load_weights(training.method, weights, what=str(training.folder))
     fabric = training.fabric
+    # Before the optimisers: they load their states to where parameters lie, and nothing moves these afterwards.
+    training.method.to(fabric.device)
     try:
         for phase, optimizer in training.optimizers.items():
             optimizer.load_state_dict(optimizer_state(state["optimizers"][phase], optimizer))

@@ -225,7 +225,7 @@ def knn_seconds(monitor: KNNMonitor, backbone: Backbone, *, few: int = _PROBED) 
     """What a measurement takes; where there are many images, from a pass over a few of them."""
     whole = len(monitor.bank) + len(monitor.queries)
     if whole <= 2 * few:
-        return _timed(lambda: monitor.measure(backbone))
+        return _timed(lambda: monitor.measure(backbone, backbone.mean.device))
 
     def over(images: int) -> None:
         extract(backbone, Subset(monitor.bank, torch.arange(images)), progress=False)
@@ -258,7 +258,7 @@ def _line(work: Callable[[int], object], few: int, whole: int) -> float:
 def _timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # else nothing was given to a GPU
         torch.cuda.synchronize()
     return time.perf_counter() - start
 

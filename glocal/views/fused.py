@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glocal.transfer import to_device
+from glocal.transfer import tensor_on, to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.photometric import CONTRAST, GREY_WEIGHTS, HUE, SATURATION
 from glocal.views.plan import Photometry, View
@@ -125,7 +125,7 @@ def _augment(images: Tensor, parameters: Photometry, mean: Sequence[float], std:
     if len(chosen) == 0:
         return
     rows = to_device(chosen, images.device)
-    centre, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    centre, spread = (tensor_on(images.device, values, images.dtype)[:, None, None] for values in (mean, std))
     picked = images[rows].mul_(spread).add_(centre)
     images[rows] = rand_augment(picked, parameters.rows(chosen), mean).sub_(centre).div_(spread)
 

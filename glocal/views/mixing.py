@@ -6,7 +6,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from glocal.transfer import to_device
+from glocal.transfer import tensor_on, to_device
 from glocal.views.random import Counter, uniform
 
 
@@ -34,7 +34,7 @@ def cutmix(images: Tensor, partners: Tensor, ratio: Tensor, center: Tensor) -> t
         The mixed images and the corrected λ (B,).
     """
     height, width = images.shape[-2:]
-    sides = torch.tensor([width, height], device=images.device)
+    sides = tensor_on(images.device, [width, height])
     ratio, center = to_device(ratio, images.device), to_device(center, images.device)
     extent = (sides * (1 - ratio).clamp(min=0).sqrt()[:, None]).long()  # (B, 2)
     middle = (center * sides).long()

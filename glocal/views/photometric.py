@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glocal.transfer import to_device
+from glocal.transfer import tensor_on, to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.plan import Photometry, View
 from glocal.views.randaugment import rand_augment
@@ -44,7 +44,7 @@ def apply_photometry(
         chunk = slice(first, first + rows)
         drawn = parameters.rows(chunk)
         images[chunk] = rand_augment(_apply(images[chunk], drawn, view), drawn, mean)
-    centre, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    centre, spread = (tensor_on(images.device, values, images.dtype)[:, None, None] for values in (mean, std))
     return images.sub_(centre).div_(spread)
 
 
@@ -123,7 +123,7 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     )
     sextant = torch.where(value == green, from_green, from_blue)
     sextant = torch.where(value == red, from_red, sextant).add_(6 * shift)
-    offsets = images.new_tensor([5, 3, 1])[:, None, None]
+    offsets = tensor_on(images.device, [5, 3, 1], images.dtype)[:, None, None]
     k = offsets + sextant[:, None]  # (B, 3, S, S)
     k.sub_((k / 6).floor_().mul_(6))  # the remainder, in a third of the time that torch takes for it
     share = torch.minimum(k, 4 - k).clamp_(0, 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
-from glocal.transfer import to_device
+from glocal.transfer import tensor_on, to_device
 from glocal.views.plan import COLOR_OPERATIONS, WARPS, Photometry
 
 _LUMA = (299 / 1000, 587 / 1000, 114 / 1000)  # Pillow's conversion to grey
@@ -134,7 +134,7 @@ def _warp(images: Tensor, chosen: Tensor, level: Tensor, fill: Sequence[float]) 
     outside = ((source < 0) | (source >= size)).any(dim=-1)[:, None]
     grid = (2 * source / size - 1).to(images.dtype)
     seen = grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False).add_(1e-3).floor_()
-    colour = images.new_tensor(fill).mul_(255).round_()[:, None, None]
+    colour = tensor_on(images.device, fill, images.dtype).mul_(255).round_()[:, None, None]
     return torch.where(outside, colour, seen)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glocal.transfer import to_device
+from glocal.transfer import tensor_on, to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.plan import Photometry, View
 from glocal.views.random import uniform
@@ -38,7 +38,7 @@ def apply_values(
         (B, C, S, S) float, normalised; `images` are left as they are.
     """
     images = images if images.is_floating_point() else images.float()
-    centre, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    centre, spread = (tensor_on(images.device, values, images.dtype)[:, None, None] for values in (mean, std))
     out = (images - centre).div_(spread)
     if view.jitter.probability > 0:
         brightness, contrast = (

@@ -1,6 +1,7 @@
 """`train.deterministic`: the same weights twice on one device, and PyTorch's switches as they were afterwards."""
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,29 @@ def test_switches_are_as_they_were_after_an_error_too() -> None:
     assert switches() == before
     with deterministic(False):
         assert switches() == before
+
+
+def test_attention_is_computed_by_plain_products_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backward passes of its faster kernels add in any order, and say so in words of their own."""
+    kernels = [f"{name}_sdp_enabled" for name in ("flash", "mem_efficient", "cudnn")]
+
+    def enabled() -> list[bool]:
+        return [getattr(torch.backends.cuda, name)() for name in kernels]
+
+    before = enabled()
+    with deterministic(True):
+        assert enabled() == before  # this machine's CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with deterministic(True):
+        assert enabled() == [False] * 3
+        assert torch.backends.cuda.math_sdp_enabled()
+    assert enabled() == before
+
+
+def test_kernels_of_attention_are_named_as_other_operations_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with deterministic(True):
+        warnings.warn("Memory Efficient attention defaults to a non-deterministic algorithm. To …", stacklevel=1)
+    assert "Memory Efficient attention has no deterministic form on this device" in capsys.readouterr().err
 
 
 def test_an_operation_without_a_deterministic_form_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,25 @@
 """Nothing in a step makes the host wait for the device: on the meta device there are no values that one could read."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glocal.evaluation.metrics.targets import entropies
 from glocal.schedules import Clock
+from glocal.settings import IMAGENET_MEAN, IMAGENET_STD
 from glocal.training.finite import all_finite
 from glocal.training.optimizers import OptimizerSettings, build_optimizers, set_schedules
 from glocal.views.batch import Views
+from glocal.views.fused import apply_fused
+from glocal.views.photometric import apply_photometry
+from glocal.views.plan import Blur, Jitter, RandAugment, Solarize, View, ViewPlan
+from glocal.views.values import apply_values
 from tests.methods.cases import VIT, case, make, parameters, views
 
 META = torch.device("meta")
@@ -32,6 +40,36 @@ class Copies(TorchDispatchMode):
         return result
 
 
+class Made(TorchFunctionMode):
+    """Notes tensors made on the device from Python's numbers, and decompositions: these look at their result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor) and result.device == META
+        if made or func is torch.linalg.eigh:
+            self.waited.append(f"{func.__name__} {args[-1]!r}")
+        return result
+
+
+@pytest.mark.parametrize("execute", [apply_fused, apply_photometry, apply_values])
+def test_views_are_made_without_waiting_for_the_device(execute: Callable[..., Tensor]) -> None:
+    """Else they are not made beside the training."""
+    augment = RandAugment(operations=2, magnitude=9.0)
+    jitter = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    blur = Blur(probability=0.5)
+    view = View(size=32, jitter=jitter, grey=0.3, blur=blur, solarize=Solarize(probability=0.5), randaugment=augment)
+    drawn = ViewPlan([view]).draw_photometry(0, 0, torch.arange(64)).view(0)
+    images = torch.empty(64, 3, 32, 32, dtype=torch.uint8, device=META)
+    with Copies() as copies, Made() as made:
+        made_views = execute(images, drawn, view, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    assert made_views.device == META
+    assert copies.waited == made.waited == []
+
+
 # EsViT's matches are found in the features, and which of the teacher's regions they name decides shapes.
 @pytest.mark.parametrize("name", [name for name in parameters("logo") if name != "esvit"])
 def test_a_step_never_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +88,7 @@ def test_a_step_never_waits_for_the_device(name: str, monkeypatch: pytest.Monkey
         method.labels = method.labels.to(META)
     optimizers = build_optimizers(method, OptimizerSettings(name="adamw" if case(name).model is VIT else "sgd"))
     batch = Views(tuple(image.to(META) for image in batch.images), batch.geometry, batch.index)
-    with Copies() as copies:
+    with Copies() as copies, Made() as made:
         for step in range(2):
             clock = Clock(step, 1, 4)
             method.before_step(clock)
@@ -68,3 +106,5 @@ def test_a_step_never_waits_for_the_device(name: str, monkeypatch: pytest.Monkey
         )  # what is looked at now and then does not wait either
         assert assigned is None or entropies(assigned).shape == (2,)
     assert copies.waited == []
+    decomposes = name in ("arb", "zero_cl")  # torch has no decomposition that does not look whether it succeeded
+    assert all(decomposes and one.startswith("eigh") for one in made.waited), made.waited

@@ -13,6 +13,7 @@ from torch import Tensor
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.neighbors import nearest_neighbors
+from glocal.neighbors.nearest import sums_in_fp32
 from glocal.settings import Settings
 
 _K = (10, 20, 200)
@@ -99,7 +100,7 @@ def _search(
         return 1 - distance.cpu(), index.cpu()
 
     parts = test.chunk(len(devices))
-    with ThreadPoolExecutor(len(devices)) as pool:
+    with sums_in_fp32(), ThreadPoolExecutor(len(devices)) as pool:
         found = list(pool.map(search, parts, devices))
     similarity, index = (torch.cat(each) for each in zip(*found, strict=True))
     return similarity, labels.cpu()[index]
