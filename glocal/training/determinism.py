@@ -43,6 +43,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
         os.environ.get(_WORKSPACE),
     )
     if before[3] not in _FIXED:
+        if torch.cuda.is_initialized():
+            warn(
+                "train.deterministic: this process has computed on the GPU before, so that cuBLAS may still add in any "
+                f"order; start it with {_WORKSPACE}={_FIXED[0]}"
+            )
         os.environ[_WORKSPACE] = _FIXED[0]
     # Otherwise an operation without a deterministic form would end the training.
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -75,6 +75,19 @@ def test_attention_is_computed_by_plain_products_where_there_is_a_gpu(monkeypatc
     assert enabled() == before
 
 
+def test_a_process_that_has_computed_on_a_gpu_is_told_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with deterministic(True):
+        pass
+    assert "start it with CUBLAS_WORKSPACE_CONFIG=:4096:8" in capsys.readouterr().err
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with deterministic(True):
+        pass
+    assert capsys.readouterr().err == ""
+
+
 def test_kernels_of_attention_are_named_as_other_operations_are(capsys: pytest.CaptureFixture[str]) -> None:
     with deterministic(True):
         warnings.warn("Memory Efficient attention defaults to a non-deterministic algorithm. To …", stacklevel=1)
