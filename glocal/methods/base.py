@@ -90,6 +90,7 @@ class Method(nn.Module):
         reads_geometry: the method asks where in the image its views lie, which warps (RandAugment's) would falsify.
         needs_color: the method learns from colours, so images whose values stay as they are stored are refused.
         needs_labels: the method learns from labels: a run gives it those of its source and counts the classes.
+        of_one_size: the setting, as `--set` takes it, that leaves the method views of one size; empty where none does.
         labels: (N,) int64 on the training device, of all images in the order of the source; None where none are needed.
         chance: about what the last phase's loss would be if it guessed blindly, all choices alike: log n for a
             cross-entropy among n; None where it is no such loss. `loss` or `compare` sets it, from shapes and settings
@@ -110,6 +111,7 @@ class Method(nn.Module):
     reads_geometry: bool = False
     needs_color: bool = False
     needs_labels: bool = False
+    of_one_size: str = ""
 
     labels: Tensor | None = None
     embedding: Tensor | None = None

@@ -87,6 +87,7 @@ class Glocal(Method):
     Settings = GlocalSettings
     reads_geometry = True
     compares_batch = True
+    of_one_size = "method.locals=0"
 
     def __init__(self, backbone: Backbone, settings: GlocalSettings) -> None:
         super().__init__(backbone, settings)

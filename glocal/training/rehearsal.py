@@ -131,8 +131,8 @@ def _check_sizes(backbone: Backbone, recipe: AnyRecipe) -> None:
         if error is not None:
             mend = "change the size or choose another network"
             if size != sizes[0]:
-                none = ", method.locals=0" if hasattr(recipe.method, "locals") else ""
-                mend = f"it takes those of {sizes[0]}: leave the others out (views{none}) or choose another network"
+                how = ", ".join(filter(None, ("views", method_class(recipe.method.name).of_one_size)))
+                mend = f"it takes those of {sizes[0]}: leave the others out ({how}) or choose another network"
             raise GlocalError(
                 f"model.name={recipe.model.name} does not take images of {size} pixels ({places[size]}): "
                 f"{one_line(error)}; {mend}"
