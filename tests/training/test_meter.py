@@ -82,7 +82,7 @@ def test_what_has_not_come_from_the_gpu_is_not_waited_for(monkeypatch: pytest.Mo
 class Copied:
     """A tensor on the CPU that notes how it is copied."""
 
-    device = CPU
+    device, dtype = CPU, torch.float64
 
     def __init__(self, pinned: bool = False) -> None:
         self.pinned = pinned
@@ -90,14 +90,16 @@ class Copied:
     def pin_memory(self) -> "Copied":
         return Copied(pinned=True)
 
-    def to(self, device: torch.device, dtype: Any = None, non_blocking: bool = False) -> tuple[str, bool, bool]:
-        return device.type, self.pinned, non_blocking
+    def to(self, device: torch.device, dtype: Any = None, non_blocking: bool = False) -> tuple[str, bool, bool, Any]:
+        return device.type, self.pinned, non_blocking, dtype
 
 
 def test_copies_to_a_gpu_are_page_locked_and_those_to_metal_waited_for() -> None:
-    assert to_device(Copied(), torch.device("cuda")) == ("cuda", True, True)  # type: ignore[arg-type]
-    # There the copy may come after its source is gone.
-    assert to_device(Copied(), torch.device("mps")) == ("mps", False, False)  # type: ignore[arg-type]
+    assert to_device(Copied(), torch.device("cuda")) == ("cuda", True, True, None)  # type: ignore[arg-type]
+    # There the copy may come after its source is gone, and there is no float64.
+    metal = torch.device("mps")
+    assert to_device(Copied(), metal) == ("mps", False, False, torch.float32)  # type: ignore[arg-type]
+    assert to_device(Copied(), metal, torch.float16) == ("mps", False, False, torch.float16)  # type: ignore[arg-type]
 
 
 def batches(device: torch.device) -> Iterator[Views]:

@@ -460,7 +460,7 @@ def test_forgetting_is_said(tmp_path: Path, file: Path, capsys: pytest.CaptureFi
         about = "k-NN accuracy is measured"
         found = iter((70.0, 69.5, 60.0))
 
-        def measure(self, _: Backbone) -> float:
+        def measure(self, _: Backbone, device: torch.device) -> float:
             return next(self.found)
 
     monkeypatch = pytest.MonkeyPatch()
