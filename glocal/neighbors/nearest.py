@@ -78,6 +78,8 @@ def nearest_neighbors(
     if shortlist is None:
         shortlist = len(queries) * len(bank) >= _WORTH and _bf16_is_much_faster(queries.device)
     size = chunk or _BLOCK
+    if len(bank) <= size:  # it is used several times; a larger one comes block by block
+        bank = bank.to(queries.device)
     if not shortlist or queries.dtype != torch.float32:
         return _search_exactly(queries, bank, k, metric, size, chunk)
     distance, index, proven = _search_by_shortlist(queries, bank, k, metric, size, chunk)
