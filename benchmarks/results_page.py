@@ -93,7 +93,8 @@ def section(file: dict[str, Any]) -> Iterator[str]:
     kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
     for alike in kinds:
         yield f"With {ALIKE[alike]}, {spent(file, alike)} a row; {data_of(file)}:"
-        ranked = sorted(file["rows"], key=lambda row: rank(row, alike, file))
+        here = [row for row in file["rows"] if in_column(row, alike, kinds)]
+        ranked = sorted(here, key=lambda row: rank(row, alike, file))
         rows = [[row["label"], *cells(row, alike, file)] for row in ranked]
         for name, found in file.get("references", {}).items():
             its = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for m in file["metrics"]]
@@ -104,6 +105,7 @@ def section(file: dict[str, Any]) -> Iterator[str]:
         [one["what"], *([ALIKE[alike]] if len(kinds) > 1 else []), *differing(file, one, alike), *in_print(one, said)]
         for one in file.get("comparisons", [])
         for alike in kinds
+        if all(in_column(row_of(file, one[side]), alike, kinds) for side in ("row", "over"))
     ]
     if differences:
         heading = ["difference", *(["rows have"] if len(kinds) > 1 else []), *file["metrics"].values()]
@@ -115,6 +117,12 @@ def section(file: dict[str, Any]) -> Iterator[str]:
             for run in row.get("results", {}).get(alike, {}).get("runs", []):
                 if run.get("error"):
                     yield f"- {row['label']}, seed {run['seed']}, failed: {run['error']}."
+
+
+def in_column(row: dict[str, Any], alike: str, kinds: list[str]) -> bool:
+    """Whether a row belongs to a table: it was run so, or in no way at all, which the first table says."""
+    ways = [kind for kind in kinds if row.get("results", {}).get(kind, {}).get("runs")]
+    return alike in ways or (not ways and alike == kinds[0])
 
 
 def title_of(file: dict[str, Any]) -> str:

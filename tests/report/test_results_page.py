@@ -61,6 +61,25 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     assert "- C, seed 3, failed: out of memory." in found
 
 
+def test_a_row_stands_in_the_tables_in_which_it_was_measured(tmp_path: Path, results_page: Any) -> None:
+    both, never = row("both", [60, 61, 62]), {"label": "never", "results": {}}
+    both["results"]["views"] = row("", [50, 51, 52])["results"]["time"]
+    file = {
+        **{"table": "t", "title": "A study", "command": "glocal reproduce t", "metrics": {"linear": "linear"}},
+        **{"rows": [both, row("in time", [58, 59, 60]), never]},
+        "comparisons": [{"what": "a difference", "row": "both", "over": "in time"}],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(file))
+    found = results_page.page(tmp_path)
+    views, _, time = found.partition("With equal CPU time")
+    assert "| both | 0, 1, 2 |" in views
+    assert "| both | 0, 1, 2 |" in time
+    assert "| in time |" not in views.partition("With equal image views")[2]
+    assert "| in time | 0, 1, 2 |" in time
+    assert found.count("| never |") == 1
+    assert found.count("| a difference | equal CPU time |") == found.count("| a difference |") == 1
+
+
 def test_curves_become_a_picture(tmp_path: Path, results_page: Any) -> None:
     rows = [row("A", [60])]
     rows[0]["results"]["time"]["runs"][0]["curve"] = [[1, 4.0, 30.0], [2, 8.0, 35.0]]
