@@ -1,9 +1,12 @@
 """Files of any number of channels: values come as they are stored, and what is wrong is said in one line."""
 
+import gc
 import io
 import struct
 import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,21 @@ def reason(path: Path, channels: int, **options: object) -> str:
     assert "\n" not in str(caught.value)
     assert caught.value.key == path.name
     return caught.value.reason
+
+
+def test_arrays_are_read_in_several_threads(tmp_path: Path) -> None:
+    """Python 3.11 loses count when the collector gives way to another thread while a header is parsed (gh-106905)."""
+    np.save(tmp_path / "a.npy", FLOAT5)
+    threshold, give_way = gc.get_threshold(), lambda *_: time.sleep(0)
+    gc.callbacks.append(give_way)
+    gc.set_threshold(10)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: read(tmp_path / "a.npy", 5), range(2000)))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(give_way)
+    assert len(found) == 2000
 
 
 def write_png16(path: Path, image: np.ndarray) -> None:

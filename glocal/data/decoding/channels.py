@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +30,12 @@ _SAMPLES = 277  # TIFF's tag of samples per pixel
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM that is compressed as a whole, and how large it becomes nothing says
 _NUMBERS = "biuf"  # kinds of NumPy's types that are values
 _PLAIN = {"1": "L", "P": "RGB", "PA": "RGB"}  # what images are that are no values by themselves
+
+# NumPy parses headers as Python, whose 3.11 fails now and then where threads do so at once (gh-106905). Nobody forks
+# while it is held, or it would stay so in the new process.
+_PARSING = Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_PARSING.acquire, after_in_parent=_PARSING.release, after_in_child=_PARSING.release)
 
 for _name in ("tifffile", "pydicom"):  # without a handler, Python prints their remarks to the terminal, once per image
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -203,7 +211,8 @@ def _of_array(content: bytes) -> _Stored:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, backwards, dtype = read(file)
+    with _PARSING:
+        shape, backwards, dtype = read(file)
     _check_type(dtype)
     start = file.tell()
 
