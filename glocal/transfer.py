@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_NO_FLOAT64 = {"mps"}
+
 
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor on a device; a copy to a GPU goes through page-locked memory, in the order of its other work.
@@ -16,12 +18,27 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
     is waited for: it reads the tensor's memory later, when the tensor may be gone. So is every copy from a device.
     Metal has no float64: such a tensor becomes float32 there.
     """
-    if device.type == "mps" and (dtype or tensor.dtype) == torch.float64:
-        dtype = torch.float32
+    if (dtype or tensor.dtype) == torch.float64:
+        dtype = widest(device)
     from_cpu = tensor.device.type == "cpu"
     if from_cpu and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, dtype, non_blocking=from_cpu and device.type not in ("cpu", "mps"))
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Metal, which has no float64."""
+    return torch.float32 if device.type in _NO_FLOAT64 else torch.float64
+
+
+def exact_device(device: torch.device | str) -> torch.device:
+    """Where float64 is computed for tensors on `device`: there, or on the CPU where they are on Metal.
+
+    >>> exact_device("mps")
+    device(type='cpu')
+    """
+    found = torch.device(device)
+    return torch.device("cpu") if found.type in _NO_FLOAT64 else found
 
 
 def tensor_on(device: torch.device, values: Any, dtype: torch.dtype | None = None) -> Tensor:

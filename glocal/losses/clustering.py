@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from glocal.distributed import all_gather, all_sum
 from glocal.losses.precision import full_precision
+from glocal.transfer import exact_device
 
 
 @torch.no_grad()
@@ -69,7 +70,7 @@ def balanced_labels(
     >>> balanced_labels(torch.tensor([[0.9, 0.0], [0.8, 0.0]]), images=2, sharpness=25.0).tolist()
     [0, 1]
     """
-    matrix = scores.double().log_softmax(dim=1).mul_(sharpness).exp_()  # (n, K)
+    matrix = scores.to(exact_device(scores.device)).double().log_softmax(dim=1).mul_(sharpness).exp_()  # (n, K)
     smallest = torch.finfo(matrix.dtype).tiny
     row = torch.full_like(matrix[:, 0], 1 / images)
     for done in range(iterations):
@@ -79,7 +80,7 @@ def balanced_labels(
         row = scaled
         if change is not None and float(change) < tolerance:
             break
-    return matrix.mul_(column).argmax(dim=1)
+    return matrix.mul_(column).argmax(dim=1).to(scores.device)
 
 
 @full_precision

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from glocal.errors import GlocalError
 from glocal.losses.precision import full_precision
 from glocal.losses.tokens import TokenPairs, view_pairs
+from glocal.transfer import widest
 
 
 @torch.no_grad()
@@ -59,7 +60,7 @@ def pair_regions(matches: Tensor, *, regions: Sequence[int]) -> TokenPairs:
     view = torch.arange(len(size), device=device).repeat_interleave(size)  # (M,)
     source = torch.arange(teachers, device=device)
     other = view[:, None] != source  # (M, G)
-    share = 1 / (len(view_pairs(teachers, len(regions))) * batch * size[view].double())  # (M,)
+    share = 1 / (len(view_pairs(teachers, len(regions))) * batch * size[view].to(widest(device)))  # (M,)
     first = torch.where(source[0] == view, source[1], source[0])[:, None]  # a teacher view that is another one
     # Of the view itself nothing is learned: there stands the match in another one, with weight 0.
     target = (matches + width * source).where(other, matches.gather(2, first.expand(batch, -1, 1)) + width * first)

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from glocal.distributed import all_sum, gather_shares, own_share
 from glocal.errors import GlocalError
 from glocal.neighbors.products import largest, packed, products, square_distances, square_lengths
+from glocal.transfer import to_device, widest
 from glocal.views.random import permutation, uniform
 
 _CACHE_BYTES = 2 << 20  # of similarities at a time: what fits a processor's cache
@@ -75,7 +76,7 @@ def kmeans(
         assignment, distance = _assign(features, squares, centers)
         if torch.equal(before, assignment):
             break
-    return centers, assignment, distance.double().sum().to(features.dtype)
+    return centers, assignment, distance.sum(dtype=widest(distance.device)).to(features.dtype)
 
 
 def _distinct(features: Tensor, clusters: int, seed: int) -> Tensor:
@@ -86,7 +87,8 @@ def _distinct(features: Tensor, clusters: int, seed: int) -> Tensor:
 def _spread_out(features: Tensor, clusters: int, seed: int) -> Tensor:
     """Greedy k-means++: of a few starts drawn in proportion to the squared distance to those before, the best."""
     trials = 2 + int(math.log(clusters))
-    draws = uniform(seed, "k-means++", torch.arange(clusters)[:, None], torch.arange(trials)).to(features.device)
+    draws = uniform(seed, "k-means++", torch.arange(clusters)[:, None], torch.arange(trials))
+    draws = to_device(draws, features.device)
     squares = square_lengths(features)
     halves, points = squares / 2, packed(features, trials)
 
@@ -96,7 +98,7 @@ def _spread_out(features: Tensor, clusters: int, seed: int) -> Tensor:
     indices = [(draws[0, :1] * len(features)).long()]
     nearest = distances(indices[0])[0]
     for draw in draws[1:]:
-        total = nearest.cumsum(dim=0, dtype=torch.float64)
+        total = nearest.cumsum(dim=0, dtype=widest(nearest.device))
         tried = torch.searchsorted(total, draw.to(total) * total[-1], right=True).clamp_(max=len(features) - 1)
         left = distances(tried)
         left = torch.minimum(left, nearest, out=left)  # (trials, N)

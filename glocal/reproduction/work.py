@@ -20,8 +20,8 @@ from glocal.reproduction.studies import Study
 from glocal.reproduction.writing import read_written, write
 
 _OF_REFERENCES = {
-    "untrained": {"knn", "linear", "dense"},
-    "pixels": {"knn", "linear"},
+    "untrained": {"knn", "linear", "retrieval", "dense"},
+    "pixels": {"knn", "linear", "retrieval"},
 }  # what is cheap and says something
 _CHECKPOINT_MINUTES = 2.0
 

@@ -14,6 +14,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from glocal.transfer import widest
+
 Counter = int | str | Tensor
 
 _MASK = (1 << 64) - 1
@@ -76,12 +78,18 @@ def random_bits(seed: int, *counters: Counter) -> Tensor:
 
 
 def uniform(seed: int, *counters: Counter) -> Tensor:
-    """Uniform draws from [0, 1) in float64 (53 bits each), one for each combination of counters (`random_bits`)."""
-    return _shift_right(random_bits(seed, *counters), 11).double() * 2.0**-53
+    """Uniform draws from [0, 1) in float64 (53 bits each), one for each combination of counters (`random_bits`).
+
+    Of tensors on Metal, which has no float64, they are the first 24 of these bits in float32.
+    """
+    drawn = random_bits(seed, *counters)
+    dtype = widest(drawn.device)
+    bits = 53 if dtype == torch.float64 else 24
+    return _shift_right(drawn, 64 - bits).to(dtype) * 2.0**-bits
 
 
 def normal(seed: int, *counters: Counter) -> Tensor:
-    """Standard normal draws in float64, one for each combination of counters (Box and Muller, 1958)."""
+    """Standard normal draws in the dtype of `uniform`, one for each combination of counters (Box and Muller, 1958)."""
     first, second = (uniform(seed, *counters, number) for number in (0, 1))
     return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * torch.pi * second)
 

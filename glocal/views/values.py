@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glocal.transfer import tensor_on, to_device
+from glocal.transfer import exact_device, tensor_on, to_device
 from glocal.views.blur import blur_drawn
 from glocal.views.plan import Photometry, View
 from glocal.views.random import uniform
@@ -70,7 +70,7 @@ def disturb(images: Tensor, parameters: Photometry, view: View) -> Tensor:
     for rows in chosen.split(max(1, _TOGETHER // length)):
         where = to_device(rows, images.device)
         sigma = to_device(parameters.noise[rows].to(images.dtype), images.device)[:, None, None, None]
-        drawn = noise_of(to_device(parameters.key[rows], _exact(images.device)), length).to(images)
+        drawn = noise_of(to_device(parameters.key[rows], exact_device(images.device)), length).to(images)
         images[where] = torch.addcmul(images[where], drawn.view(-1, *images.shape[1:]), sigma)
     if view.channel_drop > 0:
         blank = blank_channels(parameters.key, images.shape[1], view.channel_drop)
@@ -95,8 +95,3 @@ def blank_channels(key: Tensor, channels: int, probability: float) -> Tensor:
     drawn = uniform(0, "channel", key[:, None], torch.arange(channels))
     blank = drawn < probability
     return blank.scatter_(1, drawn.argmax(dim=1, keepdim=True), False)
-
-
-def _exact(device: torch.device) -> torch.device:
-    """Where float64 is to be had: the device itself, unless it is one of Apple's."""
-    return torch.device("cpu") if device.type == "mps" else device

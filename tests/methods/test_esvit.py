@@ -5,11 +5,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, log_softmax, softmax
 
+from glocal import transfer
 from glocal.errors import GlocalError
 from glocal.losses import dino
 from glocal.losses.distillation import distill
 from glocal.losses.regions import match_regions, pair_regions
 from tests.methods.cases import VIT, VIT_RUN, MethodCase, make, views
+from tests.wide import Wide
 
 HEAD = {"prototypes": 256, "hidden_dim": 64, "bottleneck_dim": 32, "momentum": 0.98, "frozen_prototype_epochs": 0}
 CASE = MethodCase(
@@ -93,6 +95,17 @@ def test_the_loss_of_the_pairs_equals_a_plain_loop(sizes: tuple[int, ...]) -> No
         **TEMPERATURES,
     )
     assert found.item() == pytest.approx(region_loss_by_loop(teacher, student, (teacher_logits, student_logits)))
+
+
+def test_a_device_without_float64_pairs_the_same_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    matches = match_regions(random(3, 2, 5, 4), random(3, 13, 4, seed=1))
+    usual = pair_regions(matches, regions=[5, 5, 3])
+    monkeypatch.setattr(transfer, "_NO_FLOAT64", {"cpu"})
+    with Wide("cpu") as wide:
+        narrow = pair_regions(matches, regions=[5, 5, 3])
+    assert wide.made == []
+    assert torch.equal(narrow.target, usual.target)
+    assert torch.allclose(narrow.weight.double(), usual.weight)
 
 
 def test_only_regions_that_teach_are_among_the_pairs() -> None:

@@ -1,13 +1,17 @@
 """k-means and the selection of positives, against scikit-learn and plain loops."""
 
+from typing import Literal
+
 import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from torch.nn.functional import normalize
 
+from glocal import transfer
 from glocal.errors import GlocalError
 from glocal.neighbors import kmeans, nearest_neighbors, select_positives
+from tests.wide import Wide
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,21 @@ def test_inertia_is_that_of_scikit_learn(digits: torch.Tensor, start: str, clust
     init = start if start == "random" else "k-means++"
     theirs = KMeans(clusters, init=init, n_init=4, max_iter=100, random_state=0).fit(digits.numpy()).inertia_
     assert ours <= 1.01 * theirs
+
+
+@pytest.mark.parametrize("start", ["k-means++", "random"])
+def test_a_device_without_float64_is_enough(
+    digits: torch.Tensor, start: Literal["k-means++", "random"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centers, theirs, usual = kmeans(digits, 20, start=start)
+    chosen = select_positives(digits, theirs, centers, 20, keep=4)
+    monkeypatch.setattr(transfer, "_NO_FLOAT64", {"cpu"})
+    with Wide("cpu") as wide:
+        _, ours, inertia = kmeans(digits, 20, start=start)
+        narrow = select_positives(digits, theirs, centers, 20, keep=4)
+    assert wide.made == []
+    assert float(inertia) == pytest.approx(float(usual), rel=1e-5)
+    assert float((ours == theirs).double().mean()) == float((chosen == narrow).double().mean()) == 1.0
 
 
 def test_the_result_is_consistent_and_repeatable(digits: torch.Tensor) -> None:

@@ -381,11 +381,21 @@ def test_a_process_that_ends_without_a_word_has_failed(
     assert "the process ended with 1" in found["rows"][0]["results"]["epochs"]["runs"][0]["error"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ({**KNN, "result": "top2"}, "knn gives no 'top2' of 'k=5' among top1"),
+        (
+            {"title": "mAP (%)", "protocol": "retrieval", "setting": "*", "result": "map"},
+            "retrieval gives no 'map' of '\\*' among mAP",
+        ),
+    ],
+)
 def test_a_metric_that_no_protocol_gives_is_told_before_anything_is_trained(
-    study: Write, tmp_path: Path, done: list[str]
+    study: Write, tmp_path: Path, done: list[str], metric: dict[str, Any], told: str
 ) -> None:
-    wrong = study(metrics={"knn": {**KNN, "result": "top2"}})
-    with pytest.raises(GlocalError, match=r"tiny.yaml: metrics.knn: knn gives no 'top2' of 'k=5' among top1.* trained"):
+    wrong = study(metrics={"knn": metric})
+    with pytest.raises(GlocalError, match=f"tiny.yaml: metrics.knn: {told}.* trained"):
         glocal.reproduce(wrong, tmp_path / "out", **SHAPES)
     assert done == ["untrained", "pixels"]
     table = study()

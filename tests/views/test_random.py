@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from glocal import transfer
 from glocal.views.random import permutation, permuted, random_bits, uniform
 
 
@@ -33,6 +34,15 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     assert torch.corrcoef(torch.stack([draws[:-1, 0], draws[1:, 0]]))[0, 1].abs() < 0.01
     assert draws.min() >= 0
     assert draws.max() < 1
+
+
+def test_without_float64_a_draw_is_the_same_one_rounded_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.arange(200_000)
+    whole = uniform(0, "u", numbers)
+    monkeypatch.setattr(transfer, "_NO_FLOAT64", {"cpu"})
+    narrow = uniform(0, "u", numbers)
+    assert narrow.dtype == torch.float32
+    assert torch.equal(narrow.double(), (whole * 2**24).floor() / 2**24)  # rounded to the nearest, one could be 1
 
 
 def test_permutation_is_one_and_changes_with_the_epoch() -> None:

@@ -41,7 +41,7 @@ def learn_whitening(features: Tensor, dim: int | None = None) -> Whitening:
     about zero where this takes the covariance; the two differ in the direction of the mean.)
 
     Args:
-        features: (N, D) float, N ≥ 2, on a device with float64 (`glocal.evaluation.metrics.accuracy.compute_device`).
+        features: (N, D) float, N ≥ 2, on a device with float64 (`glocal.transfer.exact_device`).
         dim: how many directions are kept; None keeps all D.
 
     Raises:

@@ -10,11 +10,6 @@ from torch import Tensor
 Metric = Literal["top1", "mean_per_class"]
 
 
-def compute_device(device: str) -> str:
-    """Where float64 is computed when the backbone is on `device`: Apple's GPUs have none."""
-    return "cpu" if device == "mps" else device
-
-
 def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracies in percent of the highest scores.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from glocal.errors import GlocalError
+from glocal.transfer import exact_device
 
 _ROWS = 2048  # at a time, so that copies in float64 and blocks of distances stay small
 
@@ -137,8 +138,7 @@ def effective_rank(features: Tensor) -> float:
     These are the roots of the eigenvalues of the smaller Gram matrix, which in float64 are exact enough. Of features
     that are infinite or no numbers it is no number.
     """
-    if features.device.type == "mps":  # has no float64
-        features = features.cpu()
+    features = features.to(exact_device(features.device))
     if len(features) < features.shape[1]:
         unit = normalize(features.double(), dim=1)
         gram = unit @ unit.T

@@ -33,9 +33,9 @@ from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.gem import gem_readout
 from glocal.evaluation.features.scales import View, readable_rows, view_for, whole_features
 from glocal.evaluation.features.whitening import comparable, learn_whitening
-from glocal.evaluation.metrics.accuracy import compute_device
 from glocal.evaluation.metrics.ranking import listed, micro_average_precision, rank
 from glocal.settings import Seed, Settings
+from glocal.transfer import exact_device
 
 _USUAL = View(Fit(320, square=True))
 _ORIGIN = "https://lear.inrialpes.fr/~jegou/data.php#copydays"
@@ -87,7 +87,7 @@ def measure(bench: Bench, settings: CopyDetectionSettings) -> list[Measurement]:
     if third is not None:
         features = whole_features(bench, third, readout, view)
         features = features[readable_rows(features)]
-        whitening = learn_whitening(features.to(compute_device(bench.device)), settings.whiten_dim)
+        whitening = learn_whitening(features.to(exact_device(bench.device)), settings.whiten_dim)
         whitened = f"whitened on {len(features):,} images"
 
     readable = readable_rows(queries)

@@ -20,9 +20,10 @@ from glocal.console import note, progress_bar
 from glocal.data.annotated.held_out import hold_out
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
-from glocal.evaluation.metrics.accuracy import Metric, accuracies, compute_device, moments
+from glocal.evaluation.metrics.accuracy import Metric, accuracies, moments
 from glocal.evaluation.probes.logistic import choose_penalty, fit_logistic
 from glocal.settings import Seed, Settings
+from glocal.transfer import exact_device
 
 _WEAKEST, _STRONGEST = -6, 5  # powers of ten of the penalty's weight λ = 1 / C
 
@@ -161,7 +162,7 @@ def measure(bench: Bench, settings: LogisticSettings) -> list[Measurement]:
         val = hold_out(labels, held, settings.seed, instead="one C, --set logistic.c=[1.0]")
         how = f", chosen on {100 * settings.held_out:g}% of train"
     found = logistic_regression(
-        learn.to(compute_device(bench.device)),
+        learn.to(exact_device(bench.device)),
         labels,
         val,
         pair.test,

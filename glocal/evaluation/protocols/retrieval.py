@@ -27,9 +27,9 @@ from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.extraction import POOLED
 from glocal.evaluation.features.scales import View, readable_rows, view_for, whole_features
 from glocal.evaluation.features.whitening import Whitening, comparable, learn_whitening
-from glocal.evaluation.metrics.accuracy import compute_device
 from glocal.evaluation.metrics.ranking import Relevance, listed, rank, same_class
 from glocal.settings import Settings
+from glocal.transfer import exact_device
 
 _USUAL = View(Fit(1024), (1.0, 2**-0.5, 0.5))
 _PAIRS = 500_000_000  # of a query and an image, above which `all` leaves the search by class out; CIFAR has as many
@@ -113,7 +113,7 @@ def _whitening(
     else:
         features = whole_features(bench, source, POOLED, view)
         features = features[readable_rows(features)]
-    return learn_whitening(normalize(features.to(compute_device(bench.device)), dim=1), settings.whiten_dim)
+    return learn_whitening(normalize(features.to(exact_device(bench.device)), dim=1), settings.whiten_dim)
 
 
 def _measured(

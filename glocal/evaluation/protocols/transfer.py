@@ -17,9 +17,9 @@ from glocal.data.annotated.transfer_sets import BENCHMARKS, BenchmarkName, open_
 from glocal.errors import GlocalError
 from glocal.evaluation.features.bench import Bench, Measurement, Protocol
 from glocal.evaluation.features.extraction import Readout
-from glocal.evaluation.metrics.accuracy import compute_device
 from glocal.evaluation.protocols.logistic import LogisticSettings, logistic_regression, tell_unfinished
 from glocal.settings import Settings
+from glocal.transfer import exact_device
 
 WHOLE_SQUARES = Readout(
     "pooled, of whole squares", lambda backbone, images: backbone.features(images), share=1.0, interpolation="bicubic"
@@ -53,7 +53,7 @@ def measure(bench: Bench, settings: TransferSettings) -> list[Measurement]:
         own, other = bench.features(learn, WHOLE_SQUARES), bench.features(test, WHOLE_SQUARES)
         assert own.labels is not None and other.labels is not None and learn.classes is not None  # noqa: PT018
         found = logistic_regression(
-            own.features.to(compute_device(bench.device)),
+            own.features.to(exact_device(bench.device)),
             own.labels,
             val[own.index],
             other.features,

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glocal.errors import GlocalError
 from glocal.evaluation.features.whitening import comparable, learn_whitening
 from glocal.evaluation.metrics import ranking
-from glocal.evaluation.metrics.accuracy import compute_device
 from glocal.evaluation.metrics.ranking import in_order, listed, micro_average_precision, precision_at, rank, same_class
+from glocal.transfer import exact_device
 
 
 def by_loop(order: list[int], right: set[int], junk: set[int], at: tuple[int, ...]) -> tuple[float, list[float]]:
@@ -123,7 +123,7 @@ def test_a_gpu_finds_the_same_without_float64() -> None:
     with NoDoubles():
         there = rank(queries.cuda(), images.cuda(), relevance)
         assert micro_average_precision(queries.cuda(), images.cuda(), relevance) == pytest.approx(threshold)
-        whitening = learn_whitening(images.to(compute_device("mps")))
+        whitening = learn_whitening(images.to(exact_device("mps")))
         white = comparable(images, whitening, "cuda")
     assert there.means() == pytest.approx(here.means())
     assert torch.allclose(white.cpu(), comparable(images, whitening, "cpu"))
@@ -206,7 +206,7 @@ def test_whitening_equals_scikit_learn_and_gives_uncorrelated_features_of_varian
 
 
 def test_features_that_are_to_be_compared_have_length_one_and_whitening_stays_off_apples_gpus() -> None:
-    assert [compute_device(name) for name in ("mps", "cuda", "cpu")] == ["cpu", "cuda", "cpu"]
+    assert [exact_device(name).type for name in ("mps", "cuda", "cpu")] == ["cpu", "cuda", "cpu"]
     features = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) + 3
     features[7] = torch.nan
     whitening = learn_whitening(features[:7])
