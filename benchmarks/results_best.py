@@ -1,4 +1,4 @@
-"""The first table of docs/results.md: the best row for so many images, minutes and this network."""
+"""The first tables of docs/results.md: the best method for so many images, minutes and this network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from results_numbers import average, same, shown, table
 from results_pictures import ALIKE, runs_of, values
 
 BRACKETS = (1, 2, 3, 5, 10, 20, 60, 180)  # CPU minutes of training
+NAMES = {
+    "cifar10/train": "CIFAR-10",
+    "cifar10-second/train": "CIFAR-10, the second 1,000 images of each class",
+    "photographs/train": "photographs",
+    "shapes:train:10000": "drawn shapes",
+}
 
 
 class Entry(NamedTuple):
-    """A row with the CPU minutes that its runs took, and its measures."""
+    """A row with the CPU minutes that its runs took, and its measures; rows of one method differ in settings alone."""
 
     label: str
+    method: tuple[str, str]
     minutes: float
     measures: dict[str, list[float]]
 
@@ -27,18 +34,19 @@ def tuning(file: dict[str, Any]) -> bool:
 
 
 def data_of(file: dict[str, Any]) -> str:
-    """The images that a file's rows learned from, as its command names them."""
+    """The images that a file's rows learned from, by what its command names."""
     words = shlex.split(file["command"])
     name = words[words.index("--data") + 1] if "--data" in words else "its own images"
+    name = NAMES.get(name, name)
     count = file.get("budget", {}).get("images")
     return f"{count:,} of {name}" if count else name
 
 
 def best(files: list[dict[str, Any]]) -> str:
-    """For each set of images, network and time the best row in each measure, and the next one.
+    """For each set of images and network a table: by minutes the best row in each measure, and the best other method.
 
     Rows that change a method's settings are parts of a comparison. They are left out where others are, but for those
-    that are called by a method: `SimCLR, temperature 0.2`.
+    that are called by a method: `SimCLR, temperature 0.2`. Where one method alone was measured, there is no choice.
     """
     methods = tuple(row["label"] for file in files for row in file["rows"] if not _is_variant(row))
     groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
@@ -51,17 +59,19 @@ def best(files: list[dict[str, Any]]) -> str:
     for where, entries in changed.items():
         if where not in groups:
             groups[where] = entries
-    titles = list(dict.fromkeys(title for all_ in groups.values() for one in all_ for title in one.measures))
-    rows = []
-    for where, entries in sorted(groups.items()):
-        counted = 0
+    parts = []
+    for (data, network), entries in sorted(groups.items()):
+        if len({one.method for one in entries}) < 2:
+            continue
+        titles = list(dict.fromkeys(title for one in entries for title in one.measures))
+        rows: list[list[str]] = []
         for most in BRACKETS:
             within = [one for one in entries if one.minutes <= most]
-            if len(within) > counted:  # else the answer is that of less time
-                rows.append([*where, f"{most}", *(first(within, title) for title in titles)])
-            counted = len(within)
-    heading = ["images", "network", "CPU minutes, up to", *titles]
-    return table(heading, rows) if rows else "Nothing has been measured on test images yet."
+            cells = [first(within, title) for title in titles]
+            if within and (not rows or rows[-1][1:] != cells):  # else the answer is that of less time
+                rows.append([f"{most}", *cells])
+        parts.append(f"{data}; network {network}:\n\n{table(['CPU minutes, up to', *titles], rows)}")
+    return "\n\n".join(parts) or "Nothing has been measured on test images yet."
 
 
 def _is_variant(row: dict[str, Any]) -> bool:
@@ -70,16 +80,17 @@ def _is_variant(row: dict[str, Any]) -> bool:
 
 def _entries(file: dict[str, Any], row: dict[str, Any]) -> list[Entry]:
     found = []
+    method = str(row.get("recipe") or row["label"]), str(row.get("settings", {}).get("method.name", ""))
     for alike in ALIKE:
         minutes = average(runs_of(row, alike), "cpu_minutes")
         measures = {title: its for metric, title in file["metrics"].items() if (its := values(row, alike, metric))}
         if minutes is not None and measures:
-            found.append(Entry(str(row["label"]), minutes, measures))
+            found.append(Entry(str(row["label"]), method, minutes, measures))
     return found
 
 
 def first(entries: list[Entry], title: str) -> str:
-    """The best of some rows in one measure, with its minutes, and the best one of another name."""
+    """The best of some rows in one measure, with its minutes, and the best one of another method."""
     ranked = sorted(
         (one for one in entries if title in one.measures), key=lambda one: mean(one.measures[title]), reverse=True
     )
@@ -87,7 +98,7 @@ def first(entries: list[Entry], title: str) -> str:
         return "–"
     top = ranked[0]
     said = f"**{top.label}** {shown(top.measures[title])} in {top.minutes:.1f} min"
-    after = next((one for one in ranked if one.label != top.label), None)
+    after = next((one for one in ranked if one.method != top.method), None)
     if after is None:
         return said
     near = " (not told apart)" if same(top.measures[title], after.measures[title]) else ""

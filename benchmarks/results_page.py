@@ -27,32 +27,36 @@ from glocal.reproduction.writing import last_and_best
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
-`benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. Tables of differences
-say in brackets how many standard errors of the difference it is: below two it may be chance, and with one seed nothing
-is known. CPU minutes are those of the training alone, one thread a run. The last column of a table has the k-NN
-accuracy that was measured while training, at the end and at its best: some tables in print have the best epoch; every
-other number here is of the last. [The end](#how-the-tables-were-made) has the commands that measure each table again,
-and what was scaled down from print."""
+`benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. In tables of differences,
+the number in brackets is the difference divided by its standard error. With three seeds a row, 2.8 or more comes by
+chance once in twenty comparisons; with two seeds, 4.3. With one seed nothing is known. CPU minutes are those of the
+training alone, one thread a run; a run that is repeated beside other work can take a quarter more. The last column of
+a table has the k-NN accuracy that was measured while training, at the end and at its best, for some papers report
+their best epoch. All other numbers here are from the last epoch. [The end](#how-the-tables-were-made) has the commands
+that measure each table again, and what was scaled down from print."""
+
+FIRST = """\
+The best row in each measure among those that took so many minutes or less, and the best row of another method. "Not
+told apart" means that the difference may be chance, or that one of the two has a single seed."""
 
 LOOKS = "k-NN in training: last, best (%)"
+LOOKS_TUNING = "k-NN in training, of training images: last, best (%)"
 
 BESIDE = """\
-Of methods whose recipe has a number in print. The numbers here are of a network, images and minutes so much smaller
-that only their order can be compared, and even that with care:"""
+Rows whose recipe has a number in print. That number shows what the method reached with its authors' data, network and
+hours. The numbers here are of a small network after minutes; neither they nor their order can be held against print:"""
 
 
 def spent(file: dict[str, Any], alike: str) -> str:
     """What all rows of a file have alike, in round numbers: tables that have the same share an answer."""
     runs = [run for row in file["rows"] for run in runs_of(row, alike)]
     key = {"epochs": "epochs", "views": "views", "time": "cpu_minutes"}[alike]
-    least = min((run[key] for run in runs if run.get(key) is not None), default=None)
-    if alike == "time":
-        least = file.get("budget", {}).get("minutes", least)
-    if least is None:
+    all_ = [run[key] for run in runs if run.get(key) is not None]
+    if not all_:
         return ALIKE[alike]
-    if alike == "views":
-        return f"{round(least, -3):,} image views"
-    return f"{least} epochs" if alike == "epochs" else f"about {float(f'{least:.1g}'):g} CPU minutes"
+    if alike == "time":
+        return f"{min(all_):.1f} to {max(all_):.1f} CPU minutes"  # whole epochs, whose time was measured before
+    return f"{round(min(all_), -3):,} image views" if alike == "views" else f"{min(all_)} epochs"
 
 
 def published(file: dict[str, Any]) -> str:
@@ -76,13 +80,15 @@ def of_recipes(files: list[dict[str, Any]]) -> str:
     """What is in print for the recipes of rows, beside what was measured so much smaller; empty where nothing is."""
     rows: dict[str, list[str]] = {}
     for file in (file for file in files if not tuning(file)):
-        kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
-        for row in file["rows"] if kinds else []:
+        for row in file["rows"]:
             changed = any(key.startswith("method.") for key in row.get("settings", {}))
-            if (name := row.get("recipe", "")) and not changed and name not in rows:
+            alike = max(ALIKE, key=lambda kind: len(runs_of(row, kind)))
+            if (name := row.get("recipe", "")) and not changed and name not in rows and runs_of(row, alike):
                 recipe = build_recipe(load_mapping(name))
-                its = [f"{title} {shown(values(row, kinds[0], metric))}" for metric, title in file["metrics"].items()]
-                rows[name] = [row["label"], recipe.reproduces, recipe.published, "; ".join(its[:2])]
+                its = [f"{title} {shown(values(row, alike, metric))}" for metric, title in file["metrics"].items()]
+                _, epochs, _, minutes, *_ = cells(row, alike, file)
+                measured = f"{'; '.join(its[:2])}; {epochs} epochs, {minutes} min"
+                rows[name] = [row["label"], recipe.reproduces, recipe.published, measured]
     found = [row for row in rows.values() if row[2]]
     return table(["row", "what is in print", "published", "measured here"], found) if found else ""
 
@@ -91,15 +97,16 @@ def section(file: dict[str, Any]) -> Iterator[str]:
     """A file's table for each way of being equal, what it compares, and what is missing."""
     yield f"## {title_of(file)}"
     kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
+    looks = LOOKS_TUNING if tuning(file) else LOOKS
     for alike in kinds:
         yield f"With {ALIKE[alike]}, {spent(file, alike)} a row; {data_of(file)}:"
         here = [row for row in file["rows"] if in_column(row, alike, kinds)]
-        ranked = sorted(here, key=lambda row: rank(row, alike, file))
+        ranked = here if tuning(file) else sorted(here, key=lambda row: rank(row, alike, file))
         rows = [[row["label"], *cells(row, alike, file)] for row in ranked]
         for name, found in file.get("references", {}).items():
             its = [f"{found[m]:.1f}" if found.get(m) is not None else "not measured" for m in file["metrics"]]
             rows.append([f"*{name}*", "–", "–", "–", "–", *its, "–"])
-        yield table(["row", "seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values(), LOOKS], rows)
+        yield table(["row", "seeds", "epochs", "1,000 views", "CPU minutes", *file["metrics"].values(), looks], rows)
     said = any(one.get("printed") for one in file.get("comparisons", []))
     differences = [
         [one["what"], *([ALIKE[alike]] if len(kinds) > 1 else []), *differing(file, one, alike), *in_print(one, said)]
@@ -111,7 +118,7 @@ def section(file: dict[str, Any]) -> Iterator[str]:
         heading = ["difference", *(["rows have"] if len(kinds) > 1 else []), *file["metrics"].values()]
         yield table([*heading, *(["in print"] if said else [])], differences)
     for row in file["rows"]:
-        if row.get("cannot_run"):
+        if row.get("cannot_run") and not row.get("results"):
             yield f"- {row['label']} was not run: {row['cannot_run']}."
         for alike in kinds:
             for run in row.get("results", {}).get(alike, {}).get("runs", []):
@@ -159,8 +166,13 @@ def making(file: dict[str, Any]) -> Iterator[str]:
     """How a file's table was made: commands, machine, and what was scaled down."""
     yield f"### Making of: {file['title']}"
     yield "\n".join(f"    {command}" for command in file["commands"])
-    machine = ", ".join(f"{key} {value}" for key, value in file.get("machine", {}).items())
-    yield " · ".join([*([file["date"]] if file.get("date") else []), machine or "no machine is named"])
+    runs = [run for row in file["rows"] for alike in ALIKE for run in runs_of(row, alike)]
+    dates = sorted({date for run in runs if (date := run.get("date") or file.get("date"))})
+    machines: dict[str, None] = {}
+    for machine in [run.get("machine") or file.get("machine") or {} for run in runs] or [file.get("machine", {})]:
+        said = ", ".join(f"{key} {value}" for key, value in machine.items() if key != "jobs")
+        machines[said or "no machine is named"] = None
+    yield " · ".join([*([" to ".join(dict.fromkeys([dates[0], dates[-1]]))] if dates else []), *machines])
     if scaled := file.get("heading"):
         yield "Beside print:"
         yield "\n".join(f"- {line.rstrip('.')}" for line in scaled)
@@ -216,7 +228,8 @@ def joined(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for file in files:
         budget = file.get("budget", {})
-        kind = file["table"], *(str(budget.get(key)) for key in ("name", "network", "images", "epochs"))
+        kind = file["table"], *(str(budget.get(key)) for key in ("name", "network", "images", "epochs")), data_of(file)
+        kind = *kind, tuning(file)
         others = sum(place[0] == file["table"] for place in found)  # the same table in other budgets
         picture = f"results-{file['table'].replace('/', '-')}{f'-{others + 1}' if others else ''}.png"
         first = found.setdefault(kind, {**file, "rows": [], "commands": [], "picture": picture})
@@ -251,7 +264,8 @@ def page(folder: Path, images: Path | None = None) -> str:
     files = joined([read(path) for path in sorted(folder.glob("*.json"))])
     if not files:
         return f"# Results\n\n{INTRODUCTION}\n\nNothing has been measured yet.\n"
-    parts = ["# Results", INTRODUCTION, "## Which method for how many images, minutes and which network", best(files)]
+    which = "## Which method for how many images, minutes and which network"
+    parts = ["# Results", INTRODUCTION, which, FIRST, best(files)]
     tables = [f"{file['title']}:\n\n{found}" for file in files if (found := published(file))]
     if recipes := of_recipes(files):
         tables.append(f"{BESIDE}\n\n{recipes}")

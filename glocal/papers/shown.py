@@ -19,10 +19,10 @@ from glocal.papers.measured import MeasuredRow, MeasuredRun, Run
 
 
 def overview(papers: Sequence[Paper]) -> Table:
-    """A line for each table: its place, what it shows, its rows, how many of them can be run, and with which images."""
+    """A line for each table: its place, what it shows, its rows, those of them with a recipe, and on which images."""
     shown = Table(title="tables (glocal tables PAPER/ID [RUNS])", title_justify="left")
-    for column in ("table", "shows", "rows", "can run", "images"):
-        shown.add_column(column, justify="right" if column in ("rows", "can run") else "left")
+    for column in ("table", "shows", "rows", "with a recipe", "images"):
+        shown.add_column(column, justify="right" if column in ("rows", "with a recipe") else "left")
     for paper in papers:
         shown.add_section()
         for table in paper.tables:

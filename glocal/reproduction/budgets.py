@@ -51,6 +51,8 @@ class Budget(Settings):
     def _check(self) -> Self:
         if self.epochs is not None and self.share_of_epochs is not None:
             raise ValueError("epochs and share_of_epochs both say how long a row is trained; leave one of them out")
+        if "train.epochs" in self.settings:
+            raise ValueError("settings: train.epochs would change nothing; say epochs or share_of_epochs instead")
         return self
 
 

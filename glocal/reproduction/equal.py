@@ -68,11 +68,12 @@ class Spending:
         views, seconds = self.spend("views"), self.spend("time")
         if "views" in columns and views is not None:
             lines.append(
-                f"equal views: whole epochs for about {views:,.0f} image views a row, as its cheapest row sees"
+                f"equal views: whole epochs for about {views:,.0f} image views a row, as the cheapest row of the first "
+                "call sees"
             )
         if "time" in columns and seconds is not None:
             lines.append(
-                f"equal time: whole epochs for about {seconds / 60:.1f} minutes of training a row, as its cheapest row "
-                "takes"
+                f"equal time: whole epochs for about {seconds / 60:.1f} minutes of training a row, as the cheapest row "
+                "of the first call takes"
             )
         return lines

@@ -18,7 +18,19 @@ from glocal.papers import PaperRow, PaperTable
 from glocal.reproduction.equal import EQUAL
 from glocal.reproduction.jobs import JOB, RESULT, read_result
 
-_OF_A_RUN = ("seed", "epochs", "images", "views", "cpu_minutes", "wall_minutes", "values", "curve", "error")
+_OF_A_RUN = (
+    "seed",
+    "epochs",
+    "images",
+    "views",
+    "cpu_minutes",
+    "wall_minutes",
+    "values",
+    "curve",
+    "error",
+    "date",
+    "machine",
+)
 
 
 def slug(label: str) -> str:
@@ -102,12 +114,11 @@ def _together(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def machine(device: str, number: int) -> dict[str, Any]:
-    """What computed, and by which versions.
+def machine(device: str) -> dict[str, Any]:
+    """What this process computes on, and by which versions.
 
     Args:
         device: cpu, cuda or mps.
-        number: jobs side by side.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -115,8 +126,7 @@ def machine(device: str, number: int) -> dict[str, Any]:
         **({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
         "device": device,
         "cores": cores,
-        "threads": 1 if device == "cpu" else torch.get_num_threads(),
-        "jobs": number,
+        "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "glocal": glocal.__version__,

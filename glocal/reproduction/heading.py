@@ -93,7 +93,7 @@ def _images(one: Planned) -> str:
 def _who(labels: Sequence[str], everybody: int) -> str:
     if len(labels) == everybody:
         return ""
-    return f" ({', '.join(labels)})" if len(labels) <= _NAMED else f" ({len(labels)} rows)"
+    return f" ({'; '.join(labels)})" if len(labels) <= _NAMED else f" ({len(labels)} rows)"
 
 
 def _word(value: Any) -> str:

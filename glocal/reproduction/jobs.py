@@ -127,7 +127,7 @@ def take_over(job: Job, folders: Iterable[Path]) -> None:
         found = read_result(folder)
         if found is not None and is_done(job.model_copy(update={"folder": str(folder)})):
             job.write()
-            its = {**found, "row": job.row, "equal": job.equal, "same_as": str(folder)}
+            its = {**found, "row": job.row, "equal": job.equal}
             write_text(Path(job.folder) / RESULT, json.dumps(its, indent=2, ensure_ascii=False) + "\n")
             return
 

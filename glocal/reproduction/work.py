@@ -141,7 +141,11 @@ class Work:
             ],
             "command": self.command,
             "commands": self._commands(),
-            "machine": machine(self.device, self.number),
+            "machine": {
+                **machine(self.device),
+                **({"threads": 1} if self.device == "cpu" else {}),
+                "jobs": self.number,
+            },
             "budget": self._budget(),
             "equal": columns,
             "date": datetime.now(UTC).date().isoformat(),

@@ -8,17 +8,18 @@ import signal
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from glocal.checkpoints import newest_checkpoint
-from glocal.config import AnyRecipe
 from glocal.errors import in_a_line
 from glocal.files import write_text
 from glocal.models.loading import choose_device
 from glocal.reproduction.clock import TrainingClock, read_times
+from glocal.reproduction.gathering import machine
 from glocal.reproduction.images import Images, open_images
 from glocal.reproduction.jobs import RESULT, Job, read_job
 from glocal.reproduction.measuring import measure
@@ -83,21 +84,13 @@ def _pretrain(job: Job, images: Images, folder: Path) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "images": count,
-        "views": views_per_image(run.recipe) * count * epochs,
+        "views": len(ViewPlan(run.recipe.views or ())) * count * epochs,
         "cpu_minutes": None if spent is None else round(spent.cpu / 60, 4),
         "wall_minutes": None if spent is None else round(spent.wall / 60, 4),
         "curve": _curve(run, steps),
-        "device": _device(job),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(choose_device(job.device)),
     }
-
-
-def _device(job: Job) -> str:
-    return torch.cuda.get_device_name() if choose_device(job.device) == "cuda" else "cpu"
-
-
-def views_per_image(recipe: AnyRecipe) -> int:
-    """The views of an image in a step, in all resolutions, those of its partner among them."""
-    return len(ViewPlan(recipe.views or ()))
 
 
 def _curve(run: Run, steps: int) -> list[list[float]]:

@@ -1,10 +1,14 @@
 """The page of results says what the files hold, and what they lack."""
 
 import json
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from glocal.reproduction.studies import chosen_rows, open_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,19 +43,17 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     }
     (tmp_path / "t.json").write_text(json.dumps(file))
     found = results_page.page(tmp_path)
-    assert (
-        "| 5,000 of its own images | resnet18 | 20 | **A** 61.0 ± 1.0 in 20.0 min; then B 59.0 ± 1.0 in 20.0 min |"
-        in found
-    )
+    assert "\n5,000 of its own images; network resnet18:\n" in found
+    assert "| 20 | **A** 61.0 ± 1.0 in 20.0 min; then B 59.0 ± 1.0 in 20.0 min (not told apart) |" in found
+    assert "\n2030-01-01 · cores 2\n" in found
     same = {**file, "table": "u", "title": "Another study", "comparisons": [], "rows": [row("D", [70, 71, 72])]}
     (tmp_path / "u.json").write_text(json.dumps(same))
-    (tmp_path / "v.json").write_text(json.dumps({**same, "table": "v", "command": "glocal reproduce v --data shapes"}))
+    elsewhere = {**same, "table": "v", "command": "glocal reproduce v --data shapes"}
+    elsewhere["rows"] = [row("D", [70, 71, 72]), row("E", [60, 61, 62])]
+    (tmp_path / "v.json").write_text(json.dumps(elsewhere))
     found = results_page.page(tmp_path)
-    assert "| 5,000 of shapes | resnet18 |" in found  # other images are another question
-    assert (
-        "| 5,000 of its own images | resnet18 | 20 | **D** 71.0 ± 1.0 in 20.0 min; then A 61.0 ± 1.0 in 20.0 min |"
-        in found
-    )
+    assert "\n5,000 of shapes; network resnet18:\n" in found  # other images are another question
+    assert "| 20 | **D** 71.0 ± 1.0 in 20.0 min; then A 61.0 ± 1.0 in 20.0 min |" in found
     assert "**A**" not in found  # of two tables the best row
     assert "| B | linear | 70.5 | 59.0 ± 1.0 | equal CPU time |" in found
     assert "| A over B | +2.0 (2.4) |" in found  # 2 / sqrt(2 / 3)
@@ -89,7 +91,7 @@ def test_curves_become_a_picture(tmp_path: Path, results_page: Any) -> None:
     assert (tmp_path / "images" / "results-t.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_row_within_two_standard_errors_of_the_best_is_named_so_and_tuning_is_no_answer(
+def test_a_row_that_is_not_told_apart_from_the_best_is_named_so_and_tuning_is_no_answer(
     tmp_path: Path, results_page: Any
 ) -> None:
     rows = [row("A", [60, 61, 62]), row("B", [59.5, 60.5, 60.5]), row("C", [50, 50, 51])]
@@ -109,10 +111,32 @@ def test_more_minutes_have_a_line_of_their_own_and_changed_methods_are_no_answer
     file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
     (tmp_path / "t.json").write_text(json.dumps(file))
     found = results_page.page(tmp_path)
-    assert "| its own images | – | 2 | **B** 50.0 (one seed) in 1.5 min |" in found
-    assert "| its own images | – | 20 | **A** 60.0 (one seed) in 20.0 min; then B 50.0 (one seed) in 1.5 min |" in found
-    (tmp_path / "t.json").write_text(json.dumps({**file, "rows": rows[2:]}))  # where there are no others, they are
+    assert "| 2 | **B** 50.0 (one seed) in 1.5 min |" in found
+    assert "| 20 | **A** 60.0 (one seed) in 20.0 min; then B 50.0 (one seed) in 1.5 min (not told apart) |" in found
+    assert "\n| 60 |" not in found
+    others = [rows[2], row("other", [65], settings={"method.name": "other"})]
+    (tmp_path / "t.json").write_text(json.dumps({**file, "rows": others}))  # where there are no others, they are
     assert "**changed** 70.0" in results_page.page(tmp_path)
+    (tmp_path / "t.json").write_text(json.dumps({**file, "rows": rows[2:]}))
+    assert "**changed**" not in results_page.page(tmp_path)  # one method leaves no choice
+
+
+def test_the_next_one_is_another_method_and_not_other_settings(tmp_path: Path, results_page: Any) -> None:
+    settings = {"optimizer.lr": 0.1}
+    rows = [row("A", [60]), row("A, slowly", [59], settings=settings, recipe="a"), row("B", [50], recipe="b")]
+    rows[0]["recipe"] = "a"
+    file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
+    first = results_page.best([file])
+    assert "**A** 60.0 (one seed) in 20.0 min; then B 50.0" in first
+
+
+def test_runs_of_other_days_and_machines_are_named(tmp_path: Path, results_page: Any) -> None:
+    rows = [row("A", [60, 61])]
+    rows[0]["results"]["time"]["runs"][1] |= {"date": "2030-02-01", "machine": {"cpu": "new"}}
+    file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
+    file |= {"date": "2030-01-01", "machine": {"cpu": "old", "jobs": 2}}
+    (tmp_path / "t.json").write_text(json.dumps(file))
+    assert "2030-01-01 to 2030-02-01 · cpu old · cpu new" in results_page.page(tmp_path)
 
 
 def test_a_difference_stands_beside_that_in_print(tmp_path: Path, results_page: Any) -> None:
@@ -174,3 +198,15 @@ def test_the_committed_page_is_that_of_the_files(results_page: Any) -> None:
         assert not list(results.glob("*.json")), "run benchmarks/results_page.py"
         return
     assert committed.read_text(encoding="utf-8") == results_page.page(results)
+
+
+def test_every_printed_command_names_rows_that_its_table_has() -> None:
+    for file in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        for command in found.get("commands") or [found["command"]]:
+            _, _, table, *options = shlex.split(command)
+            rows = [value for option, value in pairwise(options) if option == "--rows"]
+            study = ROOT / table
+            chosen_rows(
+                open_study(study if study.exists() else table).table, rows
+            )  # a pattern without a row is an error

@@ -29,6 +29,11 @@ def test_a_wrong_key_of_a_budget_is_told() -> None:
         find_budget({"like": "small", "imagse": 3})
 
 
+def test_epochs_among_the_settings_are_refused() -> None:
+    with pytest.raises(GlocalError, match=r"budget: settings: train.epochs would change nothing; say epochs or share"):
+        find_budget({"like": "small", "settings": {"train.epochs": 3}})
+
+
 def test_the_documentation_says_what_the_small_budget_is() -> None:
     text = " ".join((STUDIES.parents[1] / "docs" / "tables.md").read_text(encoding="utf-8").split())
     small = find_budget("small")

@@ -26,7 +26,7 @@ def test_what_is_decided_stays(tmp_path: Path) -> None:
     again = Spending(tmp_path).decide("time", {"a": 40.0, "b": 5.0, "c": 30.0}, {"a": 6, "b": 6, "c": 6})
     assert again == {"a": 6, "b": 3, "c": 2}  # a and b as before; c gets the same 60 seconds
     assert Spending(tmp_path).in_words(["time"]) == [
-        "equal time: whole epochs for about 1.0 minutes of training a row, as its cheapest row takes"
+        "equal time: whole epochs for about 1.0 minutes of training a row, as the cheapest row of the first call takes"
     ]
 
 

@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 import glocal
 from glocal.cli import app
 from glocal.errors import GlocalError
-from glocal.reproduction import processes, worker
+from glocal.reproduction import processes
 from glocal.reproduction.budgets import find_budget
 from glocal.reproduction.clock import TrainingClock
-from glocal.reproduction.jobs import read_job
 from glocal.reproduction.planning import metrics_of
 from glocal.reproduction.studies import chosen_rows, open_study
 from glocal.signals import Stopped
@@ -347,8 +346,10 @@ def test_the_command_runs_workers_and_prints_the_table(
     found = json.loads((tmp_path / "reproduced/tiny/reproduced.json").read_text(encoding="utf-8"))
     assert found["command"].endswith("--rows MoCo --data shapes:train:128 --test shapes:test:64")
     assert found["rows"][0]["results"]["epochs"]["mean"]["knn"] >= 0
-    job = read_job(tmp_path / "reproduced/tiny/runs/MoCo,seed=0/job.json")
-    assert worker.views_per_image(glocal.Run(Path(tmp_path / job.folder)).recipe) == 2
+    [run] = found["rows"][0]["results"]["epochs"]["runs"]
+    assert run["views"] == 2 * run["images"] * run["epochs"]
+    assert run["machine"]["threads"] == 1  # of the process that trained
+    assert run["date"] == found["date"]
 
 
 @pytest.mark.slow
