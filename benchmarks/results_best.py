@@ -52,8 +52,9 @@ def best(files: list[dict[str, Any]]) -> str:
     groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     changed: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for file in (file for file in files if not tuning(file)):
-        where = data_of(file), str(file.get("budget", {}).get("network") or "–")
+        data, usual = data_of(file), file.get("budget", {}).get("network") or "–"
         for row in file["rows"]:
+            where = data, str(row.get("network") or usual)
             kept = not _is_variant(row) or str(row["label"]).startswith(methods)
             (groups if kept else changed)[where].extend(_entries(file, row))
     for where, entries in changed.items():

@@ -130,6 +130,7 @@ class Work:
     def found(self) -> dict[str, Any]:
         """What is written: the rows that were chosen, and those that earlier calls have run in the same folder."""
         rows = [row for row in map(self._row, self.study.table.rows) if row is not None]
+        labels = {row["label"] for row in rows}
         columns = [column for column in EQUAL if any(column in row["results"] for row in rows)]
         return {
             "table": self.study.name,
@@ -152,7 +153,11 @@ class Work:
             "metrics": metric_titles(self.study.table, self.shown),
             "rows": rows,
             "references": dict(self._references()),
-            "comparisons": [one.model_dump(mode="json", exclude_none=True) for one in self.study.comparisons],
+            "comparisons": [
+                one.model_dump(mode="json", exclude_none=True)
+                for one in self.study.comparisons
+                if {one.row, one.over} <= labels
+            ],
         }
 
     def write(self) -> dict[str, Any]:
@@ -184,7 +189,8 @@ class Work:
         notes = plan.notes if isinstance(plan, Planned) else ()
         if plan is None:
             return None
-        return row_of(row, self.names[row.label], self.out, cannot_run=why, notes=notes)
+        its = row_of(row, self.names[row.label], self.out, cannot_run=why, notes=notes)
+        return {**its, "network": networks([plan])} if isinstance(plan, Planned) else its
 
     def _references(self) -> Iterator[tuple[str, dict[str, float]]]:
         for job in self.references():

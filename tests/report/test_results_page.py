@@ -50,9 +50,11 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     (tmp_path / "u.json").write_text(json.dumps(same))
     elsewhere = {**same, "table": "v", "command": "glocal reproduce v --data shapes"}
     elsewhere["rows"] = [row("D", [70, 71, 72]), row("E", [60, 61, 62])]
+    elsewhere["rows"] += [row("F", [80, 81, 82], network="a larger one")]  # nothing stands beside it
     (tmp_path / "v.json").write_text(json.dumps(elsewhere))
     found = results_page.page(tmp_path)
     assert "\n5,000 of shapes; network resnet18:\n" in found  # other images are another question
+    assert "**F**" not in found
     assert "| 20 | **D** 71.0 ± 1.0 in 20.0 min; then A 61.0 ± 1.0 in 20.0 min |" in found
     assert "**A**" not in found  # of two tables the best row
     assert "| B | linear | 70.5 | 59.0 ± 1.0 | equal CPU time |" in found

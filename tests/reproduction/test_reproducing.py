@@ -85,15 +85,18 @@ def test_a_table_is_run_and_written_and_not_run_again(study: Write, tmp_path: Pa
 
 
 def test_other_rows_and_columns_join_those_in_the_folder(study: Write, tmp_path: Path, done: list[str]) -> None:
-    table, out = study(), tmp_path / "out"
+    compared = [{"row": "MoCo", "over": "SCE, own", "what": "MoCo instead of SCE"}]
+    table, out = study(comparisons=compared), tmp_path / "out"
     one = glocal.reproduce(table, out, **SHAPES, rows=["MoCo"], references=False)
     assert [row["label"] for row in one["rows"]] == ["MoCo"]
+    assert one["comparisons"] == []  # both rows are needed
     assert one["rows"][0]["results"]["epochs"]["deviation"]["knn"] is None  # of one seed
     both = glocal.reproduce(table, out, **SHAPES, rows=["SCE*"], equal="views", references=False)
     assert [(row["label"], list(row["results"])) for row in both["rows"]] == [
         ("MoCo", ["epochs"]),
         ("SCE, own", ["views"]),
     ]
+    assert both["comparisons"] == compared
     assert both["equal"] == ["epochs", "views"]
     assert both["commands"] == [one["command"], both["command"]]  # it takes both to make it again
     written = (out / "reproduced.md").read_text(encoding="utf-8")
