@@ -11,9 +11,9 @@ supervision: Lee et al., AISTATS 2015).
 The other parts did not pay in short trainings (matched patches were not measured), and are off. Repulsion: local crops
 are pushed apart by a learned affinity (LoGo). Regions: each place of the last feature map is a local view that costs
 nothing. Soft targets: the positive says how similar the image is to others (SCE: Denize et al., WACV 2023). Mixed
-positives: the first whole view is mixed with that of a neighbour that lies nearer to the centre of its cluster (CLIM: Li
-et al., BMVC 2021). Matched patches of vision transformers: each follows the patch of another view that shows the same
-part of the image (Javidani, Sadeghi and Araabi, 2023).
+positives: the first whole view is mixed with that of a neighbour that lies nearer to the centre of its cluster (CLIM:
+Li et al., BMVC 2021). Matched patches of vision transformers: each follows the patch of another view that shows the
+same part of the image (Javidani, Sadeghi and Araabi, 2023).
 """
 
 from __future__ import annotations
