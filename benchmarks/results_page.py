@@ -55,7 +55,10 @@ def spent(file: dict[str, Any], alike: str) -> str:
     if not all_:
         return ALIKE[alike]
     if alike == "time":
-        return f"{min(all_):.1f} to {max(all_):.1f} CPU minutes"  # whole epochs, whose time was measured before
+        ends = dict.fromkeys(
+            f"{end:.1f}" for end in (min(all_), max(all_))
+        )  # whole epochs, whose time was measured before
+        return f"{' to '.join(ends)} CPU minutes"
     return f"{round(min(all_), -3):,} image views" if alike == "views" else f"{min(all_)} epochs"
 
 
