@@ -57,7 +57,7 @@ def spent(file: dict[str, Any], alike: str) -> str:
     if alike == "time":
         ends = dict.fromkeys(
             f"{end:.1f}" for end in (min(all_), max(all_))
-        )  # whole epochs, whose time was measured before
+        )  # whole epochs: not quite the same
         return f"{' to '.join(ends)} CPU minutes"
     return f"{round(min(all_), -3):,} image views" if alike == "views" else f"{min(all_)} epochs"
 
