@@ -30,10 +30,11 @@ Every number here was measured by `glocal reproduce` and is computed from the fi
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. In tables of differences,
 the number in brackets is the difference divided by its standard error. With three seeds a row, 2.8 or more comes by
 chance once in twenty comparisons; with two seeds, 4.3. With one seed nothing is known. CPU minutes are those of the
-training alone, one thread a run; a run that is repeated beside other work can take a quarter more. The last column of
-a table has the k-NN accuracy that was measured while training, at the end and at its best, for some papers report
-their best epoch. All other numbers here are from the last epoch. [The end](#how-the-tables-were-made) has the commands
-that measure each table again, and what was scaled down from print."""
+training alone, one thread a run. The same training can take a quarter more on another day, and FNC's took half as much
+again, so compare minutes within a table. The last column of a table has the k-NN accuracy that was measured while
+training, at the end and at its best, for some papers report their best epoch. All other numbers here are from the last
+epoch. [The end](#how-the-tables-were-made) has the commands that measure each table again, and what was scaled down
+from print."""
 
 FIRST = """\
 The best row in each measure among those that took so many minutes or less, and the best row of another method. "Not
