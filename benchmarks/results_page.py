@@ -56,9 +56,7 @@ def spent(file: dict[str, Any], alike: str) -> str:
     if not all_:
         return ALIKE[alike]
     if alike == "time":
-        ends = dict.fromkeys(
-            f"{end:.1f}" for end in (min(all_), max(all_))
-        )  # whole epochs: not quite the same
+        ends = dict.fromkeys(f"{end:.1f}" for end in (min(all_), max(all_)))  # whole epochs: not quite the same
         return f"{' to '.join(ends)} CPU minutes"
     return f"{round(min(all_), -3):,} image views" if alike == "views" else f"{min(all_)} epochs"
 

@@ -27,6 +27,7 @@ from glocal.models.attention import use_plain_attention
 from glocal.models.backbone import Backbone
 from glocal.models.linear import blas_is_slow, use_onednn
 from glocal.models.loading import choose_device
+from glocal.models.strided import use_exact_strides
 from glocal.training.sharded import ShardedStrategy, is_sharded
 
 _ALONE = 20.0  # seconds, after which a process that waits for others says so
@@ -136,6 +137,8 @@ def suit_to_machine(method: Method, settings: TrainSettings, device: torch.devic
         use_onednn(method)
     if device.type == "cpu" and not settings.compile and settings.precision == "bf16":
         use_plain_attention(method)
+    if device.type == "cpu" and settings.precision == "bf16":
+        use_exact_strides(method)
     for module in method.modules():
         if isinstance(module, Backbone):
             module.recompute = settings.recompute is True
