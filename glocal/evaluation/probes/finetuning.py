@@ -19,6 +19,7 @@ from glocal.data.sources.base import Source, Subset
 from glocal.errors import BrokenImageError, GlocalError
 from glocal.evaluation.features.extraction import blank_image
 from glocal.models.backbone import Backbone
+from glocal.models.strided import use_exact_strides
 from glocal.settings import Settings
 from glocal.views.plan import Areas, View, ViewPlan
 from glocal.views.random import normal, permutation
@@ -59,6 +60,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: Backbone, classes: int, *, seed: int, projector: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone).requires_grad_(True)
+        use_exact_strides(self.backbone)
         self.projector = nn.Identity() if projector is None else copy.deepcopy(projector).requires_grad_(True)
         self.projector.to(backbone.mean.device)
         # Counted, not asked for: some of timm's networks give more than their `num_features` (MobileNetV3).
