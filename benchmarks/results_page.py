@@ -78,6 +78,12 @@ def published(file: dict[str, Any]) -> str:
     return table(["row", "measure", "published", "measured", "rows have"], rows) if rows else ""
 
 
+def printed_as(file: dict[str, Any]) -> str:
+    """A paper's table, and how much smaller it was trained here."""
+    smaller = f", trained here with the budget {name}" if (name := file.get("budget", {}).get("name")) else ""
+    return f"{title_of(file)} ({file['table']}){smaller}, measured by the table's own protocol"
+
+
 def of_recipes(files: list[dict[str, Any]]) -> str:
     """What is in print for the recipes of rows, beside what was measured so much smaller; empty where nothing is."""
     rows: dict[str, list[str]] = {}
@@ -268,7 +274,7 @@ def page(folder: Path, images: Path | None = None) -> str:
         return f"# Results\n\n{INTRODUCTION}\n\nNothing has been measured yet.\n"
     which = "## Which method for how many images, minutes and which network"
     parts = ["# Results", INTRODUCTION, which, FIRST, best(files)]
-    tables = [f"{file['title']}:\n\n{found}" for file in files if (found := published(file))]
+    tables = [f"{printed_as(file)}:\n\n{found}" for file in files if (found := published(file))]
     if recipes := of_recipes(files):
         tables.append(f"{BESIDE}\n\n{recipes}")
     if tables:
