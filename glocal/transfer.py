@@ -18,7 +18,7 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
     is waited for: it reads the tensor's memory later, when the tensor may be gone. So is every copy from a device.
     Metal has no float64: such a tensor becomes float32 there.
     """
-    if (dtype or tensor.dtype) == torch.float64:
+    if device.type in _NO_FLOAT64 and (dtype or tensor.dtype) == torch.float64:
         dtype = widest(device)
     from_cpu = tensor.device.type == "cpu"
     if from_cpu and device.type == "cuda":
