@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -69,7 +70,7 @@ def _curves(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> Any:
         for other in found.values():
             axes.plot(*other, color="0.8", linewidth=1)
         axes.plot(*found[label], color="C0", linewidth=2, marker="o", markersize=3)
-        axes.set_title(label, fontsize=8)
+        axes.set_title(fill(label, 28), fontsize=8)  # else long names run into one another
         axes.tick_params(labelsize=7)
     for axes in list(grid.flat)[len(found) :]:
         axes.axis("off")
