@@ -7,7 +7,7 @@ from collections import defaultdict
 from statistics import mean
 from typing import Any, NamedTuple
 
-from results_numbers import average, same, shown, table
+from results_numbers import average, same, shown, table, tuning
 from results_pictures import ALIKE, runs_of, values
 
 BRACKETS = (1, 2, 3, 5, 10, 20, 60, 180)  # CPU minutes of training
@@ -26,11 +26,6 @@ class Entry(NamedTuple):
     method: tuple[str, str]
     minutes: float
     measures: dict[str, list[float]]
-
-
-def tuning(file: dict[str, Any]) -> bool:
-    """Measured on held-out training images, to choose settings: no answer to which method is best."""
-    return "--held-out" in file["command"]
 
 
 def data_of(file: dict[str, Any]) -> str:

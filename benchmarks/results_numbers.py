@@ -54,3 +54,8 @@ def same(a: list[float], b: list[float]) -> bool:
     if error_of(a, b) is None:
         return True
     return float(ttest_ind(a, b, equal_var=False).pvalue) > 0.05
+
+
+def tuning(file: dict[str, Any]) -> bool:
+    """Measured on held-out training images, to choose settings: no answer to which method is best."""
+    return "--held-out" in file["command"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from results_best import best, data_of, tuning
-from results_numbers import average, compared, shown, table
+from results_best import best, data_of
+from results_numbers import average, compared, shown, table, tuning
 from results_pictures import ALIKE, draw, runs_of, values
 
 from glocal.config import build_recipe, load_mapping

@@ -12,6 +12,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from results_numbers import tuning
 
 ALIKE = {"epochs": "equal epochs", "views": "equal image views", "time": "equal CPU time"}
 _FIRST = ("views", "time", "epochs")  # the first that a file has is drawn
@@ -42,7 +43,8 @@ def draw(file: dict[str, Any], folder: Path | None) -> str | None:
     if alike is None:
         return None
     curves = {row["label"]: curve for row in file["rows"] if (curve := _mean_curve(row, alike)) is not None}
-    many = len(file["rows"]) > _MOST or not curves
+    # Curves measured on some training images say less than the rows' own numbers.
+    many = len(file["rows"]) > _MOST or not curves or tuning(file)
     if folder is not None:
         figure = _dots(file, alike) if many else _curves(curves)
         folder.mkdir(parents=True, exist_ok=True)
