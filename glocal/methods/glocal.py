@@ -86,7 +86,7 @@ class GlocalSettings(SelectionSettings):
         fitted = super().fit_to(images)
         update: dict[str, Any] = {} if self.mixed else {"clusters": self.clusters}
         if self.decorrelation is None:
-            update["decorrelation"] = _DECORRELATION * min(images, _ENOUGH) / _ENOUGH
+            update["decorrelation"] = round(_DECORRELATION * min(images, _ENOUGH) / _ENOUGH, 4)
         return fitted.model_copy(update=update)
 
     def explicit(self) -> Self:

@@ -111,13 +111,14 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
     if method_class(recipe.method.name).needs_labels:
         recipe = recipe.model_copy(update={"method": recipe.method.fit_to_classes(_count_classes(recipe, source))})
-    before, after = (flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
+    fitted = recipe.method.fit_to(images)
+    before, after = (flatten(m.explicit().model_dump(mode="json")) for m in (recipe.method, fitted))
     for key in (key for key in after if before.get(key) != after[key]):
         if key == "images":  # of a memory bank: no choice
             continue
         why = "for" if before.get(key) is None else f"instead of {before[key]}: there are only"
         note(f"method.{key} is {after[key]} {why} {images} images")
-    recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
+    recipe = recipe.model_copy(update={"method": fitted})
     warmup, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
     if warmup > epochs / 2:
         longer = f"of {counted(warmup, 'epoch')} is longer than the training of {epochs}"

@@ -17,9 +17,11 @@ from PIL import Image
 
 import glocal
 from glocal.checkpoints import checkpoint_files, load_checkpoint, newest_checkpoint, save_checkpoint
+from glocal.config import build_recipe
+from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
-from glocal.training import loop
+from glocal.training import loop, resolving
 from glocal.training.log import monitor_series
 from glocal.training.loop import NonFiniteLossError
 
@@ -226,6 +228,23 @@ def test_few_images_shrink_the_batch_and_the_queue_and_say_so(
     said = capsys.readouterr().err
     assert "train.batch_size is 20 instead of 32" in said
     assert "method.queue_size is 20 instead of 64" in said
+
+
+@pytest.mark.parametrize(
+    ("method", "images", "said"),
+    [
+        ("glocal", 500, "method.decorrelation is 0.015 instead of 0.3: there are only 500 images"),
+        ("glocal", 20_000, ""),
+        ("clim", 500, "method.clusters is 3 for 500 images"),
+    ],
+)
+def test_what_follows_from_the_number_of_images_is_said_where_it_is_not_the_usual(
+    method: str, images: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = build_recipe({"method": {"name": method}}, {}, data_size=32)
+    resolving._fit_to(recipe, open_source(f"shapes:train:{images}"))
+    found = [line for line in capsys.readouterr().err.splitlines() if "decorrelation" in line or "clusters" in line]
+    assert [line.removeprefix("note: ") for line in found] == ([said] if said else [])
 
 
 @pytest.mark.usefixtures("no_pictures")
