@@ -36,8 +36,7 @@ _SINGLE = {
 # Of LoGo: they say what the views are, which are compared themselves.
 _CROPS = ("global_ratio", "local_ratio", "smallest_local", "global_scale", "local_scale")
 _IN_THE_VIEWS = {f"method.{name}" for name in _CROPS}
-# By a run, from its images, where they are null.
-_FILLED_IN = {"method.images", "method.classes", "method.clusters", "method.decorrelation"}
+_FILLED_IN = {"method.images", "method.classes", "method.clusters"}  # by a run, from its images, where they are null
 
 _RESIZES = ("bilinear", "bicubic")  # what views can do of the ways in which weights' images were resized
 

@@ -44,7 +44,6 @@ from glocal.views.geometry import MatchRule, ViewGeometry, match_patches
 from glocal.views.plan import MOST_VIEWS, Areas, Blur, Jitter, View
 
 _WHOLE = 2
-_DECORRELATION, _ENOUGH = 0.3, 10_000
 _SIDE = 8  # regions a side at most: a patch of a large image shows too little, and many are dear to compare
 
 
@@ -56,7 +55,7 @@ class GlocalSettings(SelectionSettings):
     output_dim: Amount = 128
     temperature: Temperature = 0.1
     scale: Areas = (0.08, 1.0)  # shares of the area of whole views
-    decorrelation: float | None = Field(None, ge=0)  # weight; null: 0.3, less below 10,000 images; 0: none
+    decorrelation: float = Field(0.3, ge=0)  # weight of the correlations between the projection's dimensions; 0: none
     stage: float = Field(0.5, ge=0)  # weight of the same contrast after the last stage but one, where there is one
     regions: float = Field(0.0, ge=0)  # weight of the regions of whole views; 0: none
     locals: int = Field(2, ge=0, le=MOST_VIEWS)  # local crops; 0: none
@@ -78,20 +77,7 @@ class GlocalSettings(SelectionSettings):
         return self
 
     def fit_to(self, images: int) -> Self:
-        """The same with what depends on the number of images filled in.
-
-        Few images do not have as many independent properties as the projection has dimensions. Where these must not be
-        correlated, the network invents some: it learned less from 250 to 3,000 images, and more from 10,000.
-        """
-        fitted = super().fit_to(images)
-        update: dict[str, Any] = {} if self.mixed else {"clusters": self.clusters}
-        if self.decorrelation is None:
-            update["decorrelation"] = round(_DECORRELATION * min(images, _ENOUGH) / _ENOUGH, 4)
-        return fitted.model_copy(update=update)
-
-    def explicit(self) -> Self:
-        weight = _DECORRELATION if self.decorrelation is None else self.decorrelation
-        return super().explicit().model_copy(update={"decorrelation": weight})
+        return super().fit_to(images) if self.mixed else self  # selection's numbers are of no use else
 
 
 class Glocal(Method):
@@ -104,7 +90,7 @@ class Glocal(Method):
 
     def __init__(self, backbone: Backbone, settings: GlocalSettings) -> None:
         super().__init__(backbone, settings)
-        self.settings = settings = settings.explicit()
+        self.settings = settings
         if settings.patches:
             backbone.grid(backbone.size)  # says it where the network has no patches
         if settings.mixed:

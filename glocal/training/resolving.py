@@ -25,6 +25,7 @@ from glocal.training.precision import choose_precision
 from glocal.training.starting import begin
 
 _SMALL_BATCH, _STEPS = 64, 4  # of a set that is smaller than the recipe's batch: images of a batch, steps of an epoch
+_WARMUP_STEPS, _WARMUP_SHARE = 80, 0.2  # the least, but no more than this share of the training
 
 
 def resolve(
@@ -58,7 +59,7 @@ def resolve(
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     built = as_launched(build_recipe(mapping, overrides, data_size=size, statistics=start.statistics))
     start.check(built)
-    resolved = settle_row(_fit_to(built, source), described)
+    resolved = settle_row(_warm_up(_fit_to(built, source), source, dict(start.overrides), folder), described)
     resolved = _settle_precision(resolved, folder)
     known = _known_statistics(resolved, folder)
     stored = resolved.data.stored_channels is not None
@@ -111,18 +112,32 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
     if method_class(recipe.method.name).needs_labels:
         recipe = recipe.model_copy(update={"method": recipe.method.fit_to_classes(_count_classes(recipe, source))})
-    fitted = recipe.method.fit_to(images)
-    before, after = (flatten(m.explicit().model_dump(mode="json")) for m in (recipe.method, fitted))
+    before, after = (flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
     for key in (key for key in after if before.get(key) != after[key]):
         if key == "images":  # of a memory bank: no choice
             continue
         why = "for" if before.get(key) is None else f"instead of {before[key]}: there are only"
         note(f"method.{key} is {after[key]} {why} {images} images")
-    recipe = recipe.model_copy(update={"method": fitted})
-    warmup, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
-    if warmup > epochs / 2:
-        longer = f"of {counted(warmup, 'epoch')} is longer than the training of {epochs}"
-        much = longer if warmup > epochs else f"takes {warmup:g} of {counted(epochs, 'epoch')}"
+    recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
+    return recipe
+
+
+def _warm_up(recipe: AnyRecipe, source: Source, overrides: Mapping[str, Any], folder: Path) -> AnyRecipe:
+    """Lengthens a warm-up of a few steps, as few images make it, unless it is set; a run keeps the one that it has.
+
+    At the full rate the first steps can make the embedding so uneven that the whole training does not mend it.
+    """
+    before, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
+    steps = max(1, len(source) // recipe.train.batch_size)
+    warmup = round(min(_WARMUP_STEPS / steps, _WARMUP_SHARE * epochs), 1)
+    if _goes_on(folder):
+        warmup = build_recipe(load_mapping(folder / "recipe.yaml")).optimizer.warmup_epochs
+    if 0 < before < warmup and "optimizer.warmup_epochs" not in flatten(dict(overrides)):
+        note(f"optimizer.warmup_epochs is {warmup:g} instead of {before:g}: an epoch has only {counted(steps, 'step')}")
+        return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"warmup_epochs": warmup})})
+    if before > epochs / 2:
+        longer = f"of {counted(before, 'epoch')} is longer than the training of {epochs}"
+        much = longer if before > epochs else f"takes {before:g} of {counted(epochs, 'epoch')}"
         note(f"the warm-up {much}; for a short run set optimizer.warmup_epochs lower")
     return recipe
 

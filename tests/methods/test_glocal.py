@@ -56,18 +56,6 @@ def test_the_dimensions_of_the_projection_are_decorrelated() -> None:
     assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("images", "weight"), [(50_000, 0.3), (10_000, 0.3), (1_000, 0.03), (240, 0.0072)])
-def test_few_images_are_decorrelated_less(images: int, weight: float) -> None:
-    assert GlocalSettings().fit_to(images).decorrelation == pytest.approx(weight)
-    assert GlocalSettings(decorrelation=0.2).fit_to(images).decorrelation == 0.2
-
-
-def test_without_images_decorrelation_has_its_weight_for_many() -> None:
-    method, wanted = part(decorrelation=None), part(decorrelation=0.3)
-    wanted.load_state_dict(method.state_dict())
-    assert method(views(method)).item() == pytest.approx(wanted(views(wanted)).item(), rel=1e-6)
-
-
 @pytest.mark.parametrize("regions", [0.0, 0.5])
 def test_the_stage_before_the_last_learns_the_same(regions: float) -> None:
     method, fresh = (part(stage=0.7, regions=regions) for _ in range(2))

@@ -17,13 +17,12 @@ from PIL import Image
 
 import glocal
 from glocal.checkpoints import checkpoint_files, load_checkpoint, newest_checkpoint, save_checkpoint
-from glocal.config import build_recipe
-from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.methods.building import build_method
-from glocal.training import loop, resolving
+from glocal.training import loop
 from glocal.training.log import monitor_series
 from glocal.training.loop import NonFiniteLossError
+from glocal.training.resolving import resolve
 
 TINY: dict[str, Any] = {
     "model.options": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
@@ -231,20 +230,32 @@ def test_few_images_shrink_the_batch_and_the_queue_and_say_so(
 
 
 @pytest.mark.parametrize(
-    ("method", "images", "said"),
+    ("settings", "warmup", "said"),
     [
-        ("glocal", 500, "method.decorrelation is 0.015 instead of 0.3: there are only 500 images"),
-        ("glocal", 20_000, ""),
-        ("clim", 500, "method.clusters is 3 for 500 images"),
+        ({"train.epochs": 200}, 13.3, "optimizer.warmup_epochs is 13.3 instead of 5: an epoch has only 6 steps"),
+        ({"train.epochs": 50}, 10, "optimizer.warmup_epochs is 10 instead of 5: an epoch has only 6 steps"),  # a fifth
+        ({"train.epochs": 200, "train.batch_size": 8}, 5, ""),  # 120 steps
+        ({"train.epochs": 200, "optimizer.warmup_epochs": 1}, 1, ""),
+        ({"train.epochs": 200, "optimizer": {"warmup_epochs": 0, "lr": 0.1}}, 0, ""),
     ],
 )
-def test_what_follows_from_the_number_of_images_is_said_where_it_is_not_the_usual(
-    method: str, images: int, said: str, capsys: pytest.CaptureFixture[str]
+def test_few_images_have_a_warm_up_of_enough_steps_unless_it_is_set(
+    settings: dict[str, Any], warmup: float, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = build_recipe({"method": {"name": method}}, {}, data_size=32)
-    resolving._fit_to(recipe, open_source(f"shapes:train:{images}"))
-    found = [line for line in capsys.readouterr().err.splitlines() if "decorrelation" in line or "clusters" in line]
+    recipe, *_ = resolve(DATA, "sce-cifar10", {**TINY, **settings}, tmp_path / "run", progress=False)
+    assert recipe.optimizer.warmup_epochs == warmup
+    found = [line for line in capsys.readouterr().err.splitlines() if "warm" in line]
     assert [line.removeprefix("note: ") for line in found] == ([said] if said else [])
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_that_is_extended_keeps_its_warm_up(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("method: {name: sce}\noptimizer: {lr: 0.1, warmup_epochs: 0.1}\n")
+    for epochs in (1, 2):
+        settings = {**TINY, "train.epochs": epochs}
+        recipe, out = tmp_path / "own.yaml", tmp_path / "run"
+        run = glocal.pretrain(DATA, out, recipe=recipe, overrides=settings, extend=epochs == 2, progress=False)
+        assert run.recipe.optimizer.warmup_epochs == 0.2
 
 
 @pytest.mark.usefixtures("no_pictures")

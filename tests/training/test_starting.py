@@ -271,7 +271,7 @@ def test_a_number_in_print_is_not_that_of_a_training_from_weights(
     mapping["method"]["queue_size"] = 512
     (tmp_path / "own.yaml").write_text(write_yaml(mapping))
     monkeypatch.setattr(starting.Start, "check", lambda *_: None)
-    rate = {"optimizer.lr": mapping["optimizer"]["lr"]}
+    rate = {f"optimizer.{key}": mapping["optimizer"][key] for key in ("lr", "warmup_epochs")}
     for init, expected in (({}, mapping["row"]), ({"model.init": str(file)}, "")):
         resolved, *_ = resolve(None, tmp_path / "own.yaml", {**rate, **init}, tmp_path / "a", progress=False)
         assert resolved.row == expected
