@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glocal.config import AnyRecipe, build_recipe, load_mapping, settle_row
+from glocal.config import DEFAULT_METHOD, AnyRecipe, build_recipe, load_mapping, settle_row
 from glocal.console import note
 from glocal.data.decoding.reading import allow_pixels
 from glocal.data.lanes.choice import natural_size
@@ -59,7 +59,8 @@ def resolve(
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     built = as_launched(build_recipe(mapping, overrides, data_size=size, statistics=start.statistics))
     start.check(built)
-    resolved = settle_row(_warm_up(_fit_to(built, source), source, dict(start.overrides), folder), described)
+    fitted = _warm_up(_fit_to(built, source), len(source), start.mapping, start.overrides, folder)
+    resolved = settle_row(fitted, described)
     resolved = _settle_precision(resolved, folder)
     known = _known_statistics(resolved, folder)
     stored = resolved.data.stored_channels is not None
@@ -122,18 +123,25 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
     return recipe
 
 
-def _warm_up(recipe: AnyRecipe, source: Source, overrides: Mapping[str, Any], folder: Path) -> AnyRecipe:
+def _warm_up(
+    recipe: AnyRecipe, images: int, mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
+) -> AnyRecipe:
     """Lengthens a warm-up of a few steps, as few images make it, unless it is set; a run keeps the one that it has.
 
-    At the full rate the first steps can make the embedding so uneven that the whole training does not mend it.
+    At the full rate the first steps can make the embedding so uneven that the whole training does not mend it. So the
+    default method has a warm-up where its recipe names none.
     """
     before, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
-    steps = max(1, len(source) // recipe.train.batch_size)
-    warmup = round(min(_WARMUP_STEPS / steps, _WARMUP_SHARE * epochs), 1)
+    in_recipe, on_top = ("optimizer.warmup_epochs" in flatten(dict(given)) for given in (mapping, overrides))
+    by_default = not in_recipe and recipe.method.name == DEFAULT_METHOD and recipe.optimizer.name == "sgd"
+    steps = max(1, images // recipe.train.batch_size)
+    warmup = round(min(_WARMUP_STEPS / steps, _WARMUP_SHARE * epochs), 2)
     if _goes_on(folder):
         warmup = build_recipe(load_mapping(folder / "recipe.yaml")).optimizer.warmup_epochs
-    if 0 < before < warmup and "optimizer.warmup_epochs" not in flatten(dict(overrides)):
-        note(f"optimizer.warmup_epochs is {warmup:g} instead of {before:g}: an epoch has only {counted(steps, 'step')}")
+    if before < warmup and (before > 0 or by_default) and not on_top:
+        if before > 0:
+            few = f"an epoch has only {counted(steps, 'step')}"
+            note(f"optimizer.warmup_epochs is {warmup:g} instead of {before:g}: {few}")
         return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"warmup_epochs": warmup})})
     if before > epochs / 2:
         longer = f"of {counted(before, 'epoch')} is longer than the training of {epochs}"

@@ -232,7 +232,7 @@ def test_few_images_shrink_the_batch_and_the_queue_and_say_so(
 @pytest.mark.parametrize(
     ("settings", "warmup", "said"),
     [
-        ({"train.epochs": 200}, 13.3, "optimizer.warmup_epochs is 13.3 instead of 5: an epoch has only 6 steps"),
+        ({"train.epochs": 200}, 13.33, "optimizer.warmup_epochs is 13.33 instead of 5: an epoch has only 6 steps"),
         ({"train.epochs": 50}, 10, "optimizer.warmup_epochs is 10 instead of 5: an epoch has only 6 steps"),  # a fifth
         ({"train.epochs": 200, "train.batch_size": 8}, 5, ""),  # 120 steps
         ({"train.epochs": 200, "optimizer.warmup_epochs": 1}, 1, ""),
@@ -248,11 +248,33 @@ def test_few_images_have_a_warm_up_of_enough_steps_unless_it_is_set(
     assert [line.removeprefix("note: ") for line in found] == ([said] if said else [])
 
 
+@pytest.mark.parametrize(
+    ("data", "settings", "warmup"),
+    [
+        ("shapes:train:20000", {}, 1.03),  # 80 of 78 steps an epoch
+        ("shapes:train:1000", {"train.epochs": 5}, 1),  # a fifth
+        (DATA, {"optimizer.warmup_epochs": 0}, 0),
+        (DATA, {"optimizer": {"lr": 0.1}}, 13.33),
+        (DATA, {"optimizer.name": "adamw"}, 0),
+        (DATA, {"method.name": "sce"}, 0),
+    ],
+)
+def test_the_default_method_has_a_warm_up_without_a_word(
+    data: str, settings: dict[str, Any], warmup: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = {"train.batch_size": 32} if data == DATA else {}
+    recipe, *_ = resolve(data, None, {"model.stem": "medium", **batch, **settings}, tmp_path / "run", progress=False)
+    assert recipe.optimizer.warmup_epochs == warmup
+    assert "warm" not in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("no_pictures")
-def test_a_run_that_is_extended_keeps_its_warm_up(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text("method: {name: sce}\noptimizer: {lr: 0.1, warmup_epochs: 0.1}\n")
+@pytest.mark.parametrize("method", ["{name: sce}\noptimizer: {lr: 0.1, warmup_epochs: 0.1}", "{name: glocal}"])
+def test_a_run_that_is_extended_keeps_its_warm_up(tmp_path: Path, method: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"method: {method}\n")
+    tiny = {key: value for key, value in TINY.items() if not key.startswith("method.")}
     for epochs in (1, 2):
-        settings = {**TINY, "train.epochs": epochs}
+        settings = {**tiny, "train.epochs": epochs}
         recipe, out = tmp_path / "own.yaml", tmp_path / "run"
         run = glocal.pretrain(DATA, out, recipe=recipe, overrides=settings, extend=epochs == 2, progress=False)
         assert run.recipe.optimizer.warmup_epochs == 0.2
