@@ -135,7 +135,7 @@ def _warm_up(
     in_recipe, on_top = ("optimizer.warmup_epochs" in flatten(dict(given)) for given in (mapping, overrides))
     by_default = not in_recipe and recipe.method.name == DEFAULT_METHOD and recipe.optimizer.name == "sgd"
     steps = max(1, images // recipe.train.batch_size)
-    warmup = round(min(_WARMUP_STEPS / steps, _WARMUP_SHARE * epochs), 2)
+    warmup = max(0.01, round(min(_WARMUP_STEPS / steps, _WARMUP_SHARE * epochs), 2))  # of millions of images too
     if _goes_on(folder):
         warmup = build_recipe(load_mapping(folder / "recipe.yaml")).optimizer.warmup_epochs
     if before < warmup and (before > 0 or by_default) and not on_top:
