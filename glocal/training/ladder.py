@@ -32,6 +32,7 @@ _SMALLER = {  # networks of a family, each less than half of the one before
 _CHANNELS = (64, 128, 256, 512)  # of a ResNet
 _FEWEST_CHANNELS = 16
 _SIZES = re.compile(r"data\.size|views|views\.\d+(\.(size|resolutions)(\.\d+)?)?|method\.(local_size|resolutions)")
+_WARMUP_STEPS, _WARMUP_SHARE = 80, 0.2
 _LONGEST_WARMUP = 0.1  # of a training that became shorter
 
 
@@ -176,7 +177,7 @@ def _in_words(recipe: AnyRecipe) -> str:
     return f"{recipe.model.name} of {channels[0]} to {channels[-1]} channels" if channels else recipe.model.name
 
 
-def with_epochs(recipe: AnyRecipe, epochs: int, given: Iterable[str] = ()) -> AnyRecipe:
+def with_epochs(recipe: AnyRecipe, epochs: int, given: Iterable[str] = (), *, steps: int | None = None) -> AnyRecipe:
     """The recipe for so many epochs, with what is counted in epochs in proportion.
 
     In a shorter training the warm-up, the method's schedules and the epochs at which it begins something come earlier
@@ -206,7 +207,10 @@ def with_epochs(recipe: AnyRecipe, epochs: int, given: Iterable[str] = ()) -> An
         optimizer["milestones"] = tuple(_rounded(at * epochs / before) for at in recipe.optimizer.milestones)
     if epochs < before:
         warmup = recipe.optimizer.warmup_epochs
-        optimizer["warmup_epochs"] = _rounded(min(warmup * epochs / before, epochs * _LONGEST_WARMUP))
+        shorter = min(warmup * epochs / before, epochs * _LONGEST_WARMUP)
+        if steps is not None:  # no warm-up of a few steps
+            shorter = max(shorter, min(warmup, least_warmup(steps, epochs)))
+        optimizer["warmup_epochs"] = _rounded(shorter)
     optimizer["weight_decay"] = _shorter(recipe.optimizer.weight_decay, epochs, before)
     optimizer = {key: value for key, value in optimizer.items() if not _is_given(f"optimizer.{key}", given)}
     changed = recipe.model_copy(
@@ -244,6 +248,15 @@ def _shorter(value: Any, epochs: int, before: int) -> Any:
         return value
     length = None if value.epochs is None else _rounded(value.epochs * epochs / before)
     return value.model_copy(update={"epochs": length, "warmup_epochs": _rounded(value.warmup_epochs * epochs / before)})
+
+
+def least_warmup(steps: int, epochs: int) -> float:
+    """The epochs of the shortest warm-up that calms a training: 80 steps of `steps` an epoch, or a fifth of it.
+
+    >>> least_warmup(39, 200), least_warmup(4, 10)
+    (2.05, 2.0)
+    """
+    return max(0.01, round(min(_WARMUP_STEPS / steps, _WARMUP_SHARE * epochs), 2))  # of millions of images too
 
 
 def _rounded(epochs: float) -> float:

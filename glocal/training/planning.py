@@ -99,7 +99,9 @@ def plan(
             "fewer images"
         )
     line = _line(budget, work, rungs, found, epochs, planning, _unchanged(recipe, given))
-    planned = with_epochs(chosen.recipe, epochs, given).model_copy(update={"planned": line})
+    planned = with_epochs(chosen.recipe, epochs, given, steps=order.steps_per_epoch).model_copy(
+        update={"planned": line}
+    )
     note(line)
     return planned
 
@@ -176,8 +178,10 @@ def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Itera
     rung = matching(ladder(recipe, given, own_side(source)), written)
     lengths = (*written.train.extended_from, written.train.epochs)
     planned = with_epochs(recipe if rung is None else rung.recipe, lengths[0], given)
-    train = planned.train.model_copy(update={"epochs": lengths[-1]})
-    return planned.model_copy(update={"train": train, "planned": written.planned})
+    train, optimizer = planned.train.model_copy(update={"epochs": lengths[-1]}), planned.optimizer
+    if "optimizer.warmup_epochs" not in given:
+        optimizer = optimizer.model_copy(update={"warmup_epochs": written.optimizer.warmup_epochs})
+    return planned.model_copy(update={"train": train, "optimizer": optimizer, "planned": written.planned})
 
 
 def _with_sides_of(written: AnyRecipe, recipe: AnyRecipe, given: Iterable[str]) -> AnyRecipe:

@@ -20,12 +20,12 @@ from glocal.models.loading import choose_device
 from glocal.models.weights import Weights
 from glocal.training.flat import flatten
 from glocal.training.folder import has_checkpoint
+from glocal.training.ladder import least_warmup
 from glocal.training.machine import as_launched
 from glocal.training.precision import choose_precision
 from glocal.training.starting import begin
 
 _SMALL_BATCH, _STEPS = 64, 4  # of a set that is smaller than the recipe's batch: images of a batch, steps of an epoch
-_WARMUP_STEPS, _WARMUP_SHARE = 80, 0.2  # the least, but no more than this share of the training
 
 
 def resolve(
@@ -135,7 +135,7 @@ def _warm_up(
     in_recipe, on_top = ("optimizer.warmup_epochs" in flatten(dict(given)) for given in (mapping, overrides))
     by_default = not in_recipe and recipe.method.name == DEFAULT_METHOD and recipe.optimizer.name == "sgd"
     steps = max(1, images // recipe.train.batch_size)
-    warmup = max(0.01, round(min(_WARMUP_STEPS / steps, _WARMUP_SHARE * epochs), 2))  # of millions of images too
+    warmup = least_warmup(steps, epochs)
     if _goes_on(folder):
         warmup = build_recipe(load_mapping(folder / "recipe.yaml")).optimizer.warmup_epochs
     if before < warmup and (before > 0 or by_default) and not on_top:
