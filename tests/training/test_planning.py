@@ -148,6 +148,16 @@ def test_a_planned_run_that_is_stopped_goes_on_bit_for_bit_with_the_same_command
             start(tmp_path / "killed", recipe=recipe, overrides={**NETWORK, **other})
 
 
+def test_a_planned_run_of_the_default_method_keeps_its_warm_up(
+    tmp_path: Path, pinned: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {key: value for key, value in SMALL.items() if not key.startswith("method.")}
+    planned = start(tmp_path / "a", overrides=settings)
+    assert planned.recipe.optimizer.warmup_epochs == pytest.approx(0.2 * planned.recipe.train.epochs)
+    start(tmp_path / "a", overrides=settings)
+    assert "nothing to do" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_that_was_begun_without_a_time_keeps_its_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
