@@ -74,6 +74,8 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
         where = f"--set {shortened(setting)}"
         if not equals or not key.strip():
             raise GlocalError(f"{where}: write it as section.key=value, for example train.epochs=10")
+        if not value.strip():
+            raise GlocalError(f"{where}: nothing follows the equals sign; for no value write {shortened(key)}=null")
         overrides[key.strip()] = read_yaml(value, where)
     return overrides
 

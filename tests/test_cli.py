@@ -54,6 +54,10 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
             "did you mean train.epochs?",
         ),
         (["pretrain", "--data", "shapes", "--out", "X", "--resume", "always"], "--resume always"),
+        (
+            ["pretrain", "--data", "shapes", "--out", "X", "--set", "train.epochs", "3"],
+            "--set train.epochs: write it as section.key=value",
+        ),
         (["views", "--out", "X"], "no images: give a folder, another source or one image file (--data)"),
         (["views", "--affinity", "nowhere"], "--affinity nowhere: there is no such folder; give that of a LoGo run"),
         (["views", "--affinity", "nowhere", "--match"], "leave --match and --recipe out"),

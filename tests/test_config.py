@@ -277,7 +277,7 @@ def test_without_a_method_it_is_the_default_one_at_its_rate() -> None:
             build_recipe(wrong, data_size=32)
 
 
-@pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.epochs=[1"])
+@pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.epochs=", "train.epochs=[1"])
 def test_malformed_overrides_are_refused(setting: str) -> None:
     with pytest.raises(GlocalError, match="--set"):
         parse_overrides([setting])

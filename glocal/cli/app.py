@@ -17,9 +17,22 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting by its path, e.g. train.epochs=10; repeatable.")
-]
+
+def _well_formed(settings: list[str]) -> list[str]:
+    """Reads `--set` before the rest of the command: `--set train.epochs 10` would be told of an extra argument 10."""
+    if settings:
+        from glocal.settings import parse_overrides
+
+        parse_overrides(settings)
+    return settings
+
+
+def set_option(about: str) -> Any:
+    """The option `--set KEY=VALUE`."""
+    return typer.Option("--set", help=about, callback=_well_formed)
+
+
+Sets = Annotated[list[str] | None, set_option("A setting by its path, e.g. train.epochs=10; repeatable.")]
 
 
 def show(*things: Any) -> None:

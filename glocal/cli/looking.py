@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from glocal.cli.app import Sets, app, show
+from glocal.cli.app import Sets, app, set_option, show
 from glocal.errors import GlocalError
 
 PANEL = "Look up and look at"
@@ -133,8 +133,7 @@ def recipes(
 def protocols(
     name: Annotated[str | None, typer.Argument(help="A protocol: show its settings.")] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="With a protocol: what the others then are, e.g. linear.style=moco."),
+        list[str] | None, set_option("With a protocol: what the others then are, e.g. linear.style=moco.")
     ] = None,
 ) -> None:
     """List the protocols of `glocal evaluate` and what they need; or the settings of one."""

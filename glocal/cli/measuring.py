@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from glocal.cli.app import app, show
+from glocal.cli.app import app, set_option, show
 from glocal.errors import GlocalError, did_you_mean
 from glocal.files import check_output_folder
 
@@ -41,7 +41,7 @@ def evaluate(
         typer.Option(help="PROTOCOL=PATH: images in that protocol's format, e.g. retrieval=roxford5k; repeatable."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A protocol's setting, e.g. knn.temperature=0.1; repeatable.")
+        list[str] | None, set_option("A protocol's setting, e.g. knn.temperature=0.1; repeatable.")
     ] = None,
     k: Annotated[list[int] | None, typer.Option("--k", help="Neighbours for knn; repeatable.")] = None,
     out: Annotated[

@@ -217,8 +217,7 @@ def find_table(place: str) -> tuple[Paper, PaperTable]:
     paper = load_paper(name)
     found = next((table for table in paper.tables if table.id == id_), None)
     if found is None:
-        mend = did_you_mean(place, [f"{name}/{table.id}" for table in paper.tables])
-        raise GlocalError(f"{name} has no table {id_!r}; {mend}")
+        raise GlocalError(f"{name} has no table {id_!r}; it has {', '.join(table.id for table in paper.tables)}")
     return paper, found
 
 

@@ -99,7 +99,9 @@ def _labels(table: PaperTable, pattern: str) -> str:
     said = did_you_mean(pattern, labels)
     if len(labels) <= _MANY or not said.startswith("choose from"):
         return said
-    return f"it has {len(labels)}, {', '.join(labels[:_NAMED])} and {len(labels) - _NAMED} more: see `glocal tables`"
+    return (
+        f"it has {len(labels)} rows: {', '.join(labels[:_NAMED])} and {len(labels) - _NAMED} more, see `glocal tables`"
+    )
 
 
 def _fits(row: PaperRow, pattern: str) -> bool:

@@ -181,14 +181,16 @@ def with_epochs(recipe: AnyRecipe, epochs: int, given: Iterable[str] = (), *, st
     """The recipe for so many epochs, with what is counted in epochs in proportion.
 
     In a shorter training the warm-up, the method's schedules and the epochs at which it begins something come earlier
-    in proportion, and the warm-up takes a tenth at most; in a longer one they stay. Milestones move in both. What the
-    user has given stays as it is. The number in print, where the recipe has one, is that of another training and goes.
-    A backbone that stands still at first does so for a part of the training in proportion.
+    in proportion, and the warm-up takes a tenth at most, or what `least_warmup` asks for where that is more; in a
+    longer one they stay. Milestones move in both. What the user has given stays as it is. The number in print, where
+    the recipe has one, is that of another training and goes. A backbone that stands still at first does so for a part
+    of the training in proportion.
 
     Args:
         recipe: resolved.
         epochs: how many.
         given: the paths of the settings that the user has given.
+        steps: in an epoch; without it the warm-up is in proportion alone.
 
     Raises:
         GlocalError: the backbone would learn nothing in so few, for the user has given how long it stands still.

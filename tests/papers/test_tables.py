@@ -120,7 +120,7 @@ def test_a_row_in_words() -> None:
     ("place", "message"),
     [
         ("sse/2/x", "no paper 'sse'; did you mean sce?"),
-        ("sce/22/x", "sce has no table '22'; did you mean sce/2?"),
+        ("sce/22/x", "sce has no table '22'; it has 1, 2"),
         ("sce", "sce has no table ''"),
         ("clim/1/CLIMM", "table 1 has no row 'CLIMM'; did you mean CLIM?"),
     ],

@@ -311,7 +311,7 @@ def test_what_is_wrong_in_a_file_is_told_with_its_name(study: Write, tmp_path: P
 
 def test_a_pattern_that_fits_none_of_many_rows_names_a_few() -> None:
     with pytest.raises(
-        GlocalError, match=r"tau=0.3\*.*; it has 64, tau=0.1 target=0.03 CIFAR10, .* and \d+ more"
+        GlocalError, match=r"tau=0.3\*.*; it has 64 rows: tau=0.1 target=0.03 CIFAR10, .* and \d+ more"
     ) as told:
         chosen_rows(open_study("sce/2").table, ["tau=0.3*CIFAR10"])
     assert len(str(told.value)) < 300
