@@ -16,13 +16,13 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from glocal.data.settings import DataSettings, keeps_values
 from glocal.errors import GlocalError, counted, did_you_mean, shortened, shown
 from glocal.methods import method_class, method_names
-from glocal.methods.base import MethodSettings
+from glocal.methods.base import Method, MethodSettings
 from glocal.methods.own_file import same_method, with_copies
 from glocal.models.architecture import ImageStatistics, ModelSettings, statistics_of_weights
 from glocal.papers import Published, find_row, load_paper
 from glocal.plain import copied, read_yaml, read_yaml_file, typed, write_yaml
 from glocal.settings import Seed, Settings, assign, choices_of, validated
-from glocal.training.optimizers import OptimizerSettings
+from glocal.training.optimizers import OptimizerSettings, usual_optimizer, usual_settings
 from glocal.views.plan import MOST_VIEWS, View
 
 M = TypeVar("M", bound=MethodSettings)
@@ -254,6 +254,7 @@ def _resolved(
     if "name" not in (raw.get("model") or {}):
         model = ModelSettings.model_validate({**kind.default_model(size), **(raw.get("model") or {})})
     raw["model"] = model.for_size(size).model_dump()
+    raw["optimizer"] = _with_usual(raw.get("optimizer"), kind, recipe.method.name, model.name)
     weights = statistics or statistics_of_weights(model)
     stored = recipe.data.stored_channels is not None
     if weights is not None and not stored:  # those of values are measured
@@ -286,24 +287,26 @@ def _refuse_warps(recipe: AnyRecipe) -> None:
 
 
 def _with_method(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections with the default method where they name none, and with its rate where it has none.
+    """The sections with the default method where they name none.
 
     Raises:
         GlocalError: the method is no section.
     """
-    method, optimizer = raw.get("method"), raw.get("optimizer")
+    method = raw.get("method")
     method = {} if method is None else method
     if not isinstance(method, Mapping):
         raise GlocalError(
             f"recipe {raw.get('name', 'custom')}: method must be a section with a name, for example method.name=sce"
         )
-    raw = {**raw, "method": {"name": DEFAULT_METHOD, **method}}
-    optimizer = {} if optimizer is None else optimizer
-    if isinstance(optimizer, Mapping):  # what is no section is told later
-        of_sgd = optimizer.get("name", "sgd") == "sgd"
-        if raw["method"]["name"] == DEFAULT_METHOD and of_sgd:
-            raw["optimizer"] = {"lr": _DEFAULT_RATE, **optimizer}
-    return raw
+    return {**raw, "method": {"name": DEFAULT_METHOD, **method}}
+
+
+def _with_usual(optimizer: Mapping[str, Any] | None, kind: type[Method], method: str, network: str) -> dict[str, Any]:
+    """The optimiser that a network is usually trained with, where none is named, and its usual settings."""
+    optimizer = optimizer or {}
+    name = optimizer.get("name") or usual_optimizer(network, kind.optimizers)
+    usual = {"lr": _DEFAULT_RATE} if name == "sgd" and method == DEFAULT_METHOD else usual_settings(name)
+    return {"name": name, **usual, **optimizer}
 
 
 def _fit_to_channels(recipe: AnyRecipe) -> AnyRecipe:

@@ -15,6 +15,9 @@ from glocal.methods import method_names
 from glocal.plain import read_yaml, write_yaml
 from glocal.schedules import Schedule
 from glocal.settings import parse_overrides, setting_rows
+from glocal.training.optimizers import usual_settings
+
+RATE = usual_settings("adamw")["lr"]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -271,10 +274,30 @@ def test_without_a_method_it_is_the_default_one_at_its_rate() -> None:
     assert build_recipe({"method": {"locals": 2}}, data_size=32).method.locals == 2
     assert build_recipe({}, {"method.name": "glocal"}, data_size=32).optimizer.lr == 0.24
     assert build_recipe({}, {"optimizer.name": "sgd"}, data_size=32).optimizer.lr == 0.24
-    assert build_recipe({}, {"optimizer.name": "adamw"}, data_size=32).optimizer.lr == 0.06
     for wrong, words in (({"optimizer": 5}, "optimizer"), ({"method": 0}, "method must be a section with a name")):
         with pytest.raises(GlocalError, match=words):
             build_recipe(wrong, data_size=32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "optimizer"),
+    [
+        ({"model.name": "vit_tiny"}, ("adamw", RATE, 0.04)),
+        ({"method.name": "patchwise_dino"}, ("adamw", RATE, 0.04)),  # its own network
+        ({"model.name": "swin_tiny_patch4_window7_224", "optimizer.lr": 0.02}, ("adamw", 0.02, 0.04)),
+        ({"model.name": "vit_tiny", "optimizer.name": "sgd"}, ("sgd", 0.24, 5e-4)),
+        ({"model.name": "vit_tiny", "method.name": "logo"}, ("sgd", 0.06, 5e-4)),  # which cuts gradients itself
+        ({"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}, ("adamw", RATE, 0.1)),
+        ({"model.name": "resnet50"}, ("sgd", 0.24, 5e-4)),
+    ],
+)
+def test_transformers_are_trained_by_adamw_unless_an_optimizer_is_named(
+    settings: dict[str, Any], optimizer: tuple[Any, ...]
+) -> None:
+    found = build_recipe({}, settings, data_size=224).optimizer
+    assert (found.name, found.lr, found.weight_decay) == optimizer
+    of_recipe = build_recipe(load_mapping("moco-cifar10"), {**settings, "model": {"name": "vit_tiny"}}).optimizer
+    assert of_recipe.name == settings.get("optimizer.name", "sgd")  # as the recipe says
 
 
 @pytest.mark.parametrize("setting", ["train.epochs", "=3", "train.epochs=", "train.epochs=[1"])

@@ -116,6 +116,9 @@ class LoGo(Method):
     """
 
     Settings = LoGoSettings
+    optimizers: tuple[str, ...] = (
+        "sgd",
+    )  # of its three phases: the others scale gradients, and would undo the dissimilarity's cut
 
     similarity_norm: Tensor
 
@@ -127,12 +130,12 @@ class LoGo(Method):
         self.compares_batch = self.base.compares_batch
         if settings.variant == "logo":
             self.phases = ("affinity", "dissimilarity", "similarity")
-            self.optimizers = ("sgd",)  # the others scale gradients, and would undo the cut of the dissimilarity's
             with torch.no_grad():
                 width = self._width()
             self.regressor = AffinityRegressor(width, hidden=settings.regressor_dim, form=settings.affinity)
             self.register_buffer("similarity_norm", torch.zeros(()))
         else:
+            self.optimizers = Method.optimizers
             self.phases = ("similarity",)
         self._locals: list[tuple[Tensor, Tensor]] = []
 

@@ -17,6 +17,11 @@ from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
 from glocal.views.crops import Interpolation
 
 SMALL_ALEXNET = "small_alexnet"
+_TRANSFORMERS = (
+    *("vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam"),
+    *("beit", "cait", "crossvit", "deit", "eva", "hiera", "naflexvit", "pit", "pvt_v2", "swin_transformer"),
+    *("swin_transformer_v2", "swin_transformer_v2_cr", "twins", "volo", "xcit"),
+)
 _ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
 _SMALL_SIDE = 64  # up to this side, a stem that divides it by four at once loses too much
 _LARGEST = 2**20  # of whole numbers in options
@@ -215,6 +220,16 @@ def entry_family(name: str) -> type:
     """ResNet for names whose network is timm's ResNet; object otherwise, without building the network."""
     module = getattr(timm.models.model_entrypoint(known_name(name)), "__module__", "")
     return ResNet if module == "timm.models.resnet" else object
+
+
+def is_transformer(name: str) -> bool:
+    """Whether timm's network of that name is a transformer, without building it; False for names it does not know.
+
+    >>> is_transformer("vit_small"), is_transformer("swin_tiny_patch4_window7_224"), is_transformer("resnet18")
+    (True, True, False)
+    """
+    name = network_name(name)
+    return timm.is_model(name) and timm.models.model_entrypoint(name).__module__.split(".")[-1] in _TRANSFORMERS
 
 
 def full_name(name: str) -> str:

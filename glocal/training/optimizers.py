@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.methods.base import Method
+from glocal.models.architecture import is_transformer
 from glocal.models.backbone import Backbone
 from glocal.schedules import Clock, Schedule, Steps, Weight, value_at
 from glocal.settings import Settings
@@ -64,6 +65,20 @@ class OptimizerSettings(Settings):
             return Steps(start=peak, milestones=self.milestones, factor=self.factor, warmup_epochs=self.warmup_epochs)
         end = peak if self.schedule == "constant" else self.final_lr
         return Schedule(start=peak, end=end, warmup_epochs=self.warmup_epochs)
+
+
+def usual_optimizer(network: str, usable: Sequence[str] = ("sgd", "adamw")) -> str:
+    """What a network is usually trained with, of what a method can use: AdamW for transformers, SGD for others.
+
+    >>> usual_optimizer("vit_small"), usual_optimizer("resnet18"), usual_optimizer("vit_small", ["sgd"])
+    ('adamw', 'sgd', 'sgd')
+    """
+    return "adamw" if is_transformer(network) and "adamw" in usable else "sgd"
+
+
+def usual_settings(name: str) -> dict[str, Any]:
+    """What an optimiser usually has other than `OptimizerSettings` says, which are SGD's."""
+    return {"lr": 0.001, "weight_decay": 0.04} if name == "adamw" else {}
 
 
 def build_optimizers(

@@ -63,6 +63,7 @@ def resolve(
     resolved = settle_row(fitted, described)
     resolved = _settle_precision(resolved, folder)
     known = _known_statistics(resolved, folder)
+    _tell_of_adamw(resolved, start.mapping, start.overrides)
     stored = resolved.data.stored_channels is not None
     if stored and progress and not (mapping.get("views") or overrides.get("views")):
         _tell_of_views(resolved)
@@ -129,11 +130,13 @@ def _warm_up(
     """Lengthens a warm-up of a few steps, as few images make it, unless it is set; a run keeps the one that it has.
 
     At the full rate the first steps can make the embedding so uneven that the whole training does not mend it. So the
-    default method has a warm-up where its recipe names none.
+    default method, and what is trained by the usual AdamW, have a warm-up where the recipe names none.
     """
     before, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
-    in_recipe, on_top = ("optimizer.warmup_epochs" in flatten(dict(given)) for given in (mapping, overrides))
-    by_default = not in_recipe and recipe.method.name == DEFAULT_METHOD and recipe.optimizer.name == "sgd"
+    in_recipe, on_top = (_says("optimizer.warmup_epochs", given) for given in (mapping, overrides))
+    named = _says("optimizer.name", mapping)  # HCL's recipe names AdamW, and has no warm-up in print
+    usual = {"sgd": recipe.method.name == DEFAULT_METHOD, "adamw": not named}
+    by_default = not in_recipe and usual.get(recipe.optimizer.name, False)
     steps = max(1, images // recipe.train.batch_size)
     warmup = least_warmup(steps, epochs)
     if _goes_on(folder):
@@ -148,6 +151,17 @@ def _warm_up(
         much = longer if before > epochs else f"takes {before:g} of {counted(epochs, 'epoch')}"
         note(f"the warm-up {much}; for a short run set optimizer.warmup_epochs lower")
     return recipe
+
+
+def _tell_of_adamw(recipe: AnyRecipe, *given: Mapping[str, Any]) -> None:
+    """Says which optimiser it is, where the network alone has decided it."""
+    if recipe.optimizer.name == "adamw" and not any(_says("optimizer.name", its) for its in given):
+        rate = f"optimizer.lr is {recipe.optimizer.lr:g}"
+        note(f"optimizer.name is adamw and {rate}, for {recipe.model.name} is a transformer")
+
+
+def _says(setting: str, given: Mapping[str, Any]) -> bool:
+    return setting in flatten(dict(given))
 
 
 def _count_classes(recipe: AnyRecipe, source: Source) -> int:

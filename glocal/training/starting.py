@@ -10,16 +10,17 @@ from typing import Any
 import timm
 import torch
 
-from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
+from glocal.config import DEFAULT_METHOD, AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
+from glocal.methods import method_class
 from glocal.models.architecture import ImageStatistics, ModelSettings, full_name, statistics_in_timm
 from glocal.models.building import build_backbone
 from glocal.models.fitting import fit_weights, likely_networks
 from glocal.models.weights import Weights, read_weights, stem_of
 from glocal.plain import copied, read_yaml
 from glocal.training.folder import has_checkpoint
-from glocal.training.optimizers import OptimizerSettings
+from glocal.training.optimizers import OptimizerSettings, usual_optimizer, usual_settings
 
 _NETWORK = ("name", "stem", "options")
 _OF_THEIR_SIZE = ("img_size", "dynamic_img_size")
@@ -239,7 +240,11 @@ def _with_gentle_rate(
     own = _section(mapping, "optimizer")
     if "optimizer.lr" in overrides or ("lr" in own and chosen):
         return start
-    usual = {"lr": OptimizerSettings().lr, **{key: own[key] for key in _RATES if own.get(key) is not None}}
+    by_name = usual_settings(_optimizer(start))
+    usual = {
+        "lr": by_name.get("lr", OptimizerSettings().lr),
+        **{key: own[key] for key in _RATES if own.get(key) is not None},
+    }
     usual = {key: rate for key, rate in usual.items() if rate != 0 and f"optimizer.{key}" not in overrides}
     if written is not None:
         before = written_recipe(written).optimizer.model_dump()
@@ -253,6 +258,15 @@ def _with_gentle_rate(
         f"{'it' if len(changes) == 1 else 'optimizer.lr'} to choose another"
     )
     return start.with_rates(rates)
+
+
+def _optimizer(start: Start) -> str:
+    """The optimiser's name, which network and method decide where none is given."""
+    given, network, method = (
+        start.overrides.get(f"{section}.name", _section(start.mapping, section).get("name"))
+        for section in ("optimizer", "model", "method")
+    )
+    return str(given or usual_optimizer(str(network), method_class(str(method or DEFAULT_METHOD)).optimizers))
 
 
 def _with_statistics_kept(start: Start, written: Mapping[str, Any] | None) -> Start:

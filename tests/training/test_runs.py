@@ -255,7 +255,8 @@ def test_few_images_have_a_warm_up_of_enough_steps_unless_it_is_set(
         ("shapes:train:1000", {"train.epochs": 5}, 1),  # a fifth
         (DATA, {"optimizer.warmup_epochs": 0}, 0),
         (DATA, {"optimizer": {"lr": 0.1}}, 13.33),
-        (DATA, {"optimizer.name": "adamw"}, 0),
+        (DATA, {"optimizer.name": "adamw"}, 13.33),
+        (DATA, {"optimizer.name": "lars"}, 0),
         (DATA, {"method.name": "sce"}, 0),
     ],
 )
@@ -266,6 +267,25 @@ def test_the_default_method_has_a_warm_up_without_a_word(
     recipe, *_ = resolve(data, None, {"model.stem": "medium", **batch, **settings}, tmp_path / "run", progress=False)
     assert recipe.optimizer.warmup_epochs == warmup
     assert "warm" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"model.name": "vit_tiny"},
+            ["optimizer.name is adamw and optimizer.lr is 0.001, for vit_tiny is a transformer"],
+        ),
+        ({"model.name": "vit_tiny", "optimizer.name": "adamw"}, []),
+        ({"model.name": "resnet18"}, []),
+    ],
+)
+def test_the_optimiser_is_said_where_the_network_alone_decides_it(
+    settings: dict[str, Any], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolve(DATA, None, {"train.batch_size": 32, **settings}, tmp_path / "run", progress=False)
+    found = [line for line in capsys.readouterr().err.splitlines() if "optimizer" in line]
+    assert [line.removeprefix("note: ") for line in found] == said
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -31,7 +31,7 @@ from glocal.schedules import Clock
 from glocal.training import loop, starting
 from glocal.training.freezing import Freeze
 from glocal.training.log import monitor_series
-from glocal.training.optimizers import OptimizerSettings, build_optimizers, layer_scales, set_schedules
+from glocal.training.optimizers import OptimizerSettings, build_optimizers, layer_scales, set_schedules, usual_settings
 from glocal.training.resolving import resolve
 from tests.methods.cases import cases, make, views
 from tests.methods.test_own_file import OWN
@@ -317,6 +317,10 @@ def test_the_rate_is_a_tenth_unless_it_was_chosen_for_weights(tmp_path: Path, fi
     assert rate({}, init) == 0.006
     assert rate({}, {"model.pretrained": True}) == 0.006
     assert rate({"model": {"pretrained": True}}, {}) == 0.006
+    assert rate({}, {"model.init": "timm:vit_tiny_patch16_224"}) == usual_settings("adamw")["lr"] / 10
+    assert rate({}, {"model.init": "timm:vit_tiny_patch16_224", "optimizer.name": "sgd"}) == 0.006
+    assert rate({"method": {"name": "logo"}}, {"model.init": "timm:vit_tiny_patch16_224"}) == 0.006  # by SGD alone
+    assert rate({}, {**init, "optimizer.name": "adamw"}) == usual_settings("adamw")["lr"] / 10
     assert rate(scratch, init) == 0.05
     assert rate(scratch, {**init, "optimizer.lr": 0.2}) == 0.2
     assert rate({"model": {"name": "resnet18", "init": str(file)}, **scratch}, {}) == 0.5
