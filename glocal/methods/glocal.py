@@ -8,7 +8,7 @@ CVPR 2022). Decorrelation: no dimension of the projection says what others say, 
 Stage: the contrast is learned after the last stage but one as well, so that the first layers hear of it directly (deep
 supervision: Lee et al., AISTATS 2015).
 
-The other parts did not pay in short trainings (matched patches were not measured), and are off. Repulsion: local crops
+The other parts did not pay in short trainings, and are off. Repulsion: local crops
 are pushed apart by a learned affinity (LoGo). Regions: each place of the last feature map is a local view that costs
 nothing. Soft targets: the positive says how similar the image is to others (SCE: Denize et al., WACV 2023). Mixed
 positives: the first whole view is mixed with that of a neighbour that lies nearer to the centre of its cluster (CLIM:
