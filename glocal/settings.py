@@ -73,9 +73,9 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         where = f"--set {shortened(setting)}"
         if not equals or not key.strip():
-            raise GlocalError(f"{where}: write it as section.key=value, for example train.epochs=10")
+            raise GlocalError(f"{where}: write it as {shortened(key.strip()) or 'section.key'}=VALUE")
         if not value.strip():
-            raise GlocalError(f"{where}: nothing follows the equals sign; for no value write {shortened(key)}=null")
+            raise GlocalError(f"{where}: a value must follow; null where there shall be none")
         overrides[key.strip()] = read_yaml(value, where)
     return overrides
 

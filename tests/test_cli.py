@@ -56,8 +56,9 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
         (["pretrain", "--data", "shapes", "--out", "X", "--resume", "always"], "--resume always"),
         (
             ["pretrain", "--data", "shapes", "--out", "X", "--set", "train.epochs", "3"],
-            "--set train.epochs: write it as section.key=value",
+            "--set train.epochs: write it as train.epochs=VALUE",
         ),
+        (["sweep", "--data", "shapes", "--grid", "optimizer.lr", "0.1"], "--grid optimizer.lr: write it as"),
         (["views", "--out", "X"], "no images: give a folder, another source or one image file (--data)"),
         (["views", "--affinity", "nowhere"], "--affinity nowhere: there is no such folder; give that of a LoGo run"),
         (["views", "--affinity", "nowhere", "--match"], "leave --match and --recipe out"),

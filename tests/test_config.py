@@ -287,6 +287,7 @@ def test_without_a_method_it_is_the_default_one_at_its_rate() -> None:
         ({"model.name": "swin_tiny_patch4_window7_224", "optimizer.lr": 0.02}, ("adamw", 0.02, 0.04)),
         ({"model.name": "vit_tiny", "optimizer.name": "sgd"}, ("sgd", 0.24, 5e-4)),
         ({"model.name": "vit_tiny", "method.name": "logo"}, ("sgd", 0.06, 5e-4)),  # which cuts gradients itself
+        ({"model.name": "vit_tiny", "method": {"name": "logo", "variant": "multi_crop"}}, ("sgd", 0.06, 5e-4)),
         ({"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}, ("adamw", RATE, 0.1)),
         ({"model.name": "resnet50"}, ("sgd", 0.24, 5e-4)),
     ],

@@ -87,10 +87,23 @@ def pretrain(
     )
 
 
+def _grid_well_formed(settings: list[str]) -> list[str]:
+    if settings:
+        from glocal.sweep import parse_grid
+
+        parse_grid(settings)
+    return settings
+
+
 @app.command(rich_help_panel=PANEL)
 def sweep(
     grid: Annotated[
-        list[str], typer.Option("--grid", help="Values of a setting, e.g. method.temperature=0.1,0.2; repeatable.")
+        list[str],
+        typer.Option(
+            "--grid",
+            help="Values of a setting, e.g. method.temperature=0.1,0.2; repeatable.",
+            callback=_grid_well_formed,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder, continued if it is there; default: sweeps/RECIPE.")

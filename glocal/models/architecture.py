@@ -17,10 +17,24 @@ from glocal.settings import IMAGENET_MEAN, IMAGENET_STD, Settings
 from glocal.views.crops import Interpolation
 
 SMALL_ALEXNET = "small_alexnet"
+# timm's modules of them.
 _TRANSFORMERS = (
     *("vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam"),
-    *("beit", "cait", "crossvit", "deit", "eva", "hiera", "naflexvit", "pit", "pvt_v2", "swin_transformer"),
-    *("swin_transformer_v2", "swin_transformer_v2_cr", "twins", "volo", "xcit"),
+    *("beit", "cait", "coat", "convit", "crossvit", "davit", "deepseek_vit", "deit", "efficientformer", "eva", "gcvit"),
+    *(
+        "gemma4_vit",
+        "hiera",
+        "hieradet_sam2",
+        "levit",
+        "maxxvit",
+        "mobilevit",
+        "mvitv2",
+        "naflexvit",
+        "nest",
+        "nextvit",
+    ),
+    *("pit", "pvt_v2", "qwen3_vit", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "tiny_vit"),
+    *("tnt", "twins", "visformer", "vitamin", "volo", "xcit"),
 )
 _ALIASES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
 _SMALL_SIDE = 64  # up to this side, a stem that divides it by four at once loses too much

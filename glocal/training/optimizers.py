@@ -73,7 +73,8 @@ def usual_optimizer(network: str, usable: Sequence[str] = ("sgd", "adamw")) -> s
     >>> usual_optimizer("vit_small"), usual_optimizer("resnet18"), usual_optimizer("vit_small", ["sgd"])
     ('adamw', 'sgd', 'sgd')
     """
-    return "adamw" if is_transformer(network) and "adamw" in usable else "sgd"
+    usual = "adamw" if is_transformer(network) else "sgd"
+    return usual if usual in usable else usable[0]
 
 
 def usual_settings(name: str) -> dict[str, Any]:

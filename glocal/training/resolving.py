@@ -18,6 +18,8 @@ from glocal.errors import GlocalError, counted
 from glocal.methods import method_class
 from glocal.models.loading import choose_device
 from glocal.models.weights import Weights
+from glocal.plain import copied
+from glocal.settings import assign
 from glocal.training.flat import flatten
 from glocal.training.folder import has_checkpoint
 from glocal.training.ladder import least_warmup
@@ -130,13 +132,12 @@ def _warm_up(
     """Lengthens a warm-up of a few steps, as few images make it, unless it is set; a run keeps the one that it has.
 
     At the full rate the first steps can make the embedding so uneven that the whole training does not mend it. So the
-    default method, and what is trained by the usual AdamW, have a warm-up where the recipe names none.
+    default method, and AdamW with any, have a warm-up where nothing is said about it.
     """
     before, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
-    in_recipe, on_top = (_says("optimizer.warmup_epochs", given) for given in (mapping, overrides))
-    named = _says("optimizer.name", mapping)  # HCL's recipe names AdamW, and has no warm-up in print
-    usual = {"sgd": recipe.method.name == DEFAULT_METHOD, "adamw": not named}
-    by_default = not in_recipe and usual.get(recipe.optimizer.name, False)
+    said, on_top = _settings_of(mapping, overrides), "optimizer.warmup_epochs" in flatten(dict(overrides))
+    usual = {"sgd": recipe.method.name == DEFAULT_METHOD, "adamw": True}
+    by_default = "optimizer.warmup_epochs" not in said and usual.get(recipe.optimizer.name, False)
     steps = max(1, images // recipe.train.batch_size)
     warmup = least_warmup(steps, epochs)
     if _goes_on(folder):
@@ -153,15 +154,21 @@ def _warm_up(
     return recipe
 
 
-def _tell_of_adamw(recipe: AnyRecipe, *given: Mapping[str, Any]) -> None:
+def _tell_of_adamw(recipe: AnyRecipe, mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """Says which optimiser it is, where the network alone has decided it."""
-    if recipe.optimizer.name == "adamw" and not any(_says("optimizer.name", its) for its in given):
-        rate = f"optimizer.lr is {recipe.optimizer.lr:g}"
-        note(f"optimizer.name is adamw and {rate}, for {recipe.model.name} is a transformer")
+    said = _settings_of(mapping, overrides)
+    if recipe.optimizer.name == "adamw" and "optimizer.name" not in said:
+        rate = "" if "optimizer.lr" in said else f", at optimizer.lr={recipe.optimizer.lr:g}"
+        note(f"optimizer.name is adamw{rate}, for {recipe.model.name} is a transformer")
 
 
-def _says(setting: str, given: Mapping[str, Any]) -> bool:
-    return setting in flatten(dict(given))
+def _settings_of(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All that is said by a recipe and on top of it, by dotted path; whole sections on top replace the recipe's."""
+    said = copied(mapping)
+    for path, value in overrides.items():
+        if not path.startswith("views."):  # which are there when the method's are known
+            assign(said, path, value)
+    return flatten(said)
 
 
 def _count_classes(recipe: AnyRecipe, source: Source) -> int:

@@ -10,17 +10,16 @@ from typing import Any
 import timm
 import torch
 
-from glocal.config import DEFAULT_METHOD, AnyRecipe, build_recipe, load_mapping, written_recipe
+from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
-from glocal.methods import method_class
 from glocal.models.architecture import ImageStatistics, ModelSettings, full_name, statistics_in_timm
 from glocal.models.building import build_backbone
 from glocal.models.fitting import fit_weights, likely_networks
 from glocal.models.weights import Weights, read_weights, stem_of
 from glocal.plain import copied, read_yaml
 from glocal.training.folder import has_checkpoint
-from glocal.training.optimizers import OptimizerSettings, usual_optimizer, usual_settings
+from glocal.training.optimizers import OptimizerSettings, usual_settings
 
 _NETWORK = ("name", "stem", "options")
 _OF_THEIR_SIZE = ("img_size", "dynamic_img_size")
@@ -262,11 +261,7 @@ def _with_gentle_rate(
 
 def _optimizer(start: Start) -> str:
     """The optimiser's name, which network and method decide where none is given."""
-    given, network, method = (
-        start.overrides.get(f"{section}.name", _section(start.mapping, section).get("name"))
-        for section in ("optimizer", "model", "method")
-    )
-    return str(given or usual_optimizer(str(network), method_class(str(method or DEFAULT_METHOD)).optimizers))
+    return build_recipe(start.mapping, start.overrides, statistics=start.statistics).optimizer.name
 
 
 def _with_statistics_kept(start: Start, written: Mapping[str, Any] | None) -> Start:

@@ -258,9 +258,10 @@ def test_few_images_have_a_warm_up_of_enough_steps_unless_it_is_set(
         (DATA, {"optimizer.name": "adamw"}, 13.33),
         (DATA, {"optimizer.name": "lars"}, 0),
         (DATA, {"method.name": "sce"}, 0),
+        (DATA, {"method.name": "sce", "optimizer.name": "adamw"}, 13.33),
     ],
 )
-def test_the_default_method_has_a_warm_up_without_a_word(
+def test_the_default_method_and_adamw_have_a_warm_up_without_a_word(
     data: str, settings: dict[str, Any], warmup: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batch = {"train.batch_size": 32} if data == DATA else {}
@@ -270,12 +271,28 @@ def test_the_default_method_has_a_warm_up_without_a_word(
 
 
 @pytest.mark.parametrize(
+    ("recipe", "settings", "warmup"),
+    [
+        ("hcl-cifar10", {}, 0),  # none in print
+        ("patchwise-dino-cifar10", {"optimizer": {"lr": 0.002}}, 13.33),  # AdamW by the network, for the section is new
+    ],
+)
+def test_what_a_recipe_says_of_its_warm_up_counts(
+    recipe: str, settings: dict[str, Any], warmup: float, tmp_path: Path
+) -> None:
+    more = {"train.epochs": 200, "train.batch_size": 32}
+    resolved, *_ = resolve(DATA, recipe, {**more, **settings}, tmp_path / "run", progress=False)
+    assert (resolved.optimizer.name, resolved.optimizer.warmup_epochs) == ("adamw", warmup)
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         (
             {"model.name": "vit_tiny"},
-            ["optimizer.name is adamw and optimizer.lr is 0.001, for vit_tiny is a transformer"],
+            ["optimizer.name is adamw, at optimizer.lr=0.001, for vit_tiny is a transformer"],
         ),
+        ({"model.name": "vit_tiny", "optimizer.lr": 0.002}, ["optimizer.name is adamw, for vit_tiny is a transformer"]),
         ({"model.name": "vit_tiny", "optimizer.name": "adamw"}, []),
         ({"model.name": "resnet18"}, []),
     ],

@@ -320,6 +320,10 @@ def test_the_rate_is_a_tenth_unless_it_was_chosen_for_weights(tmp_path: Path, fi
     assert rate({}, {"model.init": "timm:vit_tiny_patch16_224"}) == usual_settings("adamw")["lr"] / 10
     assert rate({}, {"model.init": "timm:vit_tiny_patch16_224", "optimizer.name": "sgd"}) == 0.006
     assert rate({"method": {"name": "logo"}}, {"model.init": "timm:vit_tiny_patch16_224"}) == 0.006  # by SGD alone
+    assert rate({}, {"model.init": "timm:vit_tiny_patch16_224", "method": {"name": "logo"}}) == 0.006
+    assert (
+        rate({"method": {"name": "dino"}}, {"model.pretrained": True}) == usual_settings("adamw")["lr"] / 10
+    )  # its ViT
     assert rate({}, {**init, "optimizer.name": "adamw"}) == usual_settings("adamw")["lr"] / 10
     assert rate(scratch, init) == 0.05
     assert rate(scratch, {**init, "optimizer.lr": 0.2}) == 0.2
