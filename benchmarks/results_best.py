@@ -41,20 +41,21 @@ def best(files: list[dict[str, Any]]) -> str:
     """For each set of images and network a table: by minutes the best row in each measure, and the best other method.
 
     Rows that change a method's settings are parts of a comparison. They are left out where others are, but for those
-    that are called by a method: `SimCLR, temperature 0.2`. Where one method alone was measured, there is no choice.
+    that are called by a method: `SimCLR, temperature 0.2`; where these are of one method, all are there. Where one
+    method alone was measured, there is no choice.
     """
-    methods = tuple(row["label"] for file in files for row in file["rows"] if not _is_variant(row))
+    methods = tuple(row["label"] for file in files for row in file["rows"] if not changes_method(row))
     groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     changed: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for file in (file for file in files if not tuning(file)):
         data, usual = data_of(file), file.get("budget", {}).get("network") or "–"
         for row in file["rows"]:
             where = data, str(row.get("network") or usual)
-            kept = not _is_variant(row) or str(row["label"]).startswith(methods)
+            kept = not changes_method(row) or str(row["label"]).startswith(methods)
             (groups if kept else changed)[where].extend(_entries(file, row))
     for where, entries in changed.items():
-        if where not in groups:
-            groups[where] = entries
+        if len({one.method for one in groups[where]}) < 2:
+            groups[where] += entries
     parts = []
     for (data, network), entries in sorted(groups.items()):
         if len({one.method for one in entries}) < 2:
@@ -70,13 +71,16 @@ def best(files: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts) or "Nothing has been measured on test images yet."
 
 
-def _is_variant(row: dict[str, Any]) -> bool:
-    return any(path.startswith("method.") for path in row.get("settings", {}))
+def changes_method(row: dict[str, Any]) -> bool:
+    """Whether a row has settings of the method other than its recipe's, one by one or as a whole section."""
+    return any(path.split(".")[0] == "method" for path in row.get("settings", {}))
 
 
 def _entries(file: dict[str, Any], row: dict[str, Any]) -> list[Entry]:
     found = []
-    method = str(row.get("recipe") or row["label"]), str(row.get("settings", {}).get("method.name", ""))
+    settings = row.get("settings", {})
+    named = settings.get("method.name") or settings.get("method", {}).get("name", "")
+    method = str(row.get("recipe") or row["label"]), str(named)
     for alike in ALIKE:
         minutes = average(runs_of(row, alike), "cpu_minutes")
         measures = {title: its for metric, title in file["metrics"].items() if (its := values(row, alike, metric))}

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from results_best import best, data_of
+from results_best import best, changes_method, data_of
 from results_numbers import average, compared, shown, table, tuning
 from results_pictures import ALIKE, draw, runs_of, values
 
@@ -89,9 +89,8 @@ def of_recipes(files: list[dict[str, Any]]) -> str:
     rows: dict[str, list[str]] = {}
     for file in (file for file in files if not tuning(file)):
         for row in file["rows"]:
-            changed = any(key.startswith("method.") for key in row.get("settings", {}))
             alike = max(ALIKE, key=lambda kind: len(runs_of(row, kind)))
-            if (name := row.get("recipe", "")) and not changed and name not in rows and runs_of(row, alike):
+            if (name := row.get("recipe", "")) and not changes_method(row) and name not in rows and runs_of(row, alike):
                 recipe = build_recipe(load_mapping(name))
                 its = [f"{title} {shown(values(row, alike, metric))}" for metric, title in file["metrics"].items()]
                 _, epochs, _, minutes, *_ = cells(row, alike, file)

@@ -116,14 +116,14 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": fitting})})
     if method_class(recipe.method.name).needs_labels:
         recipe = recipe.model_copy(update={"method": recipe.method.fit_to_classes(_count_classes(recipe, source))})
-    before, after = (flatten(m.model_dump(mode="json")) for m in (recipe.method, recipe.method.fit_to(images)))
+    fitted = recipe.method.fit_to(images)
+    before, after = (flatten(m.model_dump(mode="json")) for m in (recipe.method, fitted))
     for key in (key for key in after if before.get(key) != after[key]):
         if key == "images":  # of a memory bank: no choice
             continue
         why = "for" if before.get(key) is None else f"instead of {before[key]}: there are only"
         note(f"method.{key} is {after[key]} {why} {images} images")
-    recipe = recipe.model_copy(update={"method": recipe.method.fit_to(images)})
-    return recipe
+    return recipe.model_copy(update={"method": fitted})
 
 
 def _warm_up(
@@ -136,8 +136,9 @@ def _warm_up(
     """
     before, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
     said, on_top = _settings_of(mapping, overrides), "optimizer.warmup_epochs" in flatten(dict(overrides))
-    usual = {"sgd": recipe.method.name == DEFAULT_METHOD, "adamw": True}
-    by_default = "optimizer.warmup_epochs" not in said and usual.get(recipe.optimizer.name, False)
+    name = recipe.optimizer.name
+    usual = name == "adamw" or (name == "sgd" and recipe.method.name == DEFAULT_METHOD)
+    by_default = usual and "optimizer.warmup_epochs" not in said
     steps = max(1, images // recipe.train.batch_size)
     warmup = least_warmup(steps, epochs)
     if _goes_on(folder):

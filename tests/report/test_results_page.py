@@ -123,6 +123,19 @@ def test_more_minutes_have_a_line_of_their_own_and_changed_methods_are_no_answer
     assert "**changed**" not in results_page.page(tmp_path)  # one method leaves no choice
 
 
+def test_a_method_that_is_replaced_as_a_whole_section_is_another_one(results_page: Any) -> None:
+    rows = [
+        row("DINO", [50], recipe="sce-cifar10", settings={"method.name": "dino"}),
+        row("A", [60], recipe="sce-cifar10", settings={"method": {"name": "glocal"}}),
+    ]
+    file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
+    assert results_page.of_recipes([file]) == ""  # print is of the recipe's own method
+    assert "**A** 60.0 (one seed) in 20.0 min; then DINO 50.0" in results_page.best([file])
+    of_a = {**file, "rows": [row("A", [40], recipe="a")]}  # elsewhere a method of that name
+    of_a["rows"][0]["network"] = "another"
+    assert "then DINO 50.0" in results_page.best([file, of_a])
+
+
 def test_the_next_one_is_another_method_and_not_other_settings(tmp_path: Path, results_page: Any) -> None:
     settings = {"optimizer.lr": 0.1}
     rows = [row("A", [60]), row("A, slowly", [59], settings=settings, recipe="a"), row("B", [50], recipe="b")]
