@@ -28,8 +28,10 @@ from glocal.training.optimizers import build_optimizers, set_schedules
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 
-# The shapes are shown grey and partly inverted, which leaves little but the shape; photographs as the method has it.
+# At least half of a drawn image is shown, grey and partly inverted, which leaves little but the shape; photographs as the
+# method has it.
 SHAPES = {
+    "scale": (0.5, 1.0),
     "jitter": {"probability": 0.8, "brightness": 0.3, "contrast": 0.3, "saturation": 0.0, "hue": 0.0},
     "grey": 1.0,
     "solarize": {"probability": 0.5, "threshold": 0.0},
@@ -50,7 +52,7 @@ class Steps:
 
 
 class SelfSupervised(lightning.LightningModule):
-    """Any method of glocal that needs no labels and no look at all images between epochs.
+    """A method of glocal that needs no labels, no memory bank and no look at all images between epochs.
 
     Args:
         recipe: resolved; its sections model, method, views and optimizer decide what is trained, and how.
@@ -107,7 +109,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="shapes:train:2048", help="images to learn from, as for glocal pretrain")
     parser.add_argument("--test", help="labelled images to measure on; default: with shapes, shapes:test")
-    parser.add_argument("--method", default="simclr", help="a method of glocal, or path/to/file.py:ClassName")
+    parser.add_argument(
+        "--method", default="simclr", help="a method of glocal for ResNets, or path/to/file.py:ClassName"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/lightning"), help="folder for Lightning's checkpoints")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=64)

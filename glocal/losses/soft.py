@@ -20,6 +20,7 @@ def sce(
     target_temperature: float,
     coefficient: float,
     weight: Tensor | None = None,
+    left_out: Tensor | None = None,
 ) -> Tensor:
     """Similarity Contrastive Estimation: cross-entropy between w = λ·one-hot + (1 − λ)·s and the prediction p.
 
@@ -39,6 +40,7 @@ def sce(
         target_temperature: τₘ > 0 of the target, smaller than τ to sharpen it.
         coefficient: λ in [0, 1]; 1 is InfoNCE.
         weight: (B,) of the rows, which sum to 1; None: 1 / B each.
+        left_out: (B, K) bool, the negatives that do not count for a row, fewer than all; None: all count.
 
     Returns:
         Scalar in the dtype of the inputs.
@@ -57,6 +59,9 @@ def sce(
         logits = query @ negatives.T / temperature  # (B, K)
         # Algorithm 1's zero logit for the positive shares the softmax with the negatives.
         target_logits = key @ negatives.T / target_temperature
+        if left_out is not None:  # the lowest number, not −∞, of which a share of 0 would be no number
+            lowest = torch.finfo(logits.dtype).min
+            logits, target_logits = (its.masked_fill(left_out, lowest) for its in (logits, target_logits))
         target = torch.softmax(torch.nn.functional.pad(target_logits, (1, 0)), dim=1)  # (B, 1 + K)
         expected = target[:, 0] * positive + (target[:, 1:] * logits).sum(dim=1)
         normaliser = torch.logaddexp(positive, logits.logsumexp(dim=1))

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glocal.distributed import all_gather_with_gradient, process_count
+from glocal.distributed import all_gather, all_gather_with_gradient, process_count, process_rank
 from glocal.losses import decorrelation, local_dissimilarity, sce, view_contrast
 from glocal.methods.base import Method, ParameterGroup
 from glocal.methods.clim import SelectionSettings, draw_partners, mix, select
@@ -225,8 +225,8 @@ class Glocal(Method):
     def match(self, tokens: list[Tensor], whole: Tensor, geometry: Sequence[ViewGeometry]) -> Tensor:
         """Each patch follows the patch of the second whole view that shows the same part of the image.
 
-        A patch is compared as an image is, with the batch's whole views as what it is not. Each image and view has the
-        same share. Mixed and partners' views have none.
+        A patch is compared as an image is, with the whole views of the batch's other images as what it is not. Each
+        image and view has the same share. Mixed and partners' views have none.
         """
         settings = self.settings
         views = [*([] if settings.mixed else [0]), *range(_WHOLE + settings.mixed, len(tokens))]
@@ -252,14 +252,17 @@ class Glocal(Method):
         row, image, column, weight = (
             to_device(its, whole.device) for its in (row, image, 1 + matches.index_a[matches.valid], weight)
         )
+        others = all_gather(whole.detach().transpose(0, 1))  # (P·B, W, D)
+        place = torch.arange(len(others), device=whole.device).repeat_interleave(len(whole))
         return sce(
             self.project(torch.cat([its.flatten(0, 1) for its in learning])[row]),
             self.project(tokens[1][image, column]).detach(),
-            whole.detach().flatten(0, 1),
+            others.flatten(0, 1),
             temperature=self.now.temperature,
             target_temperature=self.now.target_temperature,
             coefficient=self.now.coefficient,
             weight=weight,
+            left_out=place == (process_rank() * whole.shape[1] + image)[:, None],
         )
 
     def embed(self, images: Tensor) -> Tensor:

@@ -101,6 +101,25 @@ def test_ceil_stays_exact_where_the_other_images_have_no_mass_left() -> None:
     assert found.item() == pytest.approx(200 - math.log(2), rel=1e-6)
 
 
+def test_sce_leaves_out_the_negatives_of_a_row_that_do_not_count() -> None:
+    generator = torch.Generator().manual_seed(3)
+    query, key, negatives = (
+        normalize(torch.randn(rows, 8, generator=generator, dtype=torch.float64), dim=1) for rows in (4, 4, 10)
+    )
+    left_out = torch.rand(4, 10, generator=generator) < 0.4
+    settings = {"temperature": 0.1, "target_temperature": 0.05, "coefficient": 0.5}
+    alone = [
+        sce(query[[row]], key[[row]], negatives[~left_out[row]], **settings)  # type: ignore[arg-type]
+        for row in range(4)
+    ]
+    query.requires_grad_()
+    together = sce(query, key, negatives, left_out=left_out, **settings)  # type: ignore[arg-type]
+    torch.testing.assert_close(together, torch.stack(alone).mean())
+    together.backward()
+    assert query.grad is not None
+    assert query.grad.isfinite().all()
+
+
 def test_sce_with_coefficient_one_is_info_nce() -> None:
     query, key, queue = unit(5, 7), unit(5, 7, seed=1), unit(11, 7, seed=2)
     soft = sce(query, key, queue, temperature=0.2, target_temperature=0.05, coefficient=1.0)

@@ -182,7 +182,7 @@ def test_patches_follow_those_of_the_second_whole_view_that_show_the_same(mixed:
 def written_out(method: Method, batch: Views, learning: tuple[int, ...]) -> float:
     """The term of patches, patch by patch."""
     tokens = [method.backbone.forward_tokens(images) for images in batch.images[:4]]
-    queries, keys, weights = [], [], []
+    queries, keys, weights, images = [], [], [], []
     for view in learning:
         for image in range(8):
             one, other = (
@@ -195,6 +195,7 @@ def written_out(method: Method, batch: Views, learning: tuple[int, ...]) -> floa
             keys += [tokens[1][image, 1 + a] for a, _ in pairs]
             queries += [tokens[view][image, 1 + b] for _, b in pairs]
             weights += [1 / (len(learning) * 8 * len(pairs)) for _ in pairs]
+            images += [image for _ in pairs]
     query = normalize(method.projector(torch.stack(queries)), dim=1)
     key = normalize(method.projector(torch.stack(keys)), dim=1)
     wholes = whole_views(method, batch)
@@ -203,7 +204,7 @@ def written_out(method: Method, batch: Views, learning: tuple[int, ...]) -> floa
         * sce(
             query[row : row + 1],
             key[row : row + 1],
-            wholes,
+            wholes[:, [other for other in range(8) if other != images[row]]].flatten(0, 1),
             temperature=0.1,
             target_temperature=0.05,
             coefficient=1.0,
@@ -213,12 +214,12 @@ def written_out(method: Method, batch: Views, learning: tuple[int, ...]) -> floa
 
 
 def whole_views(method: Method, batch: Views) -> torch.Tensor:
-    """The whole views' unit vectors (W·B, D), as the method has them."""
+    """The whole views' unit vectors (W, B, D), as the method has them."""
     seen: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(method, "match", lambda tokens, whole, geometry: seen.append(whole) or whole.new_zeros(()))
         method(batch)
-    return seen[0].detach().flatten(0, 1)
+    return seen[0].detach()
 
 
 def test_networks_without_patches_and_repulsion_of_one_crop_are_told() -> None:
