@@ -28,8 +28,8 @@ from glocal.training.optimizers import build_optimizers, set_schedules
 from glocal.views.batch import Views
 from glocal.views.plan import ViewPlan
 
-# At least half of a drawn image is shown, grey and partly inverted, which leaves little but the shape; photographs as the
-# method has it.
+# At least half of a drawn image is shown, grey and partly inverted, which leaves little but the shape; of photographs
+# what the method has.
 SHAPES = {
     "scale": (0.5, 1.0),
     "jitter": {"probability": 0.8, "brightness": 0.3, "contrast": 0.3, "saturation": 0.0, "hue": 0.0},
