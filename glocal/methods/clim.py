@@ -3,7 +3,7 @@
 Li, Xiong and Zhang, "Center-wise Local Image Mixture For Contrastive Representation Learning", BMVC 2021. MoCo v2 whose
 query is an image mixed with one of its positives: neighbours that lie nearer to the centre of its cluster than the
 image itself (section 3.2). The same crops shown at several resolutions make the representation scale invariant (section
-3.4).
+3.3).
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ _SMALL_CROPS = (0.05, 0.14)  # shares of the area, section 4.4
 
 
 class SelectionSettings(MethodSettings):
-    """How positives are selected and mixed in; defaults are those of appendix A."""
+    """How positives are selected and mixed in.
+
+    The rule and CutMix are those of section 3, refresh_epochs, neighbors and positives those of appendix A, alpha of
+    appendix B. The others are ours.
+    """
 
     rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6 (there knn has neighbors=10)
     refresh_epochs: int = Field(5, ge=1)  # epochs between two selections of positives

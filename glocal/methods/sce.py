@@ -2,8 +2,8 @@
 
 Denize, Rabarisoa, Orcesi, Hérault and Canu, "Similarity Contrastive Estimation for Self-Supervised Soft Contrastive
 Learning", WACV 2023. The teacher looks at a weak view and says how similar each image is to those in the queue; the
-student, from a strong view, predicts this distribution while contrasting its positive (eq. 4–6; Algorithm 1 and
-settings in the supplement, section E).
+student, from a strong view, predicts this distribution while contrasting its positive (eq. 4–6; Algorithm 1 in
+the supplement, section A, settings in section E).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from glocal.settings import Amount
 from glocal.views.batch import Views
 from glocal.views.plan import Blur, Jitter, View
 
-# Sides beside 224 and shares of the area of the smaller crops (SCE's supplement, section E; from CLSA).
+# Sides beside 224 and shares of the area of the smaller crops (section 4.3 and the authors' configuration, from ReSSL).
 _CROPS = {192: (0.172, 0.86), 160: (0.143, 0.715), 128: (0.114, 0.571), 96: (0.086, 0.429)}
 
 
