@@ -84,6 +84,11 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(checkpoint_files(folder / "checkpoints"))
 
 
+def goes_on(folder: Path) -> bool:
+    """Whether a run in the folder goes on with the recipe that it has written."""
+    return has_checkpoint(folder) and (folder / "recipe.yaml").is_file()
+
+
 def prepare_folder(
     folder: Path,
     recipe: AnyRecipe,

@@ -21,7 +21,7 @@ from glocal.models.weights import Weights
 from glocal.plain import copied
 from glocal.settings import assign
 from glocal.training.flat import flatten
-from glocal.training.folder import has_checkpoint
+from glocal.training.folder import goes_on
 from glocal.training.ladder import least_warmup
 from glocal.training.machine import as_launched
 from glocal.training.precision import choose_precision
@@ -91,16 +91,12 @@ def _tell_of_views(recipe: AnyRecipe) -> None:
 def _known_statistics(recipe: AnyRecipe, folder: Path) -> DataSettings:
     """The recipe's `data`, with the mean and deviation that the run in the folder has measured of such images."""
     data = recipe.data
-    if data.stored_channels is None or (data.mean and data.std) or not _goes_on(folder):
+    if data.stored_channels is None or (data.mean and data.std) or not goes_on(folder):
         return data
     before = build_recipe(load_mapping(folder / "recipe.yaml")).data
     if before.stored_channels != data.stored_channels:
         return data
     return data.model_copy(update={"mean": data.mean or before.mean, "std": data.std or before.std})
-
-
-def _goes_on(folder: Path) -> bool:
-    return has_checkpoint(folder) and (folder / "recipe.yaml").is_file()
 
 
 def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
@@ -141,7 +137,7 @@ def _warm_up(
     by_default = usual and "optimizer.warmup_epochs" not in said
     steps = max(1, images // recipe.train.batch_size)
     warmup = least_warmup(steps, epochs)
-    if _goes_on(folder):
+    if goes_on(folder):
         warmup = build_recipe(load_mapping(folder / "recipe.yaml")).optimizer.warmup_epochs
     if before < warmup and (before > 0 or by_default) and not on_top:
         if before > 0:
@@ -186,7 +182,7 @@ def _settle_precision(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     """The recipe with a precision in place of `auto`: that of the run in the folder, or what suits the machine."""
     if recipe.train.precision != "auto":
         return recipe
-    going = _goes_on(folder)
+    going = goes_on(folder)
     chosen = flatten(load_mapping(folder / "recipe.yaml")).get("train.precision", "fp32") if going else None
     if chosen is None:
         chosen, reason = choose_precision(choose_device(recipe.train.device), recipe.train.devices)

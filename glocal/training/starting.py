@@ -18,7 +18,7 @@ from glocal.models.building import build_backbone
 from glocal.models.fitting import fit_weights, likely_networks
 from glocal.models.weights import Weights, read_weights, stem_of
 from glocal.plain import copied, read_yaml
-from glocal.training.folder import has_checkpoint
+from glocal.training.folder import goes_on
 from glocal.training.optimizers import OptimizerSettings, usual_settings
 
 _NETWORK = ("name", "stem", "options")
@@ -86,7 +86,7 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
     pretrained = overrides.get("model.pretrained", _section(mapping, "model").get("pretrained"))
     if not init and not pretrained:
         return Start(*given)
-    written = load_mapping(folder / "recipe.yaml") if _goes_on(folder) else None
+    written = load_mapping(folder / "recipe.yaml") if goes_on(folder) else None
     start = Start(copied(mapping), dict(overrides))
     if init:
         start = _with_init(start, _whole(str(init)), written)
@@ -113,10 +113,6 @@ def _with_single_settings(
 def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = mapping.get(name)
     return found if isinstance(found, Mapping) else {}
-
-
-def _goes_on(folder: Path) -> bool:
-    return has_checkpoint(folder) and (folder / "recipe.yaml").is_file()
 
 
 def _whole(init: str) -> str:
