@@ -20,6 +20,11 @@ from glocal.errors import GlocalError, WriteError
 RESULTS = (".csv", ".html", ".png")
 """Endings of results: a table, a page, a picture."""
 
+_UMASK = os.umask(0o077)  # can be read only by setting it
+os.umask(_UMASK)
+PUBLIC = 0o666 & ~_UMASK
+"""The mode of a new file, as the process' umask has it; those that are made for a moment are closed to others."""
+
 _ACTING = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]")
 
 
@@ -45,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
+            os.chmod(name, PUBLIC)
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):

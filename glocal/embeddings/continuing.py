@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glocal.console import note
+from glocal.data.sources.passed_over import check_holds_no_images
 from glocal.distributed import process_rank
 from glocal.embeddings.folder import ABOUT, About, read_about, shard_paths
 from glocal.errors import GlocalError
@@ -21,7 +22,7 @@ def started(folder: Path, about: About) -> About:
     """What the folder holds already, or shall hold: `about`, which the first process writes where nothing is there.
 
     Raises:
-        GlocalError: it holds other embeddings, or shards of which nothing is known.
+        GlocalError: it holds other embeddings, shards of which nothing is known, or images.
     """
     if (folder / ABOUT).is_file():
         there = read_about(folder)
@@ -37,6 +38,7 @@ def started(folder: Path, about: About) -> About:
     if process_rank() == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            check_holds_no_images(folder)
             write_text(folder / ABOUT, about.model_dump_json(indent=2) + "\n")
         except OSError as error:
             raise GlocalError(f"{folder}: no folder can be written there: {error.strerror}") from error

@@ -135,10 +135,15 @@ class Embeddings:
         """Vectors of some rows in order, (stop − start, D) float32; only these are read.
 
         Args:
-            start, stop: the rows.
+            start, stop: the rows, 0 ≤ start ≤ stop ≤ the number of images.
             out: memory on the CPU for as many rows or more, (n, D) float32. Blocks that are read one after another are
                 read into the same memory several times as fast as into new memory.
+
+        Raises:
+            GlocalError: there are no such rows.
         """
+        if not 0 <= start <= stop <= len(self):
+            raise GlocalError(f"{self.folder}: there are no rows {start} to {stop}; it has {len(self):,}, from 0 on")
         found = torch.empty(stop - start, self.dim) if out is None else out[: stop - start]
         values = found.numpy()
         for vectors, begin in zip(self._vectors, self._begin[:-1].tolist(), strict=True):
@@ -157,8 +162,15 @@ class Embeddings:
             yield start, self.rows(start, min(start + size, len(self)))
 
     def take(self, rows: Sequence[int] | Tensor) -> Tensor:
-        """Vectors of rows in any order, (n, D) float32."""
-        wanted = np.asarray(rows, dtype=np.int64)
+        """Vectors of rows in any order, (n, D) float32.
+
+        Args:
+            rows: their numbers, from 0 on, or a mask with one truth value an image.
+
+        Raises:
+            GlocalError: there are no such rows.
+        """
+        wanted = self._numbers(rows)
         shard = np.searchsorted(self._begin, wanted, side="right") - 1
         found = np.empty((len(wanted), self.dim), np.float32)
         for number in np.unique(shard):
@@ -188,12 +200,12 @@ class Embeddings:
         return self.values("thumbnail", rows) if self.has("thumbnail") else [None] * len(rows)
 
     def values(self, name: str, rows: Sequence[int] | Tensor) -> list[Any]:
-        """What a column holds for some rows in any order; only their shards are read.
+        """What a column holds for some rows (as for `take`) in any order; only their shards are read.
 
         Raises:
-            GlocalError: it was not kept.
+            GlocalError: it was not kept, or there are no such rows.
         """
-        wanted = np.asarray(rows, dtype=np.int64)
+        wanted = self._numbers(rows)
         shard = np.searchsorted(self._begin, wanted, side="right") - 1
         found: list[Any] = [None] * len(wanted)
         for number in np.unique(shard).tolist():
@@ -205,6 +217,21 @@ class Embeddings:
             for place, one in zip(here, column.take(wanted[here] - self._begin[number]).to_pylist(), strict=True):
                 found[place] = one
         return found
+
+    def _numbers(self, rows: Sequence[int] | Tensor) -> np.ndarray:
+        """Rows as users name them as numbers, (n,) int64."""
+        wanted = np.asarray(rows)
+        if wanted.dtype == bool and wanted.shape == (len(self),):
+            return np.flatnonzero(wanted)
+        if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and wanted.size):
+            raise GlocalError(
+                f"{self.folder}: rows are a list of whole numbers, or a mask of {len(self):,} truth values, not "
+                f"{wanted.dtype} of shape {wanted.shape}"
+            )
+        wrong = wanted[(wanted < 0) | (wanted >= len(self))]
+        if wrong.size:
+            raise GlocalError(f"{self.folder}: there is no row {wrong[0]}; it has {len(self):,}, from 0 on")
+        return wanted.astype(np.int64)
 
     def written(self, row: int) -> float:
         """When the shard of a row was written, in seconds of the file system's clock."""

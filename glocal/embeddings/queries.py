@@ -209,8 +209,10 @@ def _of_files(embeddings: Embeddings, names: Sequence[str], paths: Sequence[str]
 
 
 def _as_embedded(embeddings: Embeddings, row: int, path: str) -> bool:
+    """Whether a file has neither been written nor put in its place (which copying with times hides) since then."""
     try:
-        return os.stat(path).st_mtime <= embeddings.written(row)
+        status = os.stat(path)
+        return max(status.st_mtime, status.st_ctime) <= embeddings.written(row)
     except OSError:
         return False
 

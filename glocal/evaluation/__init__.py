@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from glocal.evaluation.features.cache import FeatureCache
 from glocal.evaluation.features.extraction import Extractor, Features, RawPixels, Readout, channels_of, extract
 from glocal.evaluation.features.opening import open_extractor
 from glocal.evaluation.protocols import protocol, protocol_names
-from glocal.evaluation.remarks import seen_before, shortened
+from glocal.evaluation.remarks import also_train, seen_before, shortened
 from glocal.files import cache_folder
 from glocal.settings import Settings, assign, validated
 
@@ -106,7 +106,7 @@ def evaluate(
     for name, place in (data or {}).items():
         assign(raw, f"{name}.data", str(place))
     if k:
-        assign(raw, "knn.k", tuple(k))
+        assign(raw, "knn.k", (k,) if isinstance(k, int) else tuple(k))
     names = [protocols] if isinstance(protocols, str) else None if protocols is None else list(protocols)
     every = names is not None and "all" in names
     chosen = _choose(names, raw, tuple(data or ()), labelled=train is not None and test is not None)
@@ -161,7 +161,7 @@ def evaluate(
                 **_images(bench, its, labels=protocol(name).labels),
                 "settings": {**its.model_dump(mode="json"), **bench.resolved},
                 "results": [{"setting": setting, "metrics": metrics} for setting, metrics in found],
-                "remarks": [*shortened(its), *(seen_before(backbone, bench.test) if protocol(name).labels else ())],
+                "remarks": [*shortened(its), *(_of_images(bench) if protocol(name).labels else ())],
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.perf_counter() - started, 3),
             }
@@ -181,6 +181,12 @@ def _open_labelled(name: Images, backbone: Extractor) -> Source:
         return source
     note(f"{source.name}: {len(part):,} of its {len(source):,} images have labels; the others are left out")
     return part
+
+
+def _of_images(bench: Bench) -> Iterator[str]:
+    """What has to be known of the test images: that training saw them, with their labels or without."""
+    yield from also_train(bench.train, bench.test)
+    yield from seen_before(bench.backbone, bench.test)
 
 
 class IncompleteError(GlocalError):

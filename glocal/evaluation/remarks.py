@@ -46,6 +46,35 @@ def seen_before(backbone: Extractor, test: Source | None) -> Iterator[str]:
             return
 
 
+def also_train(train: Source | None, test: Source | None) -> Iterator[str]:
+    """In words, where images that are measured on are those of training as well, with their labels."""
+    if train is None or test is None:
+        return
+    if hasattr(train, "files") and hasattr(test, "files"):
+        places = _Places()
+        known = {places.of(path) for path in train.files()}
+        files = test.files()
+        count, whole = sum(places.of(path) in known for path in files), len(files)
+    else:
+        count, whole = (len(test) if train.name == test.name else 0), len(test)
+    if count:
+        part = "the" if count == whole else f"{count:,} of {whole:,}"
+        yield f"{part} test images are among the training images (--train) as well, so the number says little"
+
+
+class _Places:
+    """Files by where they really are; each folder is asked once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], name)
+
+
 def _set_of(name: str) -> str:
     """Without the number of shapes, of which more begin with the same ones."""
     return ":".join(name.split(":")[:2]) if name.startswith("shapes:") else name

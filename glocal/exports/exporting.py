@@ -106,6 +106,8 @@ def export(
     if loaded.decoding is not None and loaded.channels is not None:
         for source in more:
             decode_as(source, loaded.decoding)
+    if evaluation is not None and not (Path(evaluation) / "evaluation.json").is_file():
+        raise GlocalError(f"--evaluation {evaluation}: there is no evaluation.json; give the --out of glocal evaluate")
     folder = Path(evaluation) if evaluation is not None else origin.run and origin.run / "evaluation"
     subject = Subject(
         backbone=loaded,

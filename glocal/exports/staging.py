@@ -11,7 +11,7 @@ from pathlib import Path
 
 from glocal.errors import GlocalError
 from glocal.exports.target import Target
-from glocal.files import sync_folder
+from glocal.files import PUBLIC, sync_folder
 
 _DRAWN = "?" * 8  # what mkdtemp puts into a name; more letters are those of a longer name, of another export
 
@@ -103,9 +103,9 @@ def _escaped(name: str) -> str:
 
 
 def _settle(place: Path) -> None:
-    """Forces files to the disk, and lets others read them, which not every library does."""
+    """Forces files to the disk, and gives them the mode of new files, which not every library does."""
     for path in place.iterdir() if place.is_dir() else [place]:
-        path.chmod(0o644)
+        path.chmod(PUBLIC)
         with path.open("rb") as file:
             os.fsync(file.fileno())
     if place.is_dir():

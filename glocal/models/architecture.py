@@ -55,7 +55,7 @@ class ModelSettings(Settings):
     """
 
     name: str = "resnet18"  # any timm model, or vit_tiny, vit_small, vit_base, small_alexnet
-    stem: Literal["auto"] | Stem = "auto"  # small: a ResNet begins with 3×3, stride 1, no pooling; medium: stride 2
+    stem: Literal["auto", Stem] = "auto"  # small: a ResNet begins with 3×3, stride 1, no pooling; medium: stride 2
     pretrained: bool = False
     init: str | None = None  # weights to begin with: timm:NAME, a run, a checkpoint, a .safetensors or .pth file
     keep_statistics: bool = False  # batch normalisation of the backbone keeps those of the weights it begins with
@@ -65,6 +65,9 @@ class ModelSettings(Settings):
     def _check(self) -> Self:
         if self.init and self.pretrained:
             raise ValueError("init and pretrained both name weights to begin with; leave one of them out")
+        for name, value in self.options.items():
+            if value is None and ":" in name:
+                raise ValueError(f"options: {name!r} is one word; in YAML a space follows the colon")
         given = {
             "": self.options,
             **{f"{name}.": its for name, its in self.options.items() if isinstance(its, Mapping)},

@@ -361,7 +361,7 @@ class Backbone(nn.Module):
     def _in_eval_mode(self, function: Callable[[Tensor], Tensor], images: AnyImages) -> Tensor:
         checked = checked_images(images, self.decoding or Decoding(), self.size)
         height, width = checked.shape[-2:]
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]  # a frozen layer's is its own
         self.eval()
         try:
             if function is self.network and isinstance(self.network, VisionTransformer):
@@ -377,4 +377,5 @@ class Backbone(nn.Module):
                 f"{self.size}): {one_line(error)}"
             ) from error
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training

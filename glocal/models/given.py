@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from glocal.data.decoding.channels import arrange
@@ -73,6 +73,8 @@ def _stacked(
 def pixels(image: Tensor | np.ndarray | Image.Image, decoding: Decoding) -> Tensor:
     """One image as (3, H, W), or (C, H, W) of values."""
     channels = decoding.channels or 3
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != channels:
             raise GlocalError(

@@ -53,7 +53,7 @@ def choose_device(device: str) -> str:
 
 
 def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbone:
-    """The trained backbone of a run, on the CPU and in evaluation mode.
+    """The trained backbone of a run, on the CPU and in evaluation mode. No random state is changed.
 
     Args:
         path: a run's folder (its newest checkpoint is taken), a checkpoint file, `timm:NAME` (pretrained weights), or
@@ -65,6 +65,11 @@ def load_backbone(path: str | Path, weights: str | Path | None = None) -> Backbo
     Raises:
         GlocalError: nothing is there, it cannot be read, or its weights do not fit the network.
     """
+    with torch.random.fork_rng(devices=[]):  # networks are drawn on the CPU
+        return _load_backbone(path, weights)
+
+
+def _load_backbone(path: str | Path, weights: str | Path | None) -> Backbone:
     from glocal.checkpoints import load_checkpoint, newest_readable
     from glocal.config import written_recipe
 
@@ -163,8 +168,10 @@ def _untrained(folder: Path) -> Backbone:
     from glocal.config import build_recipe, load_mapping
     from glocal.methods.building import build_method
 
+    if not (folder / "recipe.yaml").is_file():
+        raise GlocalError(f"untrained:{folder}: there is no run in {folder}")
     recipe = build_recipe(load_mapping(folder / "recipe.yaml"))
-    torch.manual_seed(recipe.seed)
+    torch.default_generator.manual_seed(recipe.seed)  # not those of GPUs, which would stay so
     backbone = build_method(recipe).backbone
     _tell_of_images(backbone, recipe)
     backbone.label = f"{folder.name} untrained ({recipe.model.name})"
@@ -218,14 +225,15 @@ def _of_file(name: str, weights: Weights) -> Backbone:
 def _from_timm(name: str, *, pretrained: bool = True, said: Weights | None = None) -> Backbone:
     """timm's network; with `said`, built for the images and with the options that lie beside these weights."""
     if not timm.is_model(name.split(".")[0]):
-        raise GlocalError(f"timm:{name}: {did_you_mean(name, timm.list_models())}")
+        every = [f"timm:{one}" for one in timm.list_models()]
+        raise GlocalError(f"timm:{name}: {did_you_mean(f'timm:{name}', every)}")
     family = timm.models.model_entrypoint(name.split(".")[0]).__module__
     options: dict[str, Any] = {"dynamic_img_size": True} if family in _ANY_SIZE else {}
     images: dict[str, Any] = {}
     if said is not None:
         options |= {key: value for key, value in said.options.items() if key not in _NO_OPTIONS}
         images = _of_images(said)
-    torch.manual_seed(0)  # for those that are not pretrained
+    torch.default_generator.manual_seed(0)  # for those that are not pretrained
     if pretrained:
         check_weights_at_hand(name, f"timm:{name}")
     try:

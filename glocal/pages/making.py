@@ -70,7 +70,8 @@ def write_report(
         The file.
 
     Raises:
-        GlocalError: no run, or nothing can be written there. A part that cannot be made says so on the page instead.
+        GlocalError: no run, images that cannot be opened, or nothing can be written there. A part that cannot be made
+            says so on the page instead.
     """
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     if not folders:
@@ -147,6 +148,8 @@ class _Page:
             try:
                 sources[one.name] = self._source(one)
             except Exception as error:
+                if isinstance(error, GlocalError) and self.data is not None and not isinstance(self.data, Source):
+                    raise  # it was asked for
                 return [Part("Map of the embeddings", f"<p>The images cannot be opened: {_in_a_line(error)}</p>")]
         made: list[tuple[str, Callable[[], str]]] = [
             ("Map of the embeddings", partial(self._map, trained, sources)),

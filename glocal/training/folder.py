@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from glocal.checkpoints import checkpoint_files, load_checkpoint, newest_readabl
 from glocal.config import AnyRecipe, TrainSettings, build_recipe, load_mapping
 from glocal.console import note
 from glocal.data.sources.base import Source
+from glocal.data.sources.passed_over import check_holds_no_images
 from glocal.distributed import first_decides, process_rank, together
 from glocal.errors import GlocalError, counted
 from glocal.files import make_folder, remove_remains, sha256, write_atomically, write_text
@@ -100,7 +102,7 @@ def prepare_folder(
 ) -> tuple[AnyRecipe, dict[str, Any] | None]:
     """Makes the run's folder, or checks that the run in it is this one.
 
-    A recipe without a checkpoint, of a start that failed, protects nothing: it is replaced, and its logs with it.
+    What a start that failed has left protects nothing: it is replaced. Files of others are not touched.
 
     Args:
         folder: the run's.
@@ -114,7 +116,7 @@ def prepare_folder(
         The recipe, with what the run in the folder remembers of its extensions, and the newest checkpoint.
 
     Raises:
-        GlocalError: the folder cannot be made, or another run is in it.
+        GlocalError: the folder cannot be made, or another run, files of others or images are in it.
     """
     begun, state = _newest(folder) if resume != "never" else (has_checkpoint(folder), None)
     return together(lambda: _prepare(folder, recipe, source, resume, begun, state, extend=extend, weights=weights))
@@ -226,17 +228,46 @@ def _begin(folder: Path, recipe: AnyRecipe, source: Source, weights: Weights | N
     make_folder(folder)
     if process_rank() > 0:
         return
-    if (folder / "recipe.yaml").exists():
-        note(f"{folder} has a recipe.yaml and no checkpoint: the run that failed there is begun anew")
+    if _is_marked(folder):
+        if (folder / "recipe.yaml").exists():
+            note(f"{folder} has a recipe.yaml and no checkpoint: the run that failed there is begun anew")
         for name in _LOGS:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    else:
+        _check_holds_nothing(folder, recipe)
+    _write_environment(folder, weights)  # first, for it is the mark
     write_names(source, folder)
     for copy, place in _own_files(recipe).items():
         text = place.path.read_bytes()
         write_atomically(folder / copy, lambda file, text=text: file.write(text))  # type: ignore[misc]
     write_text(folder / "recipe.yaml", recipe.to_yaml())
-    _write_environment(folder, weights)
+
+
+def _is_marked(folder: Path) -> bool:
+    """Whether a run was begun in the folder, so that what it wrote there may go: its environment.json says so."""
+    try:
+        return "glocal" in json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _check_holds_nothing(folder: Path, recipe: AnyRecipe) -> None:
+    """Refuses a folder with files that a run would write over, or with images that would look like its output.
+
+    Raises:
+        GlocalError: there are such files; it names them.
+    """
+    names = {entry.name for entry in os.scandir(folder)}
+    own = [name for name in ("recipe.yaml", "environment.json", "tensorboard", *_LOGS) if name in names]
+    if own:
+        raise GlocalError(
+            f"{folder} holds {', '.join(own)} of something else, which a run would write over; choose another folder "
+            "(--out), or move what is there"
+        )
+    sources = recipe.data.source if isinstance(recipe.data.source, list) else [recipe.data.source]
+    if not any(os.path.isdir(one) and os.path.samefile(one, folder) for one in sources if one):
+        check_holds_no_images(folder)
 
 
 def _write_environment(folder: Path, weights: Weights | None) -> None:

@@ -155,12 +155,6 @@ def monitor_series(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row["value"])) for row in rows if row["name"] == name]
 
 
-def read_monitor(folder: Path, name: str) -> float | None:
-    """The last measurement of that name in monitor.csv, or None."""
-    series = monitor_series(folder, name)
-    return series[-1][1] if series else None
-
-
 def read_metrics(folder: Path) -> dict[str, list[float]]:
     """The columns of metrics.csv; empty where there is none."""
     path = folder / "metrics.csv"

@@ -62,13 +62,29 @@ def measure_spread(embedding: Tensor) -> Spread:
     return Spread(spread(embedding), effective_rank(embedding), embedding.shape[1])
 
 
+_UNLABELLED = (
+    "data.test={test} has no labels, on which k-NN accuracy could be measured; give labelled images, or "
+    "monitor.knn_epochs=0"
+)
+
+
 def is_measured(source: Source, recipe: AnyRecipe) -> bool:
     """Whether a recipe's k-NN accuracy is measured on a run's images: enough of them have labels, and it is wanted."""
     return _learned_from(source, recipe) is not None
 
 
 def _learned_from(source: Source, recipe: AnyRecipe) -> Source | None:
-    train = labelled_part(source) if recipe.monitor.knn_epochs else None
+    """The images with labels, those of training or, where these have none, those of `data.test`."""
+    if not recipe.monitor.knn_epochs:
+        return None
+    train = labelled_part(source)
+    if train is None and recipe.data.test:
+        values = recipe.data.decoding.channels is not None
+        test = open_source(recipe.data.test, values=values)
+        decode_alike([test], recipe.data.decoding)
+        train = labelled_part(test)
+        if train is None:
+            raise GlocalError(f"{_UNLABELLED.format(test=recipe.data.test)}")
     return None if train is None or len(train) < _FEWEST else train
 
 
@@ -78,20 +94,28 @@ def knn_monitor(source: Source, recipe: AnyRecipe) -> KNNMonitor | None:
     Raises:
         GlocalError: the images of `data.test` have no labels, or a class that training lacks.
     """
-    train = _learned_from(source, recipe)
+    train, test = _learned_from(source, recipe), recipe.data.test
     if train is None:
         return None
+    if test and labelled_part(source) is None:
+        test = None  # it is measured within the test images
     settings = recipe.monitor
     monitor = KNNMonitor(
         train,
-        recipe.data.test,
+        test,
         images=settings.knn_images,
         k=settings.knn_k,
         seed=recipe.seed,
         decoding=recipe.data.decoding,
         patience=recipe.data.patience,
     )
-    some = "" if train is source else f", with the {len(train):,} of {len(source):,} images that have labels"
+    if test is None and recipe.data.test:
+        monitor.where = f"a part of {recipe.data.test}, for the training images have no labels"
+    some = (
+        ""
+        if train is source or test != recipe.data.test
+        else f", with the {len(train):,} of {len(source):,} images that have labels"
+    )
     often = "every epoch" if settings.knn_epochs == 1 else f"every {settings.knn_epochs} epochs"
     often = "after the last epoch" if settings.knn_epochs >= recipe.train.epochs else often
     monitor.about = f"k-NN accuracy is measured {often} on {monitor.where}{some}"
@@ -141,10 +165,7 @@ class KNNMonitor:
                 decode_alike([source], decoding)
             queries = labelled_part(source)
             if queries is None or queries.classes is None:
-                raise GlocalError(
-                    f"data.test={test} has no labels, on which k-NN accuracy could be measured; give labelled images, "
-                    "or monitor.knn_epochs=0"
-                )
+                raise GlocalError(_UNLABELLED.format(test=test))
             self.queries = queries
             self.bank = Subset(train, chosen[:images])
             self.where = test

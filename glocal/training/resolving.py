@@ -51,7 +51,8 @@ def resolve(
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
     named = data if data is not None else source_in(mapping, overrides or {})
     if not named:
-        raise GlocalError("no images: give a folder or a data set (--data), or data.source in the recipe")
+        there = f"; the run in {folder} goes on with --recipe {folder}/recipe.yaml" if goes_on(folder) else ""
+        raise GlocalError(f"no images: give a folder or a data set (--data), or data.source in the recipe{there}")
     start = begin(mapping, overrides or {}, folder)
     largest = start.overrides.get("data.max_pixels", (start.mapping.get("data") or {}).get("max_pixels"))
     allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read

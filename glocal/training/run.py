@@ -10,14 +10,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from glocal.checkpoints import checkpoint_files
 from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.console import note, warn
 from glocal.data.sources.opening import Images
 from glocal.distributed import check_alike, first_decides, together, wait_for_all
-from glocal.errors import TogetherError, WriteError
+from glocal.errors import GlocalError, TogetherError, WriteError, did_you_mean
 from glocal.files import write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
@@ -126,6 +126,10 @@ def pretrain(
 
     >>> run = pretrain("shapes", "runs/a", overrides={"train.epochs": 20})  # doctest: +SKIP
     """
+    if resume not in get_args(Resume):
+        raise GlocalError(f"resume={resume}: {did_you_mean(str(resume), get_args(Resume))}")
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise GlocalError('overrides are a dictionary, as {"train.epochs": 50}')
     folder, given = Path(out), dict(overrides or {})
     if init is not None:
         given["model.init"] = str(init)

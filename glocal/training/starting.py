@@ -171,7 +171,7 @@ def _written_down(written: Mapping[str, Any]) -> _Found:
 def _of_timm(init: str, overrides: Mapping[str, Any]) -> _Found:
     name = init.removeprefix("timm:")
     if not timm.is_model(full_name(name)):
-        raise GlocalError(f"model.init={init}: {did_you_mean(name, timm.list_models())}")
+        raise GlocalError(f"model.init={init}: {did_you_mean(init, [f'timm:{one}' for one in timm.list_models()])}")
     if full_name(overrides.get("model.name", name)) != full_name(name):
         raise GlocalError(
             f"model.name={overrides['model.name']} does not go with model.init={init}, which names it; leave it out"

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from glocal.embeddings.folder import ABOUT, Embeddings, shard_paths
 from glocal.embeddings.shards import map_vectors
@@ -55,6 +56,26 @@ def test_values_of_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     assert made.written(7) == made.shards[1].stat().st_mtime
     with pytest.raises(GlocalError, match="column 'tokens' cannot be read"):
         made.values("tokens", [1])
+
+
+def test_rows_that_are_not_there_are_told_and_masks_are_masks(tmp_path: Path) -> None:
+    made = make_embeddings(tmp_path / "e", np.eye(20), shard_rows=6)
+    mask = torch.zeros(20, dtype=torch.bool)
+    mask[[3, 11]] = True
+    assert torch.equal(made.take(mask), torch.eye(20)[[3, 11]])
+    assert torch.equal(made.take(mask.tolist()), torch.eye(20)[[3, 11]])
+    assert made.take([]).shape == (0, 20)
+    for wrong in ([20], [-1], torch.tensor([0, 1000])):
+        with pytest.raises(GlocalError, match="there is no row .*; it has 20, from 0 on"):
+            made.take(wrong)
+        with pytest.raises(GlocalError, match="there is no row"):
+            made.values("key", wrong)
+    for other in ([1.9], mask[:3], [[1]]):
+        with pytest.raises(GlocalError, match="rows are a list of whole numbers, or a mask of 20 truth values"):
+            made.take(other)  # type: ignore[arg-type]
+    for start, stop in ((0, 21), (-5, -1), (4, 3)):
+        with pytest.raises(GlocalError, match="there are no rows"):
+            made.rows(start, stop)
 
 
 def test_shards_of_other_programs_are_read_where_they_cannot_be_mapped(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import csv
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +128,18 @@ def test_images_are_embedded_only_where_their_vector_is_not_known(
     assert seen == [1]
     assert 9 not in found.rows  # still the same file
     assert found.rows[0].tolist() == [row for row in nearest(made, np.ones(3072)) if row != 9]
+
+
+def test_an_older_file_that_was_put_in_the_place_of_another_is_seen(
+    tmp_path: Path, image_folder: Callable[..., Path]
+) -> None:
+    folder = image_folder(8)
+    made = glocal.embed("pixels", folder, tmp_path / "e", workers=0, progress=False)
+    first, second = (folder / key for key in made.keys[:2])
+    time.sleep(0.05)
+    shutil.copy2(second, first)  # with the time that it was written
+    found = glocal.search(made, first, 1, progress=False)
+    assert found.rows.tolist() == [[1]]
 
 
 def test_broken_queries_are_named_and_the_others_go_on(

@@ -16,7 +16,7 @@ from glocal.data.sources.base import MemorySource, Subset
 from glocal.data.sources.opening import open_source
 from glocal.errors import GlocalError
 from glocal.evaluation import RawPixels, evaluate, extract, results
-from glocal.evaluation.remarks import seen_before
+from glocal.evaluation.remarks import also_train, seen_before
 from glocal.models.architecture import ModelSettings
 from glocal.models.building import build_backbone
 from glocal.training.monitors import KNNMonitor, knn_monitor, measure_spread
@@ -161,6 +161,20 @@ def test_the_monitor_looks_at_labelled_images_alone() -> None:
     assert knn_monitor(train, recipe) is None
 
 
+def test_without_labels_of_training_the_monitor_measures_within_the_test_images(tmp_path: Path) -> None:
+    train = colours(60, ["red", "green", "blue"], [0, 1, 2])
+    train.labels = None
+    monitor = monitored(train, saved(colours(60, ["blue", "red"], [2, 0]), tmp_path / "test"), knn_k=5)
+    assert len(monitor.bank) + len(monitor.queries) == 60
+    assert monitor.measure(MeanColour()) == 100.0  # type: ignore[arg-type]
+    assert "on a part of " in monitor.about
+    assert monitor.about.endswith("test, for the training images have no labels")
+    with pytest.raises(GlocalError, match="data.test=.* has no labels"):
+        monitored(train, tmp_path / "test" / "red")
+    with pytest.raises(GlocalError, match="there is no folder"):
+        monitored(train, tmp_path / "nowhere")
+
+
 def test_splits_of_a_data_set_are_not_measured_as_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = saved(colours(30, ["train", "val"], [0, 1]), tmp_path / "set")
     recipe = build_recipe({"name": "x"}, {}, data_size=32)
@@ -222,6 +236,26 @@ def test_the_table_says_where_the_test_images_were_learned_from(
     found = list(seen_before(backbone, open_source(measured)))
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
+
+
+def test_the_table_says_where_the_test_images_are_those_of_training(
+    tmp_path: Path, image_folder: Callable[..., Path]
+) -> None:
+    folder = image_folder(16)
+    (tmp_path / "link").symlink_to(folder)
+    for train, test, expected in (
+        (folder, folder, "the test images are among the training images"),
+        (tmp_path / "link", folder / "class0", "the test images are among"),
+        (folder / "class0", folder, "2 of 16 test images are among"),
+        ("shapes:test:8", "shapes:test:8", "the test images are among"),
+        ("shapes:train:8", "shapes:test:8", None),
+        (None, folder, None),
+    ):
+        found = list(also_train(None if train is None else open_source(train), open_source(test)))
+        assert len(found) == (expected is not None)
+        assert expected is None or found[0].startswith(expected)
+    found = evaluate(RawPixels(8), train=folder, test=folder, protocols="knn", k=1, progress=False)
+    assert "among the training images" in results.remarks(found)[0]
 
 
 def test_drawn_test_images_are_known_by_their_name() -> None:

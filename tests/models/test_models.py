@@ -20,6 +20,7 @@ from glocal.models.architecture import ModelSettings, found_stem, known_interpol
 from glocal.models.backbone import Backbone
 from glocal.models.building import build_backbone
 from glocal.models.heads import mlp
+from glocal.models.loading import load_backbone
 from glocal.models.momentum import MomentumTeacher
 from glocal.models.queue import NegativeQueue
 from glocal.training.rehearsal import notes_on
@@ -81,6 +82,37 @@ def test_features_normalise_run_in_eval_mode_and_restore_the_mode() -> None:
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.allclose(backbone.features(images / 255), expected, atol=1e-5)
     assert not found.requires_grad
+
+
+def test_a_look_leaves_each_layers_mode_as_it_was() -> None:
+    backbone = build_backbone(ModelSettings(options=TINY), size=32).train()
+    frozen = next(module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    backbone.features(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert not frozen.training
+    assert sum(module.training for module in backbone.modules()) == sum(1 for _ in backbone.modules()) - 1
+
+
+def test_photographs_that_a_camera_turned_are_seen_upright() -> None:
+    backbone = build_backbone(ModelSettings(options=TINY), size=32).eval()
+    pixels = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3) // 13 % 256
+    turned = Image.fromarray(pixels.astype(np.uint8))
+    upright = turned.transpose(Image.Transpose.ROTATE_270)
+    turned.getexif()[0x0112] = 6
+    assert torch.equal(backbone.features(turned), backbone.features(upright))
+
+
+def test_loading_a_network_changes_no_random_state() -> None:
+    for name in ("untrained:timm:test_resnet", "untrained:timm:test_vit"):
+        torch.manual_seed(3)
+        expected = torch.rand(2)
+        torch.manual_seed(3)
+        load_backbone(name)
+        assert torch.equal(torch.rand(2), expected)
+
+
+def test_an_option_without_a_space_behind_its_colon_is_told() -> None:
+    with pytest.raises(ValidationError, match="'drop_path_rate:0.3' is one word; in YAML a space follows the colon"):
+        ModelSettings(name="vit_tiny", options={"drop_path_rate:0.3": None})
 
 
 @pytest.mark.parametrize(

@@ -201,9 +201,15 @@ def test_logo_shows_its_affinity(tmp_path: Path) -> None:
 
 
 def test_images_that_are_gone_leave_the_rest_of_the_page(trained: Path, tmp_path: Path) -> None:
-    page = glocal.write_report(trained, tmp_path / "page.html", data=tmp_path / "gone", progress=False)
+    moved = shutil.copytree(trained, tmp_path / "run")
+    recipe = (moved / "recipe.yaml").read_text(encoding="utf-8")
+    (moved / "recipe.yaml").write_text(re.sub(r"source: .*", f"source: {tmp_path / 'gone'}", recipe), encoding="utf-8")
+    page = glocal.write_report(moved, tmp_path / "page.html", progress=False)
     assert headings(page) == ["Curves", "Measured", "Map of the embeddings"]
     assert "The images cannot be opened: there is no folder" in page.read_text(encoding="utf-8")
+    with pytest.raises(GlocalError, match="there is no folder .*gone"):  # they were asked for
+        glocal.write_report(trained, tmp_path / "other.html", data=tmp_path / "gone", progress=False)
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_wrong_places_are_told(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import glocal
 from glocal.checkpoints import checkpoint_files, load_checkpoint
@@ -121,7 +122,30 @@ def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path: Path) -> No
         glocal.load_backbone(tmp_path / "a")
     with pytest.raises(GlocalError, match=r"no run in .* to extend"):
         glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, extend=True)
+    (tmp_path / "a" / "environment.json").write_text('{"glocal": "0.1.0"}')  # so it is a run that failed
     glocal.pretrain(DATA, tmp_path / "a", overrides={**TINY, "train.epochs": 1}, resume="never", progress=False)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "images.txt", "method.py", "report.html", "tensorboard/events"])
+def test_files_of_others_in_the_runs_folder_are_not_touched(name: str, tmp_path: Path) -> None:
+    kept = tmp_path / "a" / name
+    kept.parent.mkdir(parents=True)
+    kept.write_text("# mine")
+    with pytest.raises(
+        GlocalError, match=f"a holds {name.partition('/')[0]} of something else, .* choose another folder"
+    ):
+        glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, progress=False)
+    assert kept.read_text() == "# mine"
+    assert [file.name for file in (tmp_path / "a").iterdir()] == [name.partition("/")[0]]
+
+
+def test_a_run_is_not_begun_among_images_that_it_would_hide(tmp_path: Path) -> None:
+    for name in ("cats/a.png", "cats/b.png", "dogs/a.png", "dogs/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(GlocalError, match="cats holds 2 images, which would be passed over as output of glocal"):
+        glocal.pretrain(tmp_path, tmp_path / "cats", overrides=TINY, progress=False)
+    assert sorted(file.name for file in (tmp_path / "cats").iterdir()) == ["a.png", "b.png"]
 
 
 def longer(out: Path, epochs: int, *, extend: bool = True) -> glocal.Run:

@@ -361,6 +361,12 @@ def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp
     with pytest.raises(GlocalError, match="there is no run in .* to continue"):
         glocal.pretrain(DATA, tmp_path / "b", overrides=TINY, resume="must")
     assert not (tmp_path / "b").exists()
+    with pytest.raises(GlocalError, match="resume=Never: did you mean never"):
+        glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, resume="Never")  # type: ignore[arg-type]
+    with pytest.raises(GlocalError, match="overrides are a dictionary"):
+        glocal.pretrain(DATA, tmp_path / "a", overrides=["train.epochs=1"])  # type: ignore[arg-type]
+    with pytest.raises(GlocalError, match="no images: .*; the run in .*a goes on with --recipe .*a/recipe.yaml"):
+        glocal.pretrain(None, tmp_path / "a")
 
 
 @pytest.mark.usefixtures("no_pictures")

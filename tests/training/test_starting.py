@@ -199,7 +199,7 @@ def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> N
     found = starting.begin({}, {"model.init": "timm:vit_small", "model.name": "vit_small_patch16_224"}, tmp_path)
     assert build_recipe(found.mapping, found.overrides, data_size=224).model.name == "vit_small_patch16_224"
     assert starting.begin({}, {"model.init": "timm:vit_small"}, tmp_path).mapping["model"]["name"] == "vit_small"
-    with pytest.raises(GlocalError, match="did you mean resnet10t"):
+    with pytest.raises(GlocalError, match="did you mean timm:resnet10t"):
         starting.begin({}, {"model.init": "timm:resnet10tt"}, tmp_path)
 
 

@@ -73,6 +73,7 @@ class ImageFolder(ImageFiles):
     Attributes:
         passed_over: what was passed over that might be missed, as a list in words; "" where there is nothing.
         part: of a folder that holds the parts of a data set, the path of the one to learn from; None of others.
+        beside: an image that lies beside two or more folders of images, which else were classes; None of others.
 
     Raises:
         GlocalError: there is no such folder, or no image in it.
@@ -104,6 +105,7 @@ class ImageFolder(ImageFiles):
             numbers = np.fromiter((number[_top(key)] for key in keys), np.int64, len(keys))
             classes, labels = names, torch.from_numpy(numbers)
         self.part = part
+        self.beside = next((key for key in keys if _top(key) == ""), None) if "" in tops and len(names) > 1 else None
         super().__init__(folder, keys, labels, classes)
 
 

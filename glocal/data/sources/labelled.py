@@ -50,4 +50,9 @@ def has_no_labels(source: Source) -> str:
     part = getattr(source, "part", None)
     if part is not None:  # a folder of train/ and test/
         return f"{source.name} has no labels, for its folders are the parts of a data set; give one part, as {part}"
+    beside = getattr(source, "beside", None)
+    if beside is not None:
+        return (
+            f"{source.name} has no labels, for {beside} lies beside its folders, which else were the classes: move it"
+        )
     return f"{source.name} has no labels; in a folder, the two or more folders of the first level are the classes"

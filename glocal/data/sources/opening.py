@@ -59,9 +59,11 @@ def names_of(source: Source) -> str | list[str]:
 
 
 def _open_one(name: str | Path, without: str | Path | None, values: bool) -> Source:
-    text = str(name)
     if name == "":
         raise GlocalError("the name of the images is empty; give a folder, a list or a data set")
+    if str(name).startswith("~"):  # which no shell has replaced: from Python, or quoted
+        name = os.path.expanduser(name)
+    text = str(name)
     if "@" in text and not os.path.exists(text):
         from glocal.data.sources.classes import only_classes
 

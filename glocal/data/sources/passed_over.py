@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from glocal.data.decoding.reading import image_extensions
+from glocal.errors import GlocalError, counted
 
 # Folders that hold all files of one of these rows are output of glocal: a run, an evaluation, a comparison, embeddings,
 # a pack.
@@ -64,6 +68,21 @@ _MOST = 5  # endings and folders that are named
 def is_output(names: Collection[str]) -> bool:
     """Whether a folder that holds files and folders of these names was written by glocal."""
     return any(all(name in names for name in row) for row in _OUTPUT)
+
+
+def check_holds_no_images(folder: Path) -> None:
+    """Refuses a folder for output in which images lie: a search for images would pass them over from then on.
+
+    Raises:
+        GlocalError: there are some.
+    """
+    endings = (os.path.splitext(entry.name)[1].lower() for entry in os.scandir(folder))
+    images = sum(ending in image_extensions() for ending in endings)
+    if images:
+        raise GlocalError(
+            f"{folder} holds {counted(images, 'image')}, which would be passed over as output of glocal from then on; "
+            "choose another folder (--out)"
+        )
 
 
 def count_endings(files: Iterable[str]) -> Counter[str]:

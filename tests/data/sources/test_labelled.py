@@ -12,7 +12,7 @@ from PIL import Image
 from glocal.data.sources import torchvision as tv_sources
 from glocal.data.sources.base import MemorySource
 from glocal.data.sources.classes import only_classes
-from glocal.data.sources.labelled import are_splits, labelled_part
+from glocal.data.sources.labelled import are_splits, has_no_labels, labelled_part
 from glocal.data.sources.opening import open_source
 from glocal.evaluation import RawPixels, evaluate
 
@@ -55,6 +55,24 @@ def test_stl10_keeps_the_labels_that_it_has(tmp_path: Path, monkeypatch: pytest.
     assert (len(both), part and len(part)) == (5, 3)
     assert both.classes == ["airplane", "bird", "car"]
     assert open_source("torchvision:STL10:unlabeled").labels is None
+
+
+def test_an_image_beside_the_folders_of_classes_is_named(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/0.png", "stray.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert has_no_labels(open_source(tmp_path)).endswith(
+        "has no labels, for stray.png lies beside its folders, which else were the classes: move it"
+    )
+    (tmp_path / "b" / "0.png").unlink()
+    assert "the two or more folders of the first level" in has_no_labels(open_source(tmp_path))
+
+
+def test_a_folder_in_the_home_of_the_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "0.png")
+    assert len(open_source("~/photos")) == 1
 
 
 def test_evaluations_leave_unlabelled_images_out(capsys: pytest.CaptureFixture[str]) -> None:
