@@ -31,14 +31,15 @@ class ListedImages(ImageFiles):
 
     - NAME.txt: one path a line; empty lines and lines that start with # say nothing.
     - NAME.csv: the first line names the columns, `path` and, if wanted, `label`. Labels are names or numbers; the
-      classes are in the order of the names, of the numbers where all are whole numbers.
+      classes are in the order of the names, of the numbers where all are whole numbers. A line without a label is an
+      image that has none.
 
     Args:
         file: the list.
 
     Raises:
         GlocalError: the list cannot be read, is empty, or names a file that is not there, or twice; a table has other
-            columns, or labels on some lines only. The message names the line.
+            columns. The message names the line.
     """
 
     def __init__(self, file: str | Path) -> None:
@@ -59,12 +60,9 @@ class ListedImages(ImageFiles):
         if not names:
             super().__init__(path.parent, keys, name=str(file))
             return
-        if len(names) < len(lines):
-            number = next(line.number for line in lines if line.label is None)
-            raise GlocalError(f"{path}, line {number}: no label; give every image one, or leave the column out")
         classes = in_order(set(names))
-        place = {label: number for number, label in enumerate(classes)}
-        super().__init__(path.parent, keys, torch.tensor([place[name] for name in names]), classes, name=str(file))
+        place = {None: -1, **{label: number for number, label in enumerate(classes)}}
+        super().__init__(path.parent, keys, torch.tensor([place[line.label] for line in lines]), classes, name=str(file))
 
 
 def in_order(classes: set[str]) -> list[str]:

@@ -57,6 +57,10 @@ def test_a_table_gives_labels_by_name_and_by_number(folder: Path) -> None:
     assert source.labels.tolist() == [1, 0, 1]
     source = open_source(write(folder / "paths.csv", "path\nclass0/0000.png\n"))
     assert source.labels is None
+    some = "path,label\nclass0/0000.png,a\nclass1/0001.png,\nclass2/0002.png\nclass3/0003.png,b\n"
+    source = open_source(write(folder / "some.csv", some))
+    assert source.labels.tolist() == [0, -1, -1, 1]
+    assert source[1].label is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,6 @@ def test_a_table_gives_labels_by_name_and_by_number(folder: Path) -> None:
         ("a.csv", "", r"a\.csv: its first line must be path,label \(or path alone\), not empty"),
         ("a.csv", "class0/0000.png,cat\n", r"its first line must be path,label .*, not class0/0000\.png,cat"),
         ("a.csv", "path,class\nclass0/0000.png,cat\n", "its first line must be .*, not path,class"),
-        ("a.csv", "path,label\nclass0/0000.png,a\nclass1/0001.png\n", r"line 3: no label; give every image one"),
         ("a.csv", "path,label\nclass0/0000.png,a,b\n", r"line 2: a path and a label is expected"),
         ("a.csv", "path,label\n,cat\n", r"line 2: a path and a label is expected"),
     ],
