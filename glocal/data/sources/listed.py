@@ -62,7 +62,8 @@ class ListedImages(ImageFiles):
             return
         classes = in_order(set(names))
         place = {None: -1, **{label: number for number, label in enumerate(classes)}}
-        super().__init__(path.parent, keys, torch.tensor([place[line.label] for line in lines]), classes, name=str(file))
+        labels = torch.tensor([place[line.label] for line in lines])
+        super().__init__(path.parent, keys, labels, classes, name=str(file))
 
 
 def in_order(classes: set[str]) -> list[str]:
