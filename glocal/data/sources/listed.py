@@ -61,8 +61,8 @@ class ListedImages(ImageFiles):
             super().__init__(path.parent, keys, name=str(file))
             return
         classes = in_order(set(names))
-        place = {None: -1, **{label: number for number, label in enumerate(classes)}}
-        labels = torch.tensor([place[line.label] for line in lines])
+        place = {label: number for number, label in enumerate(classes)}
+        labels = torch.tensor([-1 if line.label is None else place[line.label] for line in lines])
         super().__init__(path.parent, keys, labels, classes, name=str(file))
 
 
