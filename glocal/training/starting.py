@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 
-from glocal.config import AnyRecipe, build_recipe, load_mapping, written_recipe
+from glocal.config import DEFAULT_METHOD, AnyRecipe, build_recipe, load_mapping, written_recipe
 from glocal.console import note
 from glocal.errors import GlocalError, did_you_mean
 from glocal.models.architecture import ImageStatistics, ModelSettings, full_name, statistics_in_timm
@@ -27,6 +27,7 @@ _SECTIONS = ("model", "data", "optimizer")  # in which weights have a say
 _CHANNELS = ("channels", "rgb")  # settings of images that other statistics belong to
 _RATES = ("lr", "final_lr", "norm_and_bias_lr")
 _SHARE = 0.1  # of the rate from random weights
+_METHOD = "sce"  # gains from weights, of which glocal forgets a part at first (docs/continuing.md, "Which method")
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
     """Fills in what the weights say that a training begins with (`model.init`).
 
     The network is that of the weights where they say which it is, unless `model.name` is set beside them; so are the
-    mean and the deviation of images, and of a run the size of its images, unless the recipe says otherwise. Without a
-    rate that is set for weights, `optimizer.lr`, and with it the other rates of the section, is a tenth of what it is
-    from random ones, and batch normalisation keeps its statistics (`model.keep_statistics`) unless that is set.
+    mean and the deviation of images, and of a run the size of its images, unless the recipe says otherwise. Where no
+    method is named, it is SCE. Without a rate that is set for weights, `optimizer.lr`, and with it the other rates of
+    the section, is a tenth of what it is from random ones, and batch normalisation keeps its statistics
+    (`model.keep_statistics`) unless that is set.
 
     Args:
         mapping: the recipe, unchecked.
@@ -87,7 +89,7 @@ def begin(mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
     if not init and not pretrained:
         return Start(*given)
     written = load_mapping(folder / "recipe.yaml") if goes_on(folder) else None
-    start = Start(copied(mapping), dict(overrides))
+    start = _with_method(Start(copied(mapping), dict(overrides)), written)
     if init:
         start = _with_init(start, _whole(str(init)), written)
     named = bool(overrides.get("model.init") or overrides.get("model.pretrained"))
@@ -118,6 +120,17 @@ def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _whole(init: str) -> str:
     """The same place from whichever folder it is looked for."""
     return init if init.startswith("timm:") else str(Path(init).expanduser().absolute())
+
+
+def _with_method(start: Start, written: Mapping[str, Any] | None) -> Start:
+    """Names the method for weights where nothing is said of one; an older run goes on with the default of then."""
+    if start.mapping.get("method") or any(path.partition(".")[0] == "method" for path in start.overrides):
+        return start
+    older = written is not None and _section(written, "method").get("name") == DEFAULT_METHOD
+    name = DEFAULT_METHOD if older else _METHOD
+    if written is None:
+        note(f"method.name is {name}, which gains from weights sooner than {DEFAULT_METHOD}; set it to choose another")
+    return replace(start, mapping={**start.mapping, "method": {"name": name}})
 
 
 def _with_init(start: Start, init: str, written: Mapping[str, Any] | None) -> Start:

@@ -40,6 +40,7 @@ from tests.training.test_runs import DATA, TINY, assert_equal, final_state, run
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 CASES = cases()
+SHORT = {"data.size": 32, "train.batch_size": 16, "train.epochs": 1}
 PLAIN = {"model.options": TINY["model.options"], "model.name": "resnet18"}
 
 
@@ -201,6 +202,30 @@ def test_a_recipes_network_gives_way_to_that_of_the_weights(tmp_path: Path) -> N
     assert starting.begin({}, {"model.init": "timm:vit_small"}, tmp_path).mapping["model"]["name"] == "vit_small"
     with pytest.raises(GlocalError, match="did you mean timm:resnet10t"):
         starting.begin({}, {"model.init": "timm:resnet10tt"}, tmp_path)
+
+
+def test_without_a_method_named_weights_are_trained_by_one_that_gains_from_them(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = {"model.init": str(file), **PLAIN}
+    assert starting.begin({}, init, tmp_path / "a").mapping["method"] == {"name": "sce"}
+    assert "method.name is sce, which gains from weights sooner than glocal" in capsys.readouterr().err
+    pretrained = starting.begin({}, {"model.pretrained": True, "model.name": "resnet18"}, tmp_path / "a")
+    assert pretrained.mapping["method"] == {"name": "sce"}
+    for mapping, said in (
+        ({}, {"method.name": "glocal"}),
+        ({}, {"method.locals": 0}),
+        ({}, {"method": {"name": "byol"}}),
+        ({"method": {"name": "moco"}}, {}),
+    ):
+        start = starting.begin(mapping, {**init, **said}, tmp_path / "a")
+        assert start.mapping.get("method") == mapping.get("method")
+    assert "method" not in starting.begin({}, PLAIN, tmp_path / "a").mapping
+    older = tmp_path / "older"  # begun when weights had the same default as no weights
+    glocal.pretrain(DATA, older, overrides={**SHORT, **init, "method.name": "glocal"}, progress=False)
+    capsys.readouterr()
+    glocal.pretrain(DATA, older, overrides={**SHORT, **init}, progress=False)
+    assert "is finished" in capsys.readouterr().err
 
 
 def test_images_are_as_the_architectures_weights_expect_them(tmp_path: Path, file: Path) -> None:
