@@ -27,6 +27,7 @@ from glocal.training.machine import as_launched
 from glocal.training.precision import choose_precision
 from glocal.training.starting import begin
 
+_FEW = 1000  # photographs; 240 teach less than ImageNet's weights know (docs/choosing.md)
 _SMALL_BATCH, _STEPS = 64, 4  # of a set that is smaller than the recipe's batch: images of a batch, steps of an epoch
 
 
@@ -67,6 +68,8 @@ def resolve(
     resolved = _settle_precision(resolved, folder)
     known = _known_statistics(resolved, folder)
     _tell_of_adamw(resolved, start.mapping, start.overrides)
+    if progress and not goes_on(folder):
+        _tell_of_weights(resolved, source)
     stored = resolved.data.stored_channels is not None
     if stored and progress and not (mapping.get("views") or overrides.get("views")):
         _tell_of_views(resolved)
@@ -158,6 +161,13 @@ def _tell_of_adamw(recipe: AnyRecipe, mapping: Mapping[str, Any], overrides: Map
     if recipe.optimizer.name == "adamw" and "optimizer.name" not in said:
         rate = "" if "optimizer.lr" in said else f", at optimizer.lr={recipe.optimizer.lr:g}"
         note(f"optimizer.name is adamw{rate}, for {recipe.model.name} is a transformer")
+
+
+def _tell_of_weights(recipe: AnyRecipe, source: Source) -> None:
+    """Says where few photographs are to teach a network what trained weights know already."""
+    photographs = hasattr(source, "files") and recipe.data.stored_channels is None
+    if photographs and len(source) < _FEW and not recipe.model.from_weights:
+        note(f"{len(source)} images are few to learn from nothing; --init timm:resnet50 begins with ImageNet's weights")
 
 
 def _settings_of(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -596,3 +596,13 @@ def test_the_command_takes_weights(tmp_path: Path, file: Path, image_folder: Cal
     result = CliRunner().invoke(app, [*command, *sets, "--quiet"])
     assert result.exit_code == 0, result.output
     assert f"init: {file}" in (tmp_path / "a" / "recipe.yaml").read_text()
+
+
+def test_few_photographs_are_told_of_weights(
+    tmp_path: Path, image_folder: Callable[..., Path], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, more, told in (("a", {}, True), ("b", {"model.init": str(file)}, False)):
+        glocal.pretrain(image_folder(16), tmp_path / place, overrides={**SHORT, **PLAIN, **more})
+        assert ("16 images are few to learn from nothing; --init timm:resnet50" in capsys.readouterr().err) is told
+        glocal.pretrain(image_folder(16), tmp_path / place, overrides={**SHORT, **PLAIN, **more})
+        assert "are few" not in capsys.readouterr().err  # it goes on
