@@ -170,6 +170,8 @@ def load_mapping(recipe: str | Path) -> dict[str, Any]:
         GlocalError: no such recipe or file, no valid YAML mapping in it, a key that stands twice, or a `row` that is in
             no paper's table.
     """
+    if not isinstance(recipe, str | Path):
+        raise GlocalError(f"a recipe is a name or a file, not {type(recipe).__name__}; single settings are overrides")
     name = str(recipe)
     if name.endswith((".yaml", ".yml")):
         mapping = read_yaml_file(Path(name), f"recipe {name}")

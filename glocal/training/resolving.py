@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def resolve(
     """
     mapping: dict[str, Any] = {"name": "default"} if recipe is None else load_mapping(recipe)
     named = data if data is not None else source_in(mapping, overrides or {})
-    if not named:
+    if named is None or (isinstance(named, str | Sequence) and len(named) == 0):
         there = f"; the run in {folder} goes on with --recipe {folder}/recipe.yaml" if goes_on(folder) else ""
         raise GlocalError(f"no images: give a folder or a data set (--data), or data.source in the recipe{there}")
     start = begin(mapping, overrides or {}, folder)

@@ -363,6 +363,11 @@ def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp
     assert not (tmp_path / "b").exists()
     with pytest.raises(GlocalError, match="resume=Never: did you mean never"):
         glocal.pretrain(DATA, tmp_path / "a", overrides=TINY, resume="Never")  # type: ignore[arg-type]
+    for images in (5, torch.zeros(4, 3, 8, 8)):
+        with pytest.raises(GlocalError, match="images are named by a folder.*; those in memory are"):
+            glocal.pretrain(images, tmp_path / "c")  # type: ignore[arg-type]
+    with pytest.raises(GlocalError, match="a recipe is a name or a file, not dict; single settings are overrides"):
+        glocal.pretrain(DATA, tmp_path / "c", recipe={"train": {"epochs": 1}})  # type: ignore[arg-type]
     with pytest.raises(GlocalError, match="overrides are a dictionary"):
         glocal.pretrain(DATA, tmp_path / "a", overrides=["train.epochs=1"])  # type: ignore[arg-type]
     with pytest.raises(GlocalError, match="no images: .*; the run in .*a goes on with --recipe .*a/recipe.yaml"):

@@ -37,12 +37,17 @@ def open_source(name: Images, *, without: str | Path | None = None, values: bool
         values: arrays and DICOM files in folders are images as well (`data.channels`).
 
     Raises:
-        GlocalError: no such folder or data set; the message names the nearest.
+        GlocalError: no such folder or data set, of which the message names the nearest; or it is no name.
     """
     if isinstance(name, str | Path):
         return _open_one(name, without, values)
     if isinstance(name, Source):
         return name
+    if not isinstance(name, Sequence):
+        raise GlocalError(
+            f"images are named by a folder, a list or a data set, not given as {type(name).__name__}; those in memory "
+            "are a glocal.data.sources.base.MemorySource"
+        )
     parts = [open_source(one, without=without, values=values) for one in name]
     if not parts:
         raise GlocalError("no images: the list of sources is empty")
