@@ -24,6 +24,8 @@ from glocal.views.plan import ViewPlan
 
 M = TypeVar("M", bound=nn.Module)
 
+_FEWEST_PATCHES = 4  # a side; those of a local crop are half as many
+
 
 def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
     """Builds a resolved recipe's networks without memory, sends views through, and looks at the shares of the batch.
@@ -57,7 +59,7 @@ def rehearse(recipe: AnyRecipe, *, progress: bool = True) -> Method:
 
 
 def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
-    """What a user may not expect of a recipe: pretrained stems of small images, and what parts of a batch change."""
+    """What a user may not expect of a recipe: stems and patches of small images, and what parts of a batch change."""
     lines = []
     size, train = recipe.data.size or 0, recipe.train
     small = recipe.model.untrained().model_copy(update={"stem": "auto"}).for_size(size).stem == "small"
@@ -67,6 +69,13 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
         lines.append(
             "model.keep_statistics is true: batch normalisation of the backbone keeps the statistics of the weights; "
             "false lets it follow the new images"
+        )
+    patch = getattr(getattr(method.backbone.network, "patch_embed", None), "patch_size", None)
+    if patch is not None and size // patch[0] < _FEWEST_PATCHES and size >= 16:
+        count = size // patch[0]
+        lines.append(
+            f"views of {size} pixels have only {count} × {count} patches of {patch[0]}; --set "
+            f"model.options.patch_size={size // 8} gives 8 × 8, in more time"
         )
     compared = train.batch_size // train.accumulate  # what processes compute is gathered, parts are not
     changes = []

@@ -112,6 +112,16 @@ def test_statistics_of_weights_are_told_of_weights_only() -> None:
     assert "model.keep_statistics is true" in notes_on(build_method(recipe, weights=False), recipe)[0]
 
 
+def test_large_patches_of_small_images_are_told() -> None:
+    tiny = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    for patch, told in ((16, "only 2 × 2 patches of 16; --set model.options.patch_size=4 gives 8 × 8"), (8, None)):
+        options = {**tiny, "patch_size": patch}
+        recipe = build_recipe({}, {"model.name": "vit_tiny", "model.options": options}, data_size=32)
+        found = notes_on(build_method(recipe), recipe)
+        assert len(found) == (told is not None)
+        assert told is None or told in found[0]
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_processes_look_for_unused_parameters_only_where_there_are_some(name: str) -> None:
     """The loss of a method with one update reaches every parameter, so that torch need not look and does not warn."""
