@@ -79,7 +79,7 @@ def test_what_cannot_be_trained_makes_no_folder(overrides: dict[str, object], me
     assert not (tmp_path / "run").exists()
 
 
-VIT = {"model.name": "vit_tiny", "model.options": {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 8}}
+VIT = {"model.name": "vit_tiny", "model.options": {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4}}
 
 
 @pytest.mark.parametrize(
