@@ -23,7 +23,10 @@ def pretrain(
             help="A folder of images, a list (.txt, .csv), a pack, hf:NAME, shapes, torchvision:CIFAR10, …; repeatable."
         ),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe's name (`glocal recipes`) or a .yaml file; default: glocal, from weights sce."),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Begin with weights: timm:NAME, a run, a checkpoint, or a .safetensors or .pth file."),

@@ -96,12 +96,12 @@ def pretrain(
         data: a folder of images or another source (`glocal.data.sources.opening.open_source`), or several; None takes
             the recipe's. What lies in `out` is none of the images.
         out: the run's folder, made if it is not there.
-        recipe: the name of a recipe or a .yaml file; None takes the method `glocal` with settings that
-            suit the images.
+        recipe: the name of a recipe or a .yaml file; None takes the method `glocal`, from weights `sce`,
+            with settings that suit the images.
         init: weights to begin with, `timm:NAME`, a run, a checkpoint or a file (`model.init`); the network is theirs.
         overrides: settings by dotted path, `{"train.epochs": 10}`.
         resume: auto continues a run that is in `out`, must demands one, never refuses one. Without a checkpoint there
-            is no run: what a failed start has left is replaced.
+            is no run: what a failed start has left is replaced, and files of others are an error.
         progress: show progress: a bar, or lines now and then where there is no terminal.
         extend: a run in `out` that had fewer `train.epochs` goes on to the new number. What it was planned for is done
             with the schedules of the shorter training, the rest with those of the longer one.
