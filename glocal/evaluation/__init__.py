@@ -144,6 +144,7 @@ def evaluate(
             "protocols": {},
             "versions": {"glocal": glocal.__version__, "torch": str(torch.__version__)},
         }
+        seen = list(_of_images(bench)) if any(protocol(name).labels for name in chosen) else []
         failed: dict[str, Exception] = {}
         for name, its in chosen.items():
             started = time.perf_counter()
@@ -161,7 +162,7 @@ def evaluate(
                 **_images(bench, its, labels=protocol(name).labels),
                 "settings": {**its.model_dump(mode="json"), **bench.resolved},
                 "results": [{"setting": setting, "metrics": metrics} for setting, metrics in found],
-                "remarks": [*shortened(its), *(_of_images(bench) if protocol(name).labels else ())],
+                "remarks": [*shortened(its), *(seen if protocol(name).labels else ())],
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.perf_counter() - started, 3),
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from glocal.data.sources.base import Source
+from glocal.data.sources.base import MemorySource, Source
 from glocal.evaluation.features.extraction import Extractor
 from glocal.settings import Settings
 
@@ -56,7 +56,8 @@ def also_train(train: Source | None, test: Source | None) -> Iterator[str]:
         files = test.files()
         count, whole = sum(places.of(path) in known for path in files), len(files)
     else:
-        count, whole = (len(test) if train.name == test.name else 0), len(test)
+        named = type(train) is not MemorySource and train.name == test.name  # those in memory have any name
+        count, whole = (len(test) if named or train is test else 0), len(test)
     if count:
         part = "the" if count == whole else f"{count:,} of {whole:,}"
         yield f"{part} test images are among the training images (--train) as well, so the number says little"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from glocal.config import AnyRecipe
+from glocal.console import warn
 from glocal.data.decoding.rules import Decoding
 from glocal.data.lanes.readings import PATIENCE
 from glocal.data.ranges import decode_alike
@@ -62,12 +63,6 @@ def measure_spread(embedding: Tensor) -> Spread:
     return Spread(spread(embedding), effective_rank(embedding), embedding.shape[1])
 
 
-_UNLABELLED = (
-    "data.test={test} has no labels, on which k-NN accuracy could be measured; give labelled images, or "
-    "monitor.knn_epochs=0"
-)
-
-
 def is_measured(source: Source, recipe: AnyRecipe) -> bool:
     """Whether a recipe's k-NN accuracy is measured on a run's images: enough of them have labels, and it is wanted."""
     return _learned_from(source, recipe) is not None
@@ -79,12 +74,15 @@ def _learned_from(source: Source, recipe: AnyRecipe) -> Source | None:
         return None
     train = labelled_part(source)
     if train is None and recipe.data.test:
-        values = recipe.data.decoding.channels is not None
-        test = open_source(recipe.data.test, values=values)
-        decode_alike([test], recipe.data.decoding)
-        train = labelled_part(test)
+        try:  # a run that was begun when data.test was ignored here shall go on
+            test = open_source(recipe.data.test, values=recipe.data.decoding.channels is not None)
+            decode_alike([test], recipe.data.decoding)
+            train = labelled_part(test)
+        except GlocalError as error:
+            warn(f"data.test: {error}; no k-NN accuracy is measured")
+            return None
         if train is None:
-            raise GlocalError(f"{_UNLABELLED.format(test=recipe.data.test)}")
+            warn(f"data.test={recipe.data.test} has no labels, nor has training; no k-NN accuracy is measured")
     return None if train is None or len(train) < _FEWEST else train
 
 
@@ -165,7 +163,10 @@ class KNNMonitor:
                 decode_alike([source], decoding)
             queries = labelled_part(source)
             if queries is None or queries.classes is None:
-                raise GlocalError(_UNLABELLED.format(test=test))
+                raise GlocalError(
+                    f"data.test={test} has no labels, on which k-NN accuracy could be measured; give labelled images, "
+                    "or monitor.knn_epochs=0"
+                )
             self.queries = queries
             self.bank = Subset(train, chosen[:images])
             self.where = test

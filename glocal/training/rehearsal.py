@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -71,10 +71,11 @@ def notes_on(method: Method, recipe: AnyRecipe) -> list[str]:
             "false lets it follow the new images"
         )
     patch = getattr(getattr(method.backbone.network, "patch_embed", None), "patch_size", None)
-    if patch is not None and size // patch[0] < _FEWEST_PATCHES and size >= 16:
-        count = size // patch[0]
+    patch = patch[0] if isinstance(patch, Sequence) else patch  # timm has both
+    if isinstance(patch, int) and size // patch < _FEWEST_PATCHES and size % 8 == 0:
+        count = size // patch
         lines.append(
-            f"views of {size} pixels have only {count} × {count} patches of {patch[0]}; --set "
+            f"views of {size} pixels have only {count} × {count} patches of {patch}; --set "
             f"model.options.patch_size={size // 8} gives 8 × 8, in more time"
         )
     compared = train.batch_size // train.accumulate  # what processes compute is gathered, parts are not

@@ -123,14 +123,15 @@ def _whole(init: str) -> str:
 
 
 def _with_method(start: Start, written: Mapping[str, Any] | None) -> Start:
-    """Names the method for weights where nothing is said of one; an older run goes on with the default of then."""
-    if start.mapping.get("method") or any(path.partition(".")[0] == "method" for path in start.overrides):
+    """Names the method for weights where none is named; an older run goes on with the default of then."""
+    own, whole = _section(start.mapping, "method"), start.overrides.get("method")
+    if own.get("name") or whole or "method.name" in start.overrides:
         return start
     older = written is not None and _section(written, "method").get("name") == DEFAULT_METHOD
     name = DEFAULT_METHOD if older else _METHOD
     if written is None:
         note(f"method.name is {name}, which gains from weights sooner than {DEFAULT_METHOD}; set it to choose another")
-    return replace(start, mapping={**start.mapping, "method": {"name": name}})
+    return replace(start, mapping={**start.mapping, "method": {**own, "name": name}})
 
 
 def _with_init(start: Start, init: str, written: Mapping[str, Any] | None) -> Start:

@@ -10,7 +10,7 @@ from glocal.errors import GlocalError
 from glocal.methods import method_names
 from glocal.methods.building import build_method
 from glocal.training import machine
-from glocal.training.rehearsal import notes_on, rehearse
+from glocal.training.rehearsal import notes_on, rehearse, shadow
 from glocal.training.run import pretrain
 from tests.methods.cases import make, views
 
@@ -120,6 +120,8 @@ def test_large_patches_of_small_images_are_told() -> None:
         found = notes_on(build_method(recipe), recipe)
         assert len(found) == (told is not None)
         assert told is None or told in found[0]
+    recipe = build_recipe({}, {"model.name": "xcit_nano_12_p16_224"}, data_size=64)
+    assert not any("patches" in line for line in notes_on(shadow(recipe), recipe))  # timm gives its side as a number
 
 
 @pytest.mark.parametrize("name", method_names())

@@ -214,12 +214,13 @@ def test_without_a_method_named_weights_are_trained_by_one_that_gains_from_them(
     assert pretrained.mapping["method"] == {"name": "sce"}
     for mapping, said in (
         ({}, {"method.name": "glocal"}),
-        ({}, {"method.locals": 0}),
         ({}, {"method": {"name": "byol"}}),
         ({"method": {"name": "moco"}}, {}),
     ):
         start = starting.begin(mapping, {**init, **said}, tmp_path / "a")
         assert start.mapping.get("method") == mapping.get("method")
+    start = starting.begin({}, {**init, "method.queue_size": 64}, tmp_path / "a")
+    assert start.mapping["method"] == {"name": "sce"}
     assert "method" not in starting.begin({}, PLAIN, tmp_path / "a").mapping
     older = tmp_path / "older"  # begun when weights had the same default as no weights
     glocal.pretrain(DATA, older, overrides={**SHORT, **init, "method.name": "glocal"}, progress=False)

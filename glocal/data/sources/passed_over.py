@@ -76,7 +76,8 @@ def check_holds_no_images(folder: Path) -> None:
     Raises:
         GlocalError: there are some.
     """
-    endings = (os.path.splitext(entry.name)[1].lower() for entry in os.scandir(folder))
+    shown = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    endings = (os.path.splitext(name)[1].lower() for name in shown)
     images = sum(ending in image_extensions() for ending in endings)
     if images:
         raise GlocalError(

@@ -69,7 +69,8 @@ def test_an_image_beside_the_folders_of_classes_is_named(tmp_path: Path) -> None
 
 
 def test_a_folder_in_the_home_of_the_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "0.png")
     assert len(open_source("~/photos")) == 1
