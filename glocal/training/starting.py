@@ -124,9 +124,9 @@ def _whole(init: str) -> str:
 
 def _with_method(start: Start, written: Mapping[str, Any] | None) -> Start:
     """Names the method for weights where none is named; an older run goes on with the default of then."""
-    own, whole = _section(start.mapping, "method"), start.overrides.get("method")
-    if own.get("name") or whole or "method.name" in start.overrides:
-        return start
+    own = start.mapping.get("method") or {}
+    if not isinstance(own, Mapping) or own.get("name") or {"method", "method.name"} & start.overrides.keys():
+        return start  # what is no section is told where the recipe is checked
     older = written is not None and _section(written, "method").get("name") == DEFAULT_METHOD
     name = DEFAULT_METHOD if older else _METHOD
     if written is None:

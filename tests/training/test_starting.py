@@ -219,6 +219,8 @@ def test_without_a_method_named_weights_are_trained_by_one_that_gains_from_them(
     ):
         start = starting.begin(mapping, {**init, **said}, tmp_path / "a")
         assert start.mapping.get("method") == mapping.get("method")
+    with pytest.raises(GlocalError, match="method must be a section with a name"):
+        starting.begin({"method": "byol"}, init, tmp_path / "a")
     start = starting.begin({}, {**init, "method.queue_size": 64}, tmp_path / "a")
     assert start.mapping["method"] == {"name": "sce"}
     assert "method" not in starting.begin({}, PLAIN, tmp_path / "a").mapping
