@@ -53,7 +53,8 @@ class LoGoSettings(MethodSettings):
     affinity: AffinityForm = "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
     regressor_dim: Amount = 256
     noise: float = Field(0.3, ge=0)  # standard deviation on the positives, over √D
-    dissimilarity_clip: float = Field(0.015, ge=0)  # of the last similarity gradient's norm
+    dissimilarity_clip: float = Field(0.015, ge=0)  # of the last similarity gradient's norm; the authors' code, on MoCo
+    dissimilarity_weight: float | None = Field(None, gt=0)  # λ of eq. 9, in one update; 1e-4 on SimSiam; null: the clip
 
     @field_validator("base", mode="before")
     @classmethod
@@ -110,9 +111,11 @@ class LoGo(Method):
 
     The regressor sees representations of unit length, which MoCo's are already.
 
-    Three updates a step, as in the authors' code: the regressor; the encoder by the dissimilarity, its gradient's norm
-    cut to a share of the last similarity gradient's; the encoder by the similarity. The momentum teacher, if there
-    is one, moves once a step (in the authors' code before each of two forward passes).
+    Three updates a step, as in the authors' code, which has MoCo alone: the regressor; the encoder by the
+    dissimilarity, its gradient's norm cut to a share of the last similarity gradient's; the encoder by the similarity.
+    With `dissimilarity_weight` two, as in the paper (eq. 9, Algorithm 1): the regressor; the encoder by
+    L_gg + L_lg + λ L_ll, divided by the number of similarity terms, which are averaged (six with two local crops). The
+    momentum teacher, if there is one, moves once a step (in the authors' code before each of two forward passes).
     """
 
     Settings = LoGoSettings
@@ -128,15 +131,18 @@ class LoGo(Method):
         self.base = method_class(settings.base.name)(backbone, settings.base)
         self.evaluated = f"base.{self.base.evaluated}"
         self.compares_batch = self.base.compares_batch
-        if settings.variant == "logo":
-            self.phases = ("affinity", "dissimilarity", "similarity")
+        self.pushes = settings.variant == "logo"
+        self.clips = self.pushes and settings.dissimilarity_weight is None
+        self.phases = ("similarity",)
+        if self.pushes:
+            self.phases = ("affinity", *(["dissimilarity"] if self.clips else []), "similarity")
             with torch.no_grad():
                 width = self._width()
             self.regressor = AffinityRegressor(width, hidden=settings.regressor_dim, form=settings.affinity)
+        if self.clips:
             self.register_buffer("similarity_norm", torch.zeros(()))
         else:
             self.optimizers = Method.optimizers
-            self.phases = ("similarity",)
         self._locals: list[tuple[Tensor, Tensor]] = []
 
     def _width(self) -> int:
@@ -165,6 +171,7 @@ class LoGo(Method):
         super().before_step(clock)
         if "base" in self._modules:  # not yet while the constructor runs
             self.base.before_step(clock)
+            self._locals.clear()  # of a step that broke off
 
     def affinity(self, views: Views) -> Tensor:
         """The regressor's objective on detached representations of two local crops (supplement, eq. 4 or eq. 2)."""
@@ -181,18 +188,18 @@ class LoGo(Method):
 
     def dissimilarity(self, views: Views) -> Tensor:
         """The affinity of two local crops under the regressor as it stands, which gets no gradient."""
-        # The encoder has not moved since the regressor's update: its representations are used again.
-        first, second = self._locals.pop(0) if self._locals else self._represent_locals(views)
-        return local_dissimilarity(fixed_affinity(self.regressor, first, second), form=self.settings.affinity)
+        return self._push(*self._represent_locals(views, again=True))
 
     def similarity(self, views: Views) -> Tensor:
         """Global to global and local to global, averaged over all pairs.
 
         For `multi_crop` every crop to every other, the mean of supplement, eq. 1: each crop has the M − 1 other crops
-        of its image as positives.
+        of its image as positives. With `dissimilarity_weight` the dissimilarity is added.
         """
         images = views.several(_GLOBALS + 2, "two global and two local views")
-        representations = [self.base.represent(view) for view in images]
+        representations = [self.base.represent(view) for view in images[:_GLOBALS]]
+        representations += self._represent_locals(views, again=True)
+        representations += [self.base.represent(view) for view in images[_GLOBALS + 2 :]]
         queries = [self.base.query(representation) for representation in representations]
         keyed = len(images) if self.settings.variant == "multi_crop" else _GLOBALS
         keys = [self.base.keys(images[number], representations[number]) for number in range(keyed)]
@@ -205,9 +212,18 @@ class LoGo(Method):
         else:  # a method with negatives out of the batch must not meet an image's own key in another row
             loss = torch.stack([self.base.compare(queries[query], keys[key]) for query, key in pairs]).mean()
         self.chance = self.base.chance
+        weight = self.settings.dissimilarity_weight
+        if self.pushes and weight is not None:
+            loss = loss + weight / len(pairs) * self._push(*representations[_GLOBALS : _GLOBALS + 2])
         return loss
 
-    def _represent_locals(self, views: Views) -> tuple[Tensor, Tensor]:
+    def _push(self, first: Tensor, second: Tensor) -> Tensor:
+        return local_dissimilarity(fixed_affinity(self.regressor, first, second), form=self.settings.affinity)
+
+    def _represent_locals(self, views: Views, *, again: bool = False) -> tuple[Tensor, Tensor]:
+        """Two local crops of each image, `again` as for the last update if the encoder has not moved since."""
+        if again and self._locals:
+            return self._locals.pop(0)
         first, second = (
             self.base.represent(view)
             for view in views.several(_GLOBALS + 2, "two global and two local views")[_GLOBALS : _GLOBALS + 2]
@@ -216,7 +232,7 @@ class LoGo(Method):
 
     def before_update(self, phase: str, gradients: list[Tensor]) -> None:
         """Keeps the similarity gradient's norm, and cuts that of the dissimilarity to a share of it."""
-        if phase == "affinity" or self.settings.variant != "logo":
+        if phase == "affinity" or not self.clips:
             return
         norm = whole_tensor(torch.nn.utils.get_total_norm(gradients))
         if phase == "similarity":
@@ -230,9 +246,12 @@ class LoGo(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         groups = self.base.parameter_groups()
-        if self.settings.variant != "logo":
-            return [ParameterGroup(g.module, "similarity", g.constant_lr) for g in groups]
         return [
-            ParameterGroup(self.regressor, "affinity", constant_lr=True),
-            *(ParameterGroup(g.module, phase, g.constant_lr) for phase in self.phases[1:] for g in groups),
+            *([ParameterGroup(self.regressor, "affinity", constant_lr=True)] if self.pushes else []),
+            *(
+                ParameterGroup(g.module, phase, g.constant_lr)
+                for phase in self.phases
+                if phase != "affinity"
+                for g in groups
+            ),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from glocal.config import load_mapping
 from glocal.errors import GlocalError
 from glocal.files import write_text
 from glocal.papers import Metric
@@ -27,6 +29,7 @@ class Job(Settings):
         folder: of the run.
         row, seed, equal: which column of which row it belongs to.
         recipe, overrides: as for `pretrain`.
+        recipe_digest: of what the recipe said; empty in results from before there was one.
         data, test, images, held_out: as for `open_images`.
         metrics: what is measured, by name.
         network: of an untrained one, in full; what else the row's recipe says does not count there.
@@ -39,6 +42,7 @@ class Job(Settings):
     seed: int = 0
     equal: str = "epochs"
     recipe: str
+    recipe_digest: str = ""
     overrides: dict[str, Any] = Field(default_factory=dict)
     data: tuple[str, ...]
     test: tuple[str, ...] = ()
@@ -75,7 +79,8 @@ class Job(Settings):
         """
         if self.is_reference:
             return self.model_dump(mode="json", include={"kind", "data", "images", "held_out", "network"})
-        whole = self.model_dump(mode="json", include={"kind", "recipe", "overrides", "data", "images", "held_out"})
+        decisive = {"kind", "recipe", "recipe_digest", "overrides", "data", "images", "held_out"}
+        whole = self.model_dump(mode="json", include=decisive)
         return {**whole, "overrides": {k: v for k, v in whole["overrides"].items() if k not in _OF_THE_MACHINE}}
 
     def measuring(self) -> dict[str, Any]:
@@ -83,6 +88,20 @@ class Job(Settings):
         return self.model_dump(mode="json", include={"test", "metrics"})
 
 
+def digest_of_recipe(recipe: str) -> str:
+    """A digest of what a recipe says: a file that was changed is another training.
+
+    Args:
+        recipe: as for `pretrain`.
+
+    Raises:
+        GlocalError: as `load_mapping`.
+    """
+    said = {key: value for key, value in load_mapping(recipe).items() if key not in _ABOUT}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+_ABOUT = {"name", "reproduces", "row", "published"}  # what a recipe says about itself
 _OF_THE_MACHINE = {"train.device", "data.workers", "train.checkpoint_minutes", "data.test"}
 
 
@@ -111,7 +130,8 @@ def is_done(job: Job) -> bool:
         return False
     before, wanted = _untitled(found.get("measuring") or {}), _untitled(job.measuring())
     measured = all(before["metrics"].get(name) == its for name, its in wanted["metrics"].items())  # and maybe more
-    return bool(found.get("training") == job.training() and measured and before["test"] == wanted["test"])
+    same = _same(found.get("training") or {}, job.training())
+    return bool(same and measured and before["test"] == wanted["test"])
 
 
 def take_over(job: Job, folders: Iterable[Path]) -> None:
@@ -130,6 +150,12 @@ def take_over(job: Job, folders: Iterable[Path]) -> None:
             its = {**found, "row": job.row, "equal": job.equal}
             write_text(Path(job.folder) / RESULT, json.dumps(its, indent=2, ensure_ascii=False) + "\n")
             return
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two trainings are one; what a recipe said counts where both know it."""
+    known = bool(before.get("recipe_digest") and now.get("recipe_digest"))
+    return all(before.get(key) == now.get(key) for key in {*before, *now} if key != "recipe_digest" or known)
 
 
 def _untitled(measuring: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +177,17 @@ def check_folder(job: Job) -> None:
     if job.is_reference or not path.exists():
         return
     before, now = read_job(path).training(), job.training()
-    if before == now:
+    if _same(before, now):
         return
+    if {**before, "recipe_digest": ""} == {**now, "recipe_digest": ""}:
+        raise GlocalError(
+            f"{job.folder} holds this row from before the recipe {job.recipe} was changed; give another folder (--out)"
+        )
     changed = [
-        f"{path} was {one}, is {other}" for key in now for path, one, other in _apart(key, before.get(key), now[key])
+        f"{path} was {one}, is {other}"
+        for key in now
+        if key != "recipe_digest"
+        for path, one, other in _apart(key, before.get(key), now[key])
     ]
     raise GlocalError(
         f"{job.folder} holds this row with other settings: {'; '.join(changed[:3])}; give the same options as before, "

@@ -14,7 +14,7 @@ from glocal.papers import PaperRow
 from glocal.reproduction.equal import EQUAL, Spending, epochs_for
 from glocal.reproduction.gathering import folder_names, machine, row_of, runs_of, slug
 from glocal.reproduction.heading import heading, networks
-from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result, take_over
+from glocal.reproduction.jobs import JOB, Job, digest_of_recipe, is_done, read_job, read_result, take_over
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
 from glocal.reproduction.studies import Study
 from glocal.reproduction.writing import read_written, write
@@ -241,6 +241,7 @@ class Work:
         watched = one.recipe.monitor.knn_epochs and self.choices.held_out is None and len(one.test) == 1
         test = {"data.test": one.test[0]} if watched else {}
         overrides = {**machine_s, **test, **settings, "seed": seed}
+        assert one.row.recipe  # a row that can be run
         job = {
             "kind": kind,
             "folder": str(folder),
@@ -248,6 +249,7 @@ class Work:
             "seed": seed,
             "equal": equal,
             "recipe": one.row.recipe,
+            "recipe_digest": digest_of_recipe(one.row.recipe),
             "overrides": json.loads(json.dumps(overrides)),  # as it is read back
             "data": one.data,
             "test": one.test,

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
-from glocal.config import build_recipe
+from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.losses import info_nce, negative_cosine
 from glocal.methods.logo import LoGo
 from glocal.models.affinity import _of_two_images
+from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, STRONG_VIEW, MethodCase, make, views
 
 CASE = MethodCase(
@@ -135,6 +136,70 @@ def test_the_dissimilarity_gradient_is_cut_to_a_share_of_the_similarity_gradient
     assert large[0].norm().item() == pytest.approx(0.15, rel=1e-4)
     assert small[0].norm().item() == pytest.approx(0.02, rel=1e-4)
     assert "similarity_norm" in method.state_dict()
+
+
+def test_a_weight_puts_similarity_and_dissimilarity_into_one_update() -> None:
+    """Eq. 9: L_gg + L_lg + λ L_ll, here over six, which is how many similarity terms there are."""
+    method, fresh = (make("logo", base=SIMSIAM, dissimilarity_weight=0.3) for _ in range(2))
+    assert method.phases == ("affinity", "similarity")
+    batch, passes = views(method), 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    method.backbone.register_forward_hook(count)
+    method(batch, "affinity").backward()
+    assert all(p.grad is None for p in method.backbone.parameters())
+    loss = method(batch, "similarity")
+    assert passes == 4  # each view once: the encoder has not moved since the regressor's update
+    z = [fresh.base.represent(image) for image in batch.images]
+    p = [fresh.base.predictor(representation) for representation in z]
+    terms = [negative_cosine(p[q], z[k].detach()) for q in range(4) for k in range(2) if q != k]
+    f = fresh.regressor(normalize(z[2], dim=1), normalize(z[3], dim=1))
+    assert loss.item() == pytest.approx((sum(terms) + 0.3 * softplus(f).mean()).item() / 6, rel=1e-4)
+    before = {name: parameter.grad.clone() for name, parameter in method.regressor.named_parameters()}
+    loss.backward()
+    assert all(torch.equal(parameter.grad, before[name]) for name, parameter in method.regressor.named_parameters())
+    assert all(parameter.grad is not None for parameter in method.backbone.parameters())
+    assert not method._locals
+
+
+def test_a_weight_leaves_gradients_as_they_are_and_takes_every_optimiser() -> None:
+    method = make("logo", base=SIMSIAM, dissimilarity_weight=1e-4)
+    gradients = [torch.full((4,), 3.0)]
+    method.before_update("similarity", gradients)
+    assert gradients[0].tolist() == [3.0] * 4
+    assert "adamw" in method.optimizers
+    assert {group.phase for group in method.parameter_groups()} == {"affinity", "similarity"}
+
+
+@pytest.mark.parametrize("weight", [None, 0.3])
+def test_further_local_crops_are_drawn_to_the_global_ones(weight: float | None) -> None:
+    method, fresh = (make("logo", base=SIMSIAM, dissimilarity_weight=weight) for _ in range(2))
+    four = views(method)
+    five = Views((*four.images, four.images[2].flip(3)), (*four.geometry, four.geometry[2]), four.index)
+    z = [fresh.base.represent(image) for image in five.images]
+    p = [fresh.base.predictor(representation) for representation in z]
+    terms = [negative_cosine(p[q], z[k].detach()) for q in range(5) for k in range(2) if q != k]
+    f = fresh.regressor(normalize(z[2], dim=1), normalize(z[3], dim=1))
+    expected = (sum(terms) + (weight or 0) * softplus(f).mean()) / 8
+    assert method.similarity(five).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_without_the_push_a_weight_changes_nothing() -> None:
+    batch = views(make("logo", base=SIMSIAM))
+    for variant in ("no_dissimilarity", "multi_crop"):
+        bare, weighted = (make("logo", base=SIMSIAM, variant=variant, dissimilarity_weight=w) for w in (None, 0.3))
+        assert weighted.phases == ("similarity",)
+        assert weighted(batch, "similarity").item() == bare(batch, "similarity").item()
+
+
+@pytest.mark.parametrize("data", ["cifar10", "stl10", "imagenet100"])
+def test_the_recipes_on_simsiam_have_the_papers_weight_and_those_on_moco_the_codes_clipping(data: str) -> None:
+    assert build_recipe(load_mapping(f"logo-simsiam-{data}")).method.dissimilarity_weight == 1e-4
+    moco = f"logo-moco-{data}" if data != "imagenet100" else f"logo-moco-{data}-resnet34"
+    assert build_recipe(load_mapping(moco)).method.dissimilarity_weight is None
 
 
 def test_the_regressor_learns_to_tell_crops_of_one_image_from_those_of_two() -> None:

@@ -1,12 +1,14 @@
 """`glocal reproduce`: rows are run, measured, and set beside what is in print."""
 
 import json
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,28 @@ def test_other_settings_in_the_same_folder_are_refused(study: Write, tmp_path: P
         with pytest.raises(GlocalError, match=rf"holds this row with other settings: .*{path} was .*, is {value}"):
             glocal.reproduce(study(), out, **wanted, settings=change, equal=column)  # another column's, the second
     assert {file.name: file.read_bytes() for file in out.glob("reproduced.*")} == before  # and says what was run
+
+
+def test_a_recipe_that_was_changed_is_another_training(study: Write, tmp_path: Path, done: list[str]) -> None:
+    recipe = tmp_path / "mine.yaml"
+    rows = [{"label": "mine", "values": {}, "recipe": str(recipe)}]
+    wanted = {**SHAPES, "references": False}
+    recipe.write_text(resources.files("glocal.recipes").joinpath("moco-cifar10.yaml").read_text(encoding="utf-8"))
+    glocal.reproduce(study(rows), tmp_path / "first", **wanted)
+    recipe.write_text(f"# {recipe.name}\n{recipe.read_text()}")
+    glocal.reproduce(study(rows), tmp_path / "first", **wanted)
+    assert done == ["mine, seed 0"]  # a comment changes nothing
+    recipe.write_text(recipe.read_text().replace("weight_decay: 5.0e-4", "weight_decay: 1.0e-4"))
+    with pytest.raises(GlocalError, match=r"holds this row from before the recipe .*mine.yaml was changed; give an"):
+        glocal.reproduce(study(rows), tmp_path / "first", **wanted)
+    glocal.reproduce(study(rows), tmp_path / "second", reuse=tmp_path / "first", **wanted)
+    assert done == ["mine, seed 0"] * 2  # and is not taken from there
+    for name in ("job.json", "result.json"):  # as they were written before there were digests
+        file = tmp_path / "first" / "runs" / "mine,seed=0" / name
+        text = re.sub(r' *"recipe_digest": "[0-9a-f]{16}",\n', "", file.read_text())
+        file.write_text(text)
+    glocal.reproduce(study(rows), tmp_path / "first", **wanted)
+    assert done == ["mine, seed 0"] * 2
 
 
 @pytest.mark.parametrize("rows", [["MoCo"], ["SCE*"]])

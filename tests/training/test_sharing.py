@@ -70,6 +70,12 @@ def test_two_processes_train_as_one_does(preloaded: Preloaded, tmp_path: Path) -
         assert_same(one / name, two / name)
 
 
+def test_two_processes_use_local_crops_of_the_regressors_update_again(preloaded: Preloaded, tmp_path: Path) -> None:
+    runs = {"logo": {**settings("logo"), "method.dissimilarity_weight": 0.5}}
+    one, two = (train(preloaded, tmp_path, runs, processes) for processes in (1, 2))
+    assert_same(one / "logo", two / "logo")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_several_processes_train_every_method_as_one_does(preloaded: Preloaded, tmp_path: Path, processes: int) -> None:
