@@ -12,7 +12,7 @@ from glocal.distributed import all_gather_with_gradient, process_count
 from glocal.errors import GlocalError
 from glocal.losses.precision import full_precision
 
-AffinityForm = Literal["softplus", "cosine", "mine"]
+AffinityForm = Literal["softplus", "printed", "cosine", "mine"]
 
 
 @full_precision
@@ -20,7 +20,8 @@ def affinity_objective(positive: Tensor, negative: Tensor, *, form: AffinityForm
     """The regressor's loss: a high affinity f of two local crops of one image, a low one of crops of two images.
 
     Zhang, Qiu, Ke, Süsstrunk and Salzmann, "Leverage Your Local and Global Representations", CVPR 2022, supplement,
-    eq. 4: maximise E[f(z₁, z₂) − f(z₁, z⁻)]. In the authors' code `softplus` is softplus(−f⁺) + softplus(f⁻), and
+    eq. 4: maximise E[f(z₁, z₂) − f(z₁, z⁻)], f ≥ 0. This is `printed`, which has no maximum: f⁺ can grow for ever. The
+    authors' code has `softplus`, softplus(−f⁺) + softplus(f⁻), whose gradients fade where pairs are told apart, and
     `cosine`, whose f is bounded, −f⁺ + f⁻. `mine` is what eq. 4 relaxes (see `mine`).
 
     Args:
@@ -36,7 +37,7 @@ def affinity_objective(positive: Tensor, negative: Tensor, *, form: AffinityForm
     """
     if form == "mine":
         return mine(positive, negative)
-    if form == "cosine":
+    if form in ("printed", "cosine"):
         return (negative - positive).mean()
     return (softplus(-positive) + softplus(negative)).mean()
 
@@ -80,7 +81,7 @@ def local_dissimilarity(affinity: Tensor, *, form: AffinityForm = "softplus") ->
     """The encoder's term: it lowers the affinity f of two local crops of one image, f held fixed.
 
     LoGo (see `affinity_objective`), section 3.2; softplus(f) or, for `cosine`, f itself, as in the authors' code. Under
-    `mine` f itself too, which is a softplus already.
+    `printed` and `mine` f itself too, which is a softplus already.
 
     Args:
         affinity: (B,) affinities of pairs from one image.

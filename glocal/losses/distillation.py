@@ -77,7 +77,7 @@ def patchwise(
         student_tokens: V tensors (B, 1 + Nᵥ, K) of logits; the first G views are the teacher's.
         matches: `match_patches` of the pairs in the order of `view_pairs`: (B, P, M), a the teacher's patches.
         teacher_temperature, student_temperature: τ_t, τ_s > 0.
-        center: (K,), or (1 + N, K) for a centre per token position as in the authors' code.
+        center: (K,) as in the paper's Algorithm 1, or (1 + N, K) for a centre per token position as in the code.
         reduction: `mean`, `sum` or `lambda`.
         cls_weight: λ, for `lambda`.
 

@@ -34,7 +34,8 @@ Scale = tuple[_Share, _Share]
 
 
 class LoGoSettings(MethodSettings):
-    """Defaults are those of the authors' code for MoCo; ratios as in section 4.1 (supplement, section 1).
+    """Defaults are those of the authors' code for MoCo; ratios as in section 4.1 (supplement, section 1), but for
+    `smallest_local`, which is the code's: the supplement prints 0.08 for CIFAR-10 and STL-10, none for ImageNet-100.
 
     `base` is the section of the method that LoGo works on, e.g. `{name: moco, temperature: 0.07}`. Global crops take
     [r_g, 1] of the area and local ones [smallest_local, r_l]; `global_scale` and `local_scale` put any other range in
@@ -50,7 +51,7 @@ class LoGoSettings(MethodSettings):
     global_scale: Scale | None = None  # shares of the area; null: [global_ratio, 1]
     local_scale: Scale | None = None  # null: [smallest_local, local_ratio]
     local_size: TrainedSide | None = None  # null: 96 beside 224, and all of it for images up to 64 pixels
-    affinity: AffinityForm = "softplus"  # mine: the bound that eq. 4 relaxes, over all pairs
+    affinity: AffinityForm = "softplus"  # printed: eq. 4 as it stands; mine: what it relaxes, over all pairs
     regressor_dim: Amount = 256
     noise: float = Field(0.3, ge=0)  # standard deviation on the positives, over √D
     dissimilarity_clip: float = Field(0.015, ge=0)  # of the last similarity gradient's norm; the authors' code, on MoCo

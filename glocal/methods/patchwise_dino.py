@@ -32,15 +32,17 @@ from glocal.views.plan import View
 class PatchwiseDINOSettings(DINOSettings):
     """DINO's settings and those of the patches.
 
-    `matching`: `spread` is the rule of the paper's figure 2 and of its authors' code, `printed` that of the words of
-    section 3.3, `nearest` the package's own (`glocal.views.geometry.match_patches`).
+    `matching`: `spread` is the rule of the authors' code, which keeps the rows and columns of the paper's figure 2;
+    `printed` is that of the words of section 3.3, `nearest` the package's own (`glocal.views.geometry.match_patches`).
+    `center`: `shared` is the one of K numbers in the paper's Algorithm 1, `position` that of the authors' code, which
+    keeps one for each token's position.
     """
 
     name: Literal["patchwise_dino"] = "patchwise_dino"  # type: ignore[assignment]
     matching: MatchRule = "spread"
     reduction: Reduction = "mean"
     cls_weight: float | None = Field(None, ge=0, le=1)  # λ of reduction lambda; the authors' code has 0.9
-    center: Literal["position", "shared"] = "position"
+    center: Literal["shared", "position"] = "shared"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -52,8 +54,8 @@ class PatchwiseDINOSettings(DINOSettings):
 class PatchwiseDINO(Method):
     """Self-distillation of views and of matched patches.
 
-    Only matched patches pass the head, so the centre of a position is the mean over the matched tokens there; the
-    authors' code sends all tokens through the head and averages over them.
+    Only matched patches pass the head, so a centre is the mean over the matched tokens (with `position` over those
+    there); the authors' code sends all tokens through the head and averages over them.
     """
 
     Settings = PatchwiseDINOSettings

@@ -40,13 +40,14 @@ class AffinityRegressor(nn.Module):
     """LoGo's f_d: how alike two local crops are, learned from their representations.
 
     Zhang et al., "Leverage Your Local and Global Representations", CVPR 2022, section 3.2 and supplement: an MLP with
-    two hidden layers on the concatenation. `softplus` has a scalar output, `mine` its softplus, as its f is positive
-    (section 5); `cosine` compares an output of the representation's width with the second representation.
+    two hidden layers on the concatenation. `softplus` has a scalar output, `printed` and `mine` its softplus, as the
+    paper's f is positive (section 5); `cosine` compares an output of the representation's width with the second
+    representation.
 
     Args:
         dim: width of a representation.
         hidden: width of the hidden layers.
-        form: `softplus`, `cosine` or `mine`.
+        form: `softplus`, `printed`, `cosine` or `mine`.
     """
 
     def __init__(self, dim: int, *, hidden: int = 256, form: AffinityForm = "softplus") -> None:
@@ -59,7 +60,7 @@ class AffinityRegressor(nn.Module):
         output = self.layers(torch.cat([first, second], dim=1)).float()
         if self.form == "cosine":
             return cosine_similarity(second.float(), output, dim=1)
-        return softplus(output[:, 0]) if self.form == "mine" else output[:, 0]
+        return softplus(output[:, 0]) if self.form in ("printed", "mine") else output[:, 0]
 
 
 class PrototypeHead(nn.Module):

@@ -60,10 +60,10 @@ def match_patches(
     each; of each axis the shorter list keeps all its entries and the longer one as many. They differ in which patches
     belong to the block, and which of the longer list are kept:
 
-    `spread` is the rule of the paper's figure 2 and of the authors' code. The block's start and length are rounded
-    half to even and cut off at the grid's edge; the longer list keeps floor(linspace(0, longer − 1, shorter)): of four
-    rows for three the first, second and fourth. The authors' code needs the same crops for the whole batch; this
-    function does not.
+    `spread` is the rule of the authors' code. The block's start and length are rounded half to even and cut off at the
+    grid's edge; the longer list keeps floor(linspace(0, longer − 1, shorter)), which is what the paper's figure 2
+    shows: of four rows for three the first, second and fourth. The authors' code needs the same crops for the whole
+    batch; this function does not.
 
     `printed` is the rule in the words of the section, which contradict the figure: a patch belongs to the block if
     more than half of its width and of its height lies in it; the longer list keeps every n-th entry from the first on,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glocal.errors import GlocalError
 from glocal.losses import affinity_objective, local_dissimilarity, mine
+from glocal.models.heads import AffinityRegressor
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -46,7 +47,16 @@ def test_mine_is_finite_where_the_exponential_is_not() -> None:
     assert mine(positive, negative).item() == pytest.approx(0.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("form", ["softplus", "cosine", "mine"])
+def test_the_printed_form_is_eq_4() -> None:
+    positive, negative = numbers(6).abs(), numbers(6, seed=1).abs()
+    expected = sum(float(n) - float(p) for p, n in zip(positive, negative, strict=True)) / 6
+    assert affinity_objective(positive, negative, form="printed").item() == pytest.approx(expected, rel=1e-12)
+    assert local_dissimilarity(positive, form="printed").item() == pytest.approx(float(positive.mean()), rel=1e-12)
+    regressor = AffinityRegressor(4, hidden=8, form="printed").double()
+    assert (regressor(torch.randn(16, 4).double(), torch.randn(16, 4).double()) > 0).all()
+
+
+@pytest.mark.parametrize("form", ["softplus", "printed", "cosine", "mine"])
 def test_gradients_agree_with_finite_differences(form: str) -> None:
     positive, negative = numbers(4).requires_grad_(), numbers(4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda p, n: affinity_objective(p, n, form=form), [positive, negative])

@@ -215,7 +215,7 @@ def test_the_regressor_learns_to_tell_crops_of_one_image_from_those_of_two() -> 
     assert loss.item() < 1.0  # 2 log 2 = 1.39 is guessing
 
 
-@pytest.mark.parametrize("form", ["softplus", "cosine", "mine"])
+@pytest.mark.parametrize("form", ["softplus", "printed", "cosine", "mine"])
 @pytest.mark.parametrize("base", [MOCO, SIMSIAM, {"name": "sce", "queue_size": 32}])
 def test_it_works_on_every_method_with_queries_and_keys(base: dict[str, object], form: str) -> None:
     method = make("logo", base=base, affinity=form)

@@ -272,11 +272,12 @@ def test_a_run_that_is_fitted_to_few_images_has_no_number(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("table_id", ["5", "7"])
 def test_patchwise_dino_retrieves_as_dino_does(table_id: str) -> None:
-    """DINO's eval_image_retrieval.py: whole queries, 224 pixels, one scale."""
+    """As the commands of the authors' README, DINO's: whole queries; Oxford small, Paris larger and at three scales."""
     _, table = find_table(f"patchwise_dino/{table_id}")
     for name in ("oxford_medium", "oxford_hard", "paris_medium", "paris_hard"):
         found = protocol_settings(table.metrics[name])
-        assert (found["query_box"], found["size"], found["scales"]) == (False, 224, [1.0])
+        size, scales = (224, [1.0]) if name.startswith("oxford") else (512, [1.0, 0.7071, 0.5])
+        assert (found["query_box"], found["size"], found["scales"]) == (False, size, scales)
 
 
 @pytest.mark.parametrize("table_id", ["5", "7"])

@@ -19,7 +19,8 @@ Styles, each a set of values that single settings override:
 - `sce`: Denize et al., WACV 2023, supplement, section D: as `moco`, but images of small sets (up to 64 pixels: CIFAR,
   Tiny ImageNet) are padded by 4 pixels, cut at random and flipped, those of medium sets (up to 96 pixels: STL10) are
   flipped alone, since a crop of their own size is all of them; of both, test images are resized and nothing is cut off.
-  The paper counts Tiny ImageNet among its medium sets, which are not padded: linear.padding=0 gives that. Their
+  The paper counts Tiny ImageNet among its medium sets, which are not padded: linear.padding=0 gives that, and its
+  rows of `glocal tables sce/2` have it. Their
   ImageNet run: learning_rates=[0.4], schedule=cosine, epochs=90, batch_size=1024.
 """
 

@@ -1,10 +1,10 @@
 """Image retrieval: revisited Oxford and Paris, any folder with a list of queries, and images of one class.
 
 Radenović, Iscen, Tolias, Avrithis and Chum, "Revisiting Oxford and Paris: Large-Scale Image Retrieval Benchmarking",
-CVPR 2018. Queries are cut out to their boxes, as that protocol says. DINO's numbers on Oxford and Paris come from whole
-queries at 224 pixels and one scale, the defaults of its `eval_image_retrieval.py`: `retrieval.query_box=false
-retrieval.size=224 retrieval.scales=[1]`. Images keep their proportions and are never enlarged. Features at several
-scales are normalised before they are averaged (DINO's authors average first).
+CVPR 2018. Queries are cut out to their boxes, as that protocol says. DINO's numbers come from whole queries
+(`retrieval.query_box=false`); its commands have Oxford at 224 pixels and one scale (`retrieval.size=224
+retrieval.scales=[1]`), Paris at 512 and three (`retrieval.size=512`). Images keep their proportions and are never
+enlarged. Features at several scales are normalised before they are averaged (DINO's authors average first).
 """
 
 from __future__ import annotations
