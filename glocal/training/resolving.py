@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glocal.config import DEFAULT_METHOD, AnyRecipe, build_recipe, load_mapping, settle_row
-from glocal.console import note
+from glocal.console import note, warn
 from glocal.data.decoding.reading import allow_pixels
 from glocal.data.lanes.choice import natural_size
 from glocal.data.ranges import open_by, settle_decoding
@@ -67,7 +67,7 @@ def resolve(
     resolved = settle_row(fitted, described)
     resolved = _settle_precision(resolved, folder)
     known = _known_statistics(resolved, folder)
-    _tell_of_adamw(resolved, start.mapping, start.overrides)
+    _tell_of_optimizer(resolved, start.mapping, start.overrides)
     if progress and not goes_on(folder):
         _tell_of_weights(resolved, source)
     stored = resolved.data.stored_channels is not None
@@ -155,9 +155,13 @@ def _warm_up(
     return recipe
 
 
-def _tell_of_adamw(recipe: AnyRecipe, mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Says which optimiser it is, where the network alone has decided it."""
-    said = _settings_of(mapping, overrides)
+def _tell_of_optimizer(recipe: AnyRecipe, mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Says which optimiser it is, where the network alone has decided it, and whose rate it has, if another's."""
+    said, first, on_top = _settings_of(mapping, overrides), flatten(mapping), _settings_of({}, overrides)
+    before, name = first.get("optimizer.name"), recipe.optimizer.name
+    rate = said.get("optimizer.lr")
+    if before not in (None, name) and rate is not None and "optimizer.lr" not in on_top:
+        warn(f"optimizer.lr={rate:g} is the recipe's for {before}, and optimizer.name is {name}; set optimizer.lr too")
     if recipe.optimizer.name == "adamw" and "optimizer.name" not in said:
         rate = "" if "optimizer.lr" in said else f", at optimizer.lr={recipe.optimizer.lr:g}"
         note(f"optimizer.name is adamw{rate}, for {recipe.model.name} is a transformer")

@@ -305,6 +305,33 @@ def test_the_optimiser_is_said_where_the_network_alone_decides_it(
     assert [line.removeprefix("note: ") for line in found] == said
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said"),
+    [
+        (
+            "sce-cifar10",
+            {"optimizer.name": "adamw"},
+            "optimizer.lr=0.06 is the recipe's for sgd, and optimizer.name is adamw",
+        ),
+        (
+            "simclr-imagenet",
+            {"optimizer.name": "sgd"},
+            "optimizer.lr=0.3 is the recipe's for lars, and optimizer.name is sgd",
+        ),
+        ("sce-cifar10", {"optimizer.name": "adamw", "optimizer.lr": 0.06}, ""),
+        ("sce-cifar10", {"optimizer": {"name": "adamw"}}, ""),  # a new section, with AdamW's usual rate
+        ("sce-cifar10", {"optimizer.name": "sgd"}, ""),
+        (None, {"optimizer.name": "adamw"}, ""),
+    ],
+)
+def test_a_rate_of_another_optimiser_is_told(
+    recipe: str | None, settings: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolve(DATA, recipe, {"train.batch_size": 32, **settings}, tmp_path / "run", progress=False)
+    found = [line for line in capsys.readouterr().err.splitlines() if "optimizer.lr" in line]
+    assert [line.removeprefix("warning: ") for line in found] == ([f"{said}; set optimizer.lr too"] if said else [])
+
+
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("method", ["{name: sce}\noptimizer: {lr: 0.1, warmup_epochs: 0.1}", "{name: glocal}"])
 def test_a_run_that_is_extended_keeps_its_warm_up(tmp_path: Path, method: str) -> None:
