@@ -61,6 +61,17 @@ def spent(file: dict[str, Any], alike: str) -> str:
     return f"{round(min(all_), -3):,} image views" if alike == "views" else f"{min(all_)} epochs"
 
 
+def also(file: dict[str, Any], kinds: list[str]) -> str:
+    """What else the rows of a file have alike that were run in equal epochs alone; empty where nothing."""
+    found = []
+    for alike, key, apart in (("views", "views", 1.0), ("time", "cpu_minutes", 1.15)):
+        its = [average(runs_of(row, "epochs"), key) for row in file["rows"] if runs_of(row, "epochs")]
+        known = [value for value in its if value]
+        if kinds == ["epochs"] and len(known) == len(its) > 1 and max(known) <= apart * min(known):
+            found.append(f"{'about ' * (apart > 1)}{ALIKE[alike]}")
+    return f", which is {' and '.join(found)} too" if found else ""
+
+
 def published(file: dict[str, Any]) -> str:
     """Published beside measured; empty where nothing is in print."""
     rows = [
@@ -106,7 +117,7 @@ def section(file: dict[str, Any]) -> Iterator[str]:
     kinds = [alike for alike in ALIKE if any(alike in row.get("results", {}) for row in file["rows"])]
     looks = LOOKS_TUNING if tuning(file) else LOOKS
     for alike in kinds:
-        yield f"With {ALIKE[alike]}, {spent(file, alike)} a row; {data_of(file)}:"
+        yield f"With {ALIKE[alike]}, {spent(file, alike)} a row{also(file, kinds)}; {data_of(file)}:"
         here = [row for row in file["rows"] if in_column(row, alike, kinds)]
         ranked = here if tuning(file) else sorted(here, key=lambda row: rank(row, alike, file))
         rows = [[row["label"], *cells(row, alike, file)] for row in ranked]

@@ -225,3 +225,25 @@ def test_every_printed_command_names_rows_that_its_table_has() -> None:
             chosen_rows(
                 open_study(study if study.exists() else table).table, rows
             )  # a pattern without a row is an error
+
+
+@pytest.mark.parametrize(
+    ("views", "minutes", "said"),
+    [
+        ((200, 200), (1.7, 1.8), ", which is equal image views and about equal CPU time too"),
+        ((200, 200), (1.7, 3.0), ", which is equal image views too"),
+        ((200, 400), (1.7, 1.7), ", which is about equal CPU time too"),
+        ((200, 400), (1.7, 3.0), ""),
+        ((200, 200), (1.7, None), ", which is equal image views too"),
+    ],
+)
+def test_what_rows_of_equal_epochs_have_alike_too_is_said(
+    results_page: Any, views: tuple[int, int], minutes: tuple[float, float | None], said: str
+) -> None:
+    rows = [row("A", [60, 61]), row("B", [58, 59])]
+    for one, its, spent in zip(rows, views, minutes, strict=True):
+        one["results"] = {"epochs": one["results"]["time"]}
+        for run in one["results"]["epochs"]["runs"]:
+            run.update(views=its, cpu_minutes=spent)
+    assert results_page.also({"rows": rows}, ["epochs"]) == said
+    assert results_page.also({"rows": rows}, ["epochs", "views"]) == ""
