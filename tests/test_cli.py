@@ -142,6 +142,21 @@ def test_recipes_lists_what_each_reproduces_with_its_number(call: Call) -> None:
     assert "90.34 % linear top-1" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--epochs", "glocal: --epochs is a setting: --set train.epochs=VALUE\n"),
+        ("--batch-size=8", "glocal: --batch-size is a setting: --set train.batch_size=VALUE\n"),
+        ("--tim", ""),
+    ],
+)
+def test_a_setting_that_was_taken_for_an_option_is_told(call: Call, option: str, said: str) -> None:
+    done = call("pretrain", "--data", "shapes", "--out", "X", option, "5")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    assert done.stderr[done.stderr.find("glocal: --") :] == said if said else "is a setting" not in done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("torch", "torchvision", "timm", "lightning", "matplotlib", "numpy", "pydantic", "yaml", "PIL")
     code = f"""

@@ -59,6 +59,23 @@ def _check_given(words: Sequence[str]) -> None:
             raise GlocalError(f"{option} is empty; give a name")
 
 
+def _meant_settings(words: Sequence[str]) -> list[str]:
+    """Which of the options that `pretrain` does not have are settings of a recipe, in words."""
+    import typer
+
+    from glocal.config import build_recipe
+    from glocal.training.flat import flatten
+
+    if words[:1] != ["pretrain"]:
+        return []
+    command = getattr(typer.main.get_command(app), "commands", {}).get("pretrain")
+    known = {name for parameter in getattr(command, "params", ()) for name in parameter.opts}
+    given = (word.partition("=")[0] for word in words[1:] if word.startswith("--"))
+    paths = flatten(build_recipe({}).model_dump(mode="json"))
+    meant = {one: [path for path in paths if path.rpartition(".")[2] == one[2:].replace("-", "_")] for one in given}
+    return [f"{one} is a setting: --set {its[0]}=VALUE" for one, its in meant.items() if its and one not in known]
+
+
 def main() -> None:
     """Runs the command line; errors that a user can mend become one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -70,6 +87,11 @@ def main() -> None:
         _check_given(sys.argv[1:])
         app()
     except BaseException as error:
+        if isinstance(error, SystemExit) and error.code == 2:  # of the command line, which has been said
+            for line in _meant_settings(sys.argv[1:]):
+                Console(stderr=True, highlight=False, emoji=False).print(
+                    f"glocal: {line}", soft_wrap=True, markup=False
+                )
         number, text = getattr(error, "signal", None), _in_a_line(error)
         if debug or text is None:
             raise

@@ -16,7 +16,9 @@ PANEL = "Use"
 @app.command(rich_help_panel=PANEL)
 def duplicates(
     embeddings: Annotated[Path, typer.Argument(metavar="E", help="A folder that `glocal embed --out` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for duplicates.csv and duplicates.html.")] = Path("duplicates"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for duplicates.csv and duplicates.html; default: duplicates/NAME, E's.")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Similarity from which embeddings make copies; default: from the set itself.")
     ] = None,
@@ -31,7 +33,10 @@ def duplicates(
     """Find groups of near-copies, and say which file is largest and what differs; nothing is deleted."""
     from glocal.curation.duplicate_files import PAGE, TABLE, summary, write_duplicates
     from glocal.curation.duplicates import find_duplicates
+    from glocal.embeddings.folder import read_about
 
+    out = out or Path("duplicates") / embeddings.resolve().name
+    read_about(embeddings)  # a mistyped name leaves no folder
     check_output_folder(out)
     found = find_duplicates(
         embeddings, threshold=threshold, hashes=hashes, device=device, workers=workers, progress=not quiet

@@ -105,16 +105,17 @@ def chance_threshold(similarity: Tensor) -> Threshold:
     found = float(np.clip(1 - np.exp(nearest), -1.0, 1 - _NEAREST))
     low, usual, high = np.quantile(similarity[:, 0].numpy(), [0.1, 0.5, 0.9]).tolist()
     words = (
-        f"{_rare(images)} of {images:,} images would reach it by chance, going by how similarity falls off from "
-        f"neighbour to neighbour. The nearest other image of an image has similarity {shown(usual)} here, {shown(low)} "
-        f"to {shown(high)} for four fifths of them"
+        f"{_rare(images)}, going by how similarity falls off from neighbour to neighbour. The nearest other image of "
+        f"an image has similarity {shown(usual)} here, {shown(low)} to {shown(high)} for four fifths of them"
     )
     return Threshold(found, words)
 
 
 def _rare(images: int) -> str:
     allowed = false_pairs(images)
-    return f"one pair in {1 / allowed:.0f} such sets" if allowed < 1 else f"{counted(round(allowed), 'pair')} of a set"
+    if allowed < 1:
+        return f"by chance one in {1 / allowed:.0f} sets of {images:,} images would hold a pair as near"
+    return f"by chance {counted(round(allowed), 'pair')} of {images:,} images would be as near"
 
 
 def shown(similarity: float) -> str:

@@ -157,7 +157,7 @@ def difference(
     words = []
     if place is None or place.score < _POOR:
         words.append(_sizes(largest_size, size))
-        return [*filter(None, words), "no place found where one lies upon the other"]
+        return [*filter(None, words), "doubtful: no place found where one lies upon the other"]
     cut = min(place.width, place.height) < _WHOLE
     shown = (size[0] * place.width, size[1] * place.height) if place.around else size
     whole = largest_size if place.around else (largest_size[0] * place.width, largest_size[1] * place.height)

@@ -290,8 +290,13 @@ def read_about(folder: Path) -> About:
     """
     path = folder / ABOUT
     if not path.is_file():
-        what = "there is no such folder" if not folder.exists() else f"there is no {ABOUT} in it"
-        raise GlocalError(f"{folder}: {what}; `glocal embed BACKBONE DATA --out {folder}` makes embeddings")
+        there = folder.exists()
+        what, out = (
+            (f"there is no {ABOUT} in it", f"embeddings/{folder.name}")
+            if there
+            else ("there is no such folder", folder)
+        )
+        raise GlocalError(f"{folder}: {what}; `glocal embed BACKBONE DATA --out {out}` makes embeddings")
     try:
         content: dict[str, Any] = read_json(path)
         if content.get("format") != FORMAT:

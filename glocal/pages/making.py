@@ -81,10 +81,10 @@ def write_report(
         if count > 1:
             raise GlocalError(f"{place} is named {count} times; name each run once")
     check_map(kind)
-    out = Path(out)
-    check_output(out, (".html",))
     names = _names([Path(folder) for folder in folders])
     records = [read_record(folder, name) for folder, name in zip(folders, names, strict=True)]
+    out = Path(out)
+    check_output(out, (".html",))  # makes its folder, which may be a run's: a mistyped one is told before
     page = _Page(records, data, images, kind, seed, progress)
     write_text(out, page.text())
     return out

@@ -121,10 +121,9 @@ def _loss(record: Record, trend: Trend | None) -> Iterator[Sentence]:
 def _accuracy(record: Record, trend: Trend | None) -> Iterator[Sentence]:
     if "knn" not in record.measured:
         every = record.recipe.monitor.knn_epochs
-        if 0 < record.metrics["epoch"][-1] < every:
-            yield Sentence("note", f"There is no k-NN accuracy yet: images with labels get it every {every:g} epochs.")
-            return
-        why = "needs images with labels" if every else "is not measured (monitor.knn_epochs=0)"
+        early = 0 < record.metrics["epoch"][-1] < every
+        when = f", which get it every {every:g} epochs" if early else ""
+        why = f"needs images with labels{when}" if every else "is not measured (monitor.knn_epochs=0)"
         words = f"There is no k-NN accuracy: it {why}."
         yield Sentence("note", f"{words} The effective rank stands in for it: of two runs of a method, more is better.")
         return

@@ -170,7 +170,6 @@ def planned_before(recipe: AnyRecipe, source: Source, folder: Path, given: Itera
     """
     written = build_recipe(load_mapping(folder / "recipe.yaml"))
     if not written.planned:
-        note(f"the run in {folder} was begun without --time; its recipe stands")
         return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": written.train.epochs})})
     note(f"the run in {folder} has its plan, which is not made again: {written.planned.partition(';')[0]}")
     given = list(given)

@@ -38,6 +38,7 @@ def resolve(
     folder: Path,
     *,
     progress: bool,
+    timed: bool = False,
 ) -> tuple[AnyRecipe, Source, Weights | None]:
     """The recipe with a value for everything, its images, and the weights out of a file that it begins with.
 
@@ -45,6 +46,7 @@ def resolve(
         data, recipe, overrides: as for `pretrain`.
         folder: the run's; a run in it has chosen its precision.
         progress: say what was measured of the images.
+        timed: a time decides later how long the training is, and with it the warm-up, of which nothing is said here.
 
     Raises:
         GlocalError: no images are named, they cannot be opened or do not go with the recipe, or a setting is wrong.
@@ -63,7 +65,7 @@ def resolve(
     size = (mapping.get("data") or {}).get("size") or overrides.get("data.size") or natural_size(source)
     built = as_launched(build_recipe(mapping, overrides, data_size=size, statistics=start.statistics))
     start.check(built)
-    fitted = _warm_up(_fit_to(built, source), len(source), start.mapping, start.overrides, folder)
+    fitted = _warm_up(_fit_to(built, source), len(source), start.mapping, start.overrides, folder, told=not timed)
     resolved = settle_row(fitted, described)
     resolved = _settle_precision(resolved, folder)
     known = _known_statistics(resolved, folder)
@@ -127,7 +129,13 @@ def _fit_to(recipe: AnyRecipe, source: Source) -> AnyRecipe:
 
 
 def _warm_up(
-    recipe: AnyRecipe, images: int, mapping: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path
+    recipe: AnyRecipe,
+    images: int,
+    mapping: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    folder: Path,
+    *,
+    told: bool,
 ) -> AnyRecipe:
     """Lengthens a warm-up of a few steps, as few images make it, unless it is set; a run keeps the one that it has.
 
@@ -144,11 +152,11 @@ def _warm_up(
     if goes_on(folder):
         warmup = build_recipe(load_mapping(folder / "recipe.yaml")).optimizer.warmup_epochs
     if before < warmup and (before > 0 or by_default) and not on_top:
-        if before > 0:
+        if before > 0 and told:
             few = f"an epoch has only {counted(steps, 'step')}"
             note(f"optimizer.warmup_epochs is {warmup:g} instead of {before:g}: {few}")
         return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"warmup_epochs": warmup})})
-    if before > epochs / 2:
+    if before > epochs / 2 and told:
         longer = f"of {counted(before, 'epoch')} is longer than the training of {epochs}"
         much = longer if before > epochs else f"takes {before:g} of {counted(epochs, 'epoch')}"
         note(f"the warm-up {much}; for a short run set optimizer.warmup_epochs lower")

@@ -17,7 +17,7 @@ from glocal.config import AnyRecipe, build_recipe, load_mapping
 from glocal.console import note, warn
 from glocal.data.sources.opening import Images
 from glocal.distributed import check_alike, first_decides, together, wait_for_all
-from glocal.errors import GlocalError, TogetherError, WriteError, did_you_mean
+from glocal.errors import GlocalError, TogetherError, WriteError, counted, did_you_mean
 from glocal.files import write_text
 from glocal.models.backbone import Backbone
 from glocal.models.loading import load_backbone
@@ -136,7 +136,7 @@ def pretrain(
     budget = None if time is None else Budget.of(time)
     if budget:
         check_time(given, extend=extend)
-    resolved, source, weights = resolve(data, recipe, given, folder, progress=progress)
+    resolved, source, weights = resolve(data, recipe, given, folder, progress=progress, timed=budget is not None)
     check_loggers(resolved.train.loggers)
     first = is_first_process(resolved.train.processes)
     method = rehearse(resolved, progress=progress and first)
@@ -166,6 +166,12 @@ def pretrain(
         order = batch_order(resolved, source, fabric)
         total = resolved.train.epochs * order.steps_per_epoch
         first_step = 0 if state is None else int(state["step"])
+        if budget and begun and not resolved.planned and first_step < total:
+            done = f"has done {first_step:,} of {counted(total, 'step')}"
+            raise GlocalError(
+                f"the run in {folder} was begun without --time and {done}: give another folder (--out) for a run that "
+                "fits into the time, or go on with it without --time"
+            )
         page = None
         if report and os.environ.get("GLOCAL_REPORT") != "0" and fabric.global_rank == 0:
             page = LivePage(folder, source if fabric.world_size == 1 else None)  # several would share its embeddings

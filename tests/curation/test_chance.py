@@ -59,18 +59,18 @@ def test_small_sets_take_the_usual_one_and_all_say_why() -> None:
     similarity = nearest(a_set(0, 500, 12))
     usual = np.median(similarity[:, 0].numpy())
     words = chance_threshold(similarity).words
-    assert words.startswith("one pair in 20 such sets of 500 images would reach it by chance, going by")
+    assert words.startswith("by chance one in 20 sets of 500 images would hold a pair as near, going by")
     assert f"The nearest other image of an image has similarity {usual:.2f} here" in words
 
 
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (5_000, "one pair in 20 such sets"),
-        (10_000, "one pair in 10 such sets"),
-        (50_000, "one pair in 2 such sets"),
-        (100_000, "1 pair of a set"),
-        (1_000_000, "10 pairs of a set"),
+        (5_000, "by chance one in 20 sets of 5,000 images would hold a pair as near"),
+        (10_000, "by chance one in 10 sets of 10,000 images would hold a pair as near"),
+        (50_000, "by chance one in 2 sets of 50,000 images would hold a pair as near"),
+        (100_000, "by chance 1 pair of 100,000 images would be as near"),
+        (1_000_000, "by chance 10 pairs of 1,000,000 images would be as near"),
     ],
 )
 def test_what_is_said_of_chance_is_what_is_allowed(images: int, words: str) -> None:

@@ -60,7 +60,7 @@ def test_odd_sizes_and_blank_images_are_no_errors(size: tuple[int, int]) -> None
 
 
 def test_images_that_have_nothing_in_common_are_not_explained() -> None:
-    assert differs(picture(6), picture(7)) == ["no place found where one lies upon the other"]
+    assert differs(picture(6), picture(7)) == ["doubtful: no place found where one lies upon the other"]
 
 
 def test_files_are_compared_by_their_bytes_too(tmp_path: Path) -> None:

@@ -229,6 +229,12 @@ def test_the_command_prints_what_it_found_and_where(
     assert "threshold 0." in said
     assert "nothing was deleted" in said
     assert set(copies) < {row["key"] for row in csv.DictReader((tmp_path / "out" / TABLE).open())}
+    monkeypatch.chdir(tmp_path)
+    for name in ("E", "mistyped"):
+        monkeypatch.setattr(sys, "argv", ["glocal", "duplicates", str(tmp_path / name), "--quiet"])
+        with pytest.raises(SystemExit):
+            main()
+    assert [path.name for path in (tmp_path / "duplicates").iterdir()] == ["E"]  # of other embeddings another folder
 
 
 @pytest.mark.parametrize(("count", "copies"), [(60, 10), (200, 20)])

@@ -163,6 +163,9 @@ def test_runs_side_by_side_share_their_images(trained: Path, tmp_path: Path) -> 
     assert "<h3>first</h3>" in page.read_text(encoding="utf-8")
     with pytest.raises(GlocalError, match="runs/none is no run: it does not exist"):
         glocal.write_report([trained, "runs/none"], tmp_path / "page.html")
+    with pytest.raises(GlocalError, match="mistyped is no run: it does not exist"):
+        glocal.write_report(tmp_path / "mistyped", tmp_path / "mistyped" / "report.html")
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_measured_numbers_stand_on_the_page(trained: Path, tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ def test_slow_networks_have_fewer_images_on_the_map(
 def test_a_page_that_cannot_be_written_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source in (None, Shapes("train", 8)):
         LivePage(tmp_path / "gone", source).end(finished=True)
-    assert capsys.readouterr().err.count("gone is no run: it holds no recipe.yaml") == 2
+    assert capsys.readouterr().err.count("gone is no run: it does not exist") == 2
 
 
 def test_images_in_memory_are_on_the_page_of_their_training(

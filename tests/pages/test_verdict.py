@@ -82,7 +82,8 @@ def test_what_was_measured_before_the_first_step_is_not_said_of_the_run() -> Non
 
 def test_accuracy_that_is_not_due_yet_and_a_training_that_is_not_running_are_told() -> None:
     early = replace(record(done=0.5), running=False)
-    assert "note: There is no k-NN accuracy yet: images with labels get it every 10 epochs." in said(early)
+    words = "note: There is no k-NN accuracy: it needs images with labels, which get it every 10 epochs. The effective"
+    assert words in said(early)
     assert "epochs). The training is not running: the same command goes on from its last checkpoint." in said(early)
     assert "not running" not in said(replace(early, running=True))
     assert "not running" not in said(replace(record(), running=False))

@@ -165,9 +165,40 @@ def test_a_run_that_was_begun_without_a_time_keeps_its_recipe(
     glocal.pretrain(DATA, out, overrides={**SMALL, "train.epochs": 1}, progress=False)
     again = start(out)
     said = " ".join(capsys.readouterr().err.split())
-    assert "was begun without --time; its recipe stands" in said
     assert "is finished (6 steps); nothing to do" in said
     assert (again.recipe.train.epochs, again.recipe.planned) == (1, "")
+
+
+def test_an_unfinished_run_that_was_begun_without_a_time_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = loop._optimise
+
+    def failing(method: Any, *given: Any) -> Any:
+        if method.now.step == 3:
+            raise GlocalError("the batch does not fit")
+        return usual(method, *given)
+
+    settings = {**SMALL, "train.epochs": 1, "train.checkpoint_steps": 2}
+    monkeypatch.setattr(loop, "_optimise", failing)
+    with pytest.raises(GlocalError, match="does not fit"):
+        glocal.pretrain(DATA, tmp_path / "a", overrides=settings, progress=False)
+    monkeypatch.setattr(loop, "_optimise", usual)
+    said = r"a was begun without --time and has done \d of 6 steps: give another folder \(--out\) .*, or go on with it"
+    with pytest.raises(GlocalError, match=said):
+        start(tmp_path / "a")
+    assert glocal.pretrain(DATA, tmp_path / "a", overrides=settings, progress=False).metrics["step"][-1] == 6
+
+
+def test_a_plan_says_nothing_of_the_warm_up_that_it_changes(
+    tmp_path: Path, pinned: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text("method: {name: sce}\noptimizer: {warmup_epochs: 1}\n")
+    few = {key: value for key, value in SMALL.items() if not key.startswith(("method.", "optimizer."))}
+    for time in (None, "1h"):
+        timed = resolve(DATA, tmp_path / "own.yaml", few, tmp_path / "none", progress=False, timed=time is not None)[0]
+        assert ("optimizer.warmup_epochs is" in capsys.readouterr().err) == (time is None)
+        assert timed.optimizer.warmup_epochs > 1
 
 
 def test_a_planned_run_that_is_repeated_without_its_time_is_told_so(tmp_path: Path, pinned: list[str]) -> None:

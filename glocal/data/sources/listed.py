@@ -54,7 +54,8 @@ class ListedImages(ImageFiles):
             if before != number:
                 raise GlocalError(f"{where}: {key} stands on line {before} already")
             if not os.path.isfile(path.parent / key):
-                raise GlocalError(f"{where}: {_missing(path.parent / key)}")
+                list_ = f"; {path.name} is read as a list of images" if number == 1 else ""
+                raise GlocalError(f"{where}: {_missing(path.parent / key)}{list_}")
         keys = [line.path for line in lines]
         names = [line.label for line in lines if line.label is not None]
         if not names:

@@ -68,6 +68,7 @@ def test_a_table_gives_labels_by_name_and_by_number(folder: Path) -> None:
     [
         ("a.txt", "class0/0000.png\nclass0/none.png\n", r"a\.txt, line 2: there is no file .*none\.png"),
         ("a.txt", "class0\n", r"a\.txt, line 1: .*class0 is a folder; list its images"),
+        ("notes.txt", "hello\n", r"line 1: there is no file .*hello; notes\.txt is read as a list of images"),
         ("a.txt", "class0/0000.png\n./class0/0000.png\n", r"line 2: \./class0/0000\.png stands on line 1 already"),
         ("a.txt", "# nothing\n\n", r"a\.txt: the list is empty"),
         ("a.csv", "path,label\n", r"a\.csv: the list is empty"),
