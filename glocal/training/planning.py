@@ -75,10 +75,12 @@ def plan(
     def left() -> float:
         return fabric.broadcast(budget.left())
 
+    told: set[int] = set()
     with Trials(source, fabric, folder) as trials:
 
         def measure(number: int, brief: bool) -> Costs:
-            if progress:
+            if progress and number not in told:  # what was tried briefly may be measured again
+                told.add(number)
                 tell(f"measuring {rungs[number].words} …")
             return trials.measure(rungs[number].recipe, _SHARE * budget.seconds / (4 if brief else 1), brief=brief)
 
@@ -117,10 +119,14 @@ def _line(
         f"--time {in_words(budget.seconds)}: {counted(epochs, 'epoch')} of {counted(work.steps_per_epoch, 'step')} at "
         f"{chosen.words}"
     ]
-    if found.larger:
+    few = epochs < WANTED_EPOCHS
+    if few and not unchanged:
+        larger = f" (larger: {_larger(rungs, found)})" if found.larger else ""
+        parts.append(f"nothing smaller can be chosen, so there are fewer than {WANTED_EPOCHS} epochs{larger}")
+    elif found.larger:
         parts.append(f"larger would leave fewer than {WANTED_EPOCHS} epochs: {_larger(rungs, found)}")
-    if epochs < WANTED_EPOCHS:
-        parts.append(f"fewer than {WANTED_EPOCHS} epochs, for {unchanged or 'there is nothing smaller to choose'}")
+    if few and unchanged:
+        parts.append(f"fewer than {WANTED_EPOCHS} epochs, for {unchanged}")
     parts.append(
         f"a step takes {in_words(costs.step)}, all of them {in_words(steps)}, the start, measurements and checkpoints "
         f"{in_words(max(0.0, whole - steps))}, planning took {in_words(planning)}"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.models.architecture import ModelSettings
 from glocal.models.building import build_backbone
-from glocal.training import forecast, loop, trial
+from glocal.training import forecast, loop, planning, trial
 from glocal.training.budget import Costs
 from glocal.training.loop import RunInterrupted
 from glocal.training.machine import launch
@@ -460,3 +461,28 @@ def test_images_set_on_top_of_a_recipe_take_the_place_of_its_own(tmp_path: Path)
     for overrides in ({"data.source": "shapes:train:32"}, {"data": {"source": "shapes:train:32", "size": 16}}):
         recipe, source, _ = resolve(None, "demo-shapes", {**SMALL, **overrides}, tmp_path / "a", progress=False)
         assert (len(source), recipe.data.source) == (32, "shapes:train:32")
+
+
+@pytest.mark.parametrize(
+    ("larger", "epochs", "unchanged", "said"),
+    [
+        ({}, 30, "", []),
+        ({0: (7, True), 1: (12, False)}, 30, "", ["larger would leave fewer than 20 epochs: 7 at A, about 12 at B"]),
+        ({}, 9, "", ["nothing smaller can be chosen, so there are fewer than 20 epochs"]),
+        (
+            {0: (0, False), 1: (3, True)},
+            9,
+            "",
+            ["nothing smaller can be chosen, so there are fewer than 20 epochs (larger: not even 1 at A, 3 at B)"],
+        ),
+        ({}, 9, "model.name is given", ["fewer than 20 epochs, for model.name is given"]),
+    ],
+)
+def test_the_plan_says_why_it_has_so_many_epochs(
+    larger: dict[int, tuple[int, bool]], epochs: int, unchanged: str, said: list[str]
+) -> None:
+    work = SimpleNamespace(seconds=lambda costs, epochs: 60.0 * epochs, steps_per_epoch=6)
+    rungs = [SimpleNamespace(words=name) for name in "ABC"]
+    found = SimpleNamespace(costs=Costs(step=1.0), rung=2, larger=larger)
+    line = planning._line(SimpleNamespace(seconds=3600.0), work, rungs, found, epochs, 5.0, unchanged)
+    assert line.split("; ")[1:-1] == said
