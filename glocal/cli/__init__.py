@@ -71,7 +71,7 @@ def _meant_settings(words: Sequence[str]) -> list[str]:
     command = getattr(typer.main.get_command(app), "commands", {}).get("pretrain")
     known = {name for parameter in getattr(command, "params", ()) for name in parameter.opts}
     given = (word.partition("=")[0] for word in words[1:] if word.startswith("--"))
-    paths = flatten(build_recipe({}).model_dump(mode="json"))
+    paths = [path for path in flatten(build_recipe({}).model_dump(mode="json")) if "." in path]
     meant = {one: [path for path in paths if path.rpartition(".")[2] == one[2:].replace("-", "_")] for one in given}
     return [f"{one} is a setting: --set {its[0]}=VALUE" for one, its in meant.items() if its and one not in known]
 

@@ -292,7 +292,7 @@ def read_about(folder: Path) -> About:
     if not path.is_file():
         there = folder.exists()
         what, out = (
-            (f"there is no {ABOUT} in it", f"embeddings/{folder.name}")
+            (f"there is no {ABOUT} in it", f"embeddings/{folder.resolve().name}")
             if there
             else ("there is no such folder", folder)
         )

@@ -86,6 +86,10 @@ class LoGoSettings(MethodSettings):
         for name, scale in (("global_scale", self.global_scale), ("local_scale", self.local_scale)):
             if scale is not None and scale[0] > scale[1]:
                 raise ValueError(f"{name} must ascend, not {list(scale)}")
+        clip, usual = self.dissimilarity_clip, type(self).model_fields["dissimilarity_clip"].default
+        if self.dissimilarity_weight is not None and clip != usual:
+            beside = f"dissimilarity_weight={self.dissimilarity_weight:g}"
+            raise ValueError(f"dissimilarity_clip={clip:g} has no meaning beside {beside}; set the weight to null")
         smallest, largest = self.local_area
         if smallest > largest:
             raise ValueError(f"smallest_local={smallest} is above local_ratio={largest}")

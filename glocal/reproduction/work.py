@@ -205,7 +205,8 @@ class Work:
         """Of an epoch of the rows for which it is known: decided, from runs that are finished, or from trials."""
         found: dict[str, float] = {}
         for one in self.planned:
-            trial = read_result(self._of_cost(one)) or {}
+            job = self._job("cost", self._of_cost(one), one, one.settings)
+            trial = (read_result(self._of_cost(one)) or {}) if is_done(job) else {}  # not of what the row was before
             runs = [run for run in self._finished(one) if run.get("cpu_minutes")]
             if runs:
                 key = "cpu_minutes" if self.device == "cpu" else "wall_minutes"

@@ -122,7 +122,9 @@ def _line(
     few = epochs < WANTED_EPOCHS
     if few and not unchanged:
         larger = f" (larger: {_larger(rungs, found)})" if found.larger else ""
-        parts.append(f"nothing smaller can be chosen, so there are fewer than {WANTED_EPOCHS} epochs{larger}")
+        last = found.rung == len(rungs) - 1
+        why = "nothing smaller can be chosen" if last else "planning had no time to try smaller ones"
+        parts.append(f"{why}, so there are fewer than {WANTED_EPOCHS} epochs{larger}")
     elif found.larger:
         parts.append(f"larger would leave fewer than {WANTED_EPOCHS} epochs: {_larger(rungs, found)}")
     if few and unchanged:

@@ -46,7 +46,7 @@ def resolve(
         data, recipe, overrides: as for `pretrain`.
         folder: the run's; a run in it has chosen its precision.
         progress: say what was measured of the images.
-        timed: a time decides later how long the training is, and with it the warm-up, of which nothing is said here.
+        timed: a time decides later how long the training is, so that nothing is said here of its warm-up.
 
     Raises:
         GlocalError: no images are named, they cannot be opened or do not go with the recipe, or a setting is wrong.
@@ -156,20 +156,29 @@ def _warm_up(
             few = f"an epoch has only {counted(steps, 'step')}"
             note(f"optimizer.warmup_epochs is {warmup:g} instead of {before:g}: {few}")
         return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"warmup_epochs": warmup})})
-    if before > epochs / 2 and told:
-        longer = f"of {counted(before, 'epoch')} is longer than the training of {epochs}"
-        much = longer if before > epochs else f"takes {before:g} of {counted(epochs, 'epoch')}"
-        note(f"the warm-up {much}; for a short run set optimizer.warmup_epochs lower")
+    if told:
+        tell_of_warm_up(recipe)
     return recipe
+
+
+def tell_of_warm_up(recipe: AnyRecipe) -> None:
+    """Says of a warm-up that takes more than half of the training that it is long."""
+    warmup, epochs = recipe.optimizer.warmup_epochs, recipe.train.epochs
+    if warmup > epochs / 2:
+        longer = f"of {counted(warmup, 'epoch')} is longer than the training of {epochs}"
+        much = longer if warmup > epochs else f"takes {warmup:g} of {counted(epochs, 'epoch')}"
+        note(f"the warm-up {much}; for a short run set optimizer.warmup_epochs lower")
 
 
 def _tell_of_optimizer(recipe: AnyRecipe, mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """Says which optimiser it is, where the network alone has decided it, and whose rate it has, if another's."""
     said, first, on_top = _settings_of(mapping, overrides), flatten(mapping), _settings_of({}, overrides)
-    before, name = first.get("optimizer.name"), recipe.optimizer.name
-    rate = said.get("optimizer.lr")
-    if before not in (None, name) and rate is not None and "optimizer.lr" not in on_top:
-        warn(f"optimizer.lr={rate:g} is the recipe's for {before}, and optimizer.name is {name}; set optimizer.lr too")
+    name = recipe.optimizer.name
+    if "optimizer.lr" in first and "optimizer.lr" in said and "optimizer.lr" not in on_top:
+        before = first.get("optimizer.name") or build_recipe(mapping).optimizer.name
+        if before != name:
+            rate = f"optimizer.lr={recipe.optimizer.lr:g} is the recipe's for {before}"
+            warn(f"{rate}, and optimizer.name is {name}; set optimizer.lr too")
     if recipe.optimizer.name == "adamw" and "optimizer.name" not in said:
         rate = "" if "optimizer.lr" in said else f", at optimizer.lr={recipe.optimizer.lr:g}"
         note(f"optimizer.name is adamw{rate}, for {recipe.model.name} is a transformer")

@@ -41,7 +41,7 @@ from glocal.training.machine import is_first_process, launch, place, suit_to_mac
 from glocal.training.monitors import KNNMonitor, knn_monitor
 from glocal.training.planning import check_time, drop_plan, plan, planned_before
 from glocal.training.rehearsal import rehearse
-from glocal.training.resolving import resolve
+from glocal.training.resolving import resolve, tell_of_warm_up
 from glocal.training.saving import restore, save
 from glocal.training.sharded import is_sharded, lent
 from glocal.training.slurm import requeue
@@ -157,6 +157,7 @@ def pretrain(
             resolved = together(lambda: planned_before(resolved, source, folder, given))
         elif budget and resume != "must":
             resolved = plan(resolved, source, fabric, folder, budget, given, progress=progress)
+            tell_of_warm_up(resolved)
         elif not begun:
             resolved = drop_plan(resolved, given)
         resolved, state = prepare_folder(folder, resolved, source, resume, extend=extend, weights=weights)
@@ -168,7 +169,7 @@ def pretrain(
         first_step = 0 if state is None else int(state["step"])
         if budget and begun and not resolved.planned and first_step < total:
             done = f"has done {first_step:,} of {counted(total, 'step')}"
-            raise GlocalError(
+            raise TogetherError(
                 f"the run in {folder} was begun without --time and {done}: give another folder (--out) for a run that "
                 "fits into the time, or go on with it without --time"
             )

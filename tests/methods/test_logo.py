@@ -1,4 +1,4 @@
-"""LoGo: what its three updates do, and what it works on."""
+"""LoGo: what its updates do, and what it works on."""
 
 import pytest
 import torch
@@ -185,6 +185,13 @@ def test_further_local_crops_are_drawn_to_the_global_ones(weight: float | None) 
     f = fresh.regressor(normalize(z[2], dim=1), normalize(z[3], dim=1))
     expected = (sum(terms) + (weight or 0) * softplus(f).mean()) / 8
     assert method.similarity(five).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_clip_beside_a_weight_is_told() -> None:
+    both = {"method.dissimilarity_clip": 0.5, "method.name": "logo"}
+    with pytest.raises(GlocalError, match=r"dissimilarity_clip=0.5 has no meaning beside dissimilarity_weight=0.0001"):
+        build_recipe({}, {**both, "method.dissimilarity_weight": 1e-4})
+    assert build_recipe({}, both).method.dissimilarity_clip == 0.5
 
 
 def test_without_the_push_a_weight_changes_nothing() -> None:

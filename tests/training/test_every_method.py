@@ -172,7 +172,11 @@ def test_a_diverging_run_is_named_also_when_gradients_are_clipped(tmp_path: Path
             "views of 30 pixels cannot be cut into patches of 8",
         ),
         (
-            {**CASES["patchwise_dino"].run, "method.name": "patchwise_dino", "views.0.size": 40, "views.1.size": 40},
+            {
+                **CASES["patchwise_dino"].run,
+                **{"method.name": "patchwise_dino", "method.center": "position"},
+                **{"views.0.size": 40, "views.1.size": 40},
+            },
             "global views of 40 pixels have 26 tokens, but the centre is made for 17",
         ),
         ({**CASES["dino"].run, "method.name": "dino", "views.0.size": 24}, "first two views are the global ones"),

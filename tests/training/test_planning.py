@@ -476,6 +476,12 @@ def test_images_set_on_top_of_a_recipe_take_the_place_of_its_own(tmp_path: Path)
             ["nothing smaller can be chosen, so there are fewer than 20 epochs (larger: not even 1 at A, 3 at B)"],
         ),
         ({}, 9, "model.name is given", ["fewer than 20 epochs, for model.name is given"]),
+        (
+            {0: (3, True), 1: (4, True)},
+            9,
+            "D",
+            ["larger would leave fewer than 20 epochs: 3 at A, 4 at B", "fewer than 20 epochs, for D"],
+        ),
     ],
 )
 def test_the_plan_says_why_it_has_so_many_epochs(
@@ -486,3 +492,11 @@ def test_the_plan_says_why_it_has_so_many_epochs(
     found = SimpleNamespace(costs=Costs(step=1.0), rung=2, larger=larger)
     line = planning._line(SimpleNamespace(seconds=3600.0), work, rungs, found, epochs, 5.0, unchanged)
     assert line.split("; ")[1:-1] == said
+
+
+def test_a_plan_that_had_no_time_to_try_smaller_networks_says_so() -> None:
+    work = SimpleNamespace(seconds=lambda costs, epochs: 60.0 * epochs, steps_per_epoch=6)
+    found = SimpleNamespace(costs=Costs(step=1.0), rung=0, larger={})
+    rungs = [SimpleNamespace(words=name) for name in "ABC"]
+    line = planning._line(SimpleNamespace(seconds=3600.0), work, rungs, found, 5, 5.0, "")
+    assert "planning had no time to try smaller ones, so there are fewer than 20 epochs" in line

@@ -322,12 +322,22 @@ def test_the_optimiser_is_said_where_the_network_alone_decides_it(
         ("sce-cifar10", {"optimizer": {"name": "adamw"}}, ""),  # a new section, with AdamW's usual rate
         ("sce-cifar10", {"optimizer.name": "sgd"}, ""),
         (None, {"optimizer.name": "adamw"}, ""),
+        ("text", {"optimizer.name": "adamw"}, "optimizer.lr=0.1 is the recipe's for sgd, and optimizer.name is adamw"),
+        (
+            "no name",
+            {"optimizer.name": "adamw"},
+            "optimizer.lr=0.1 is the recipe's for sgd, and optimizer.name is adamw",
+        ),
     ],
 )
 def test_a_rate_of_another_optimiser_is_told(
     recipe: str | None, settings: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    resolve(DATA, recipe, {"train.batch_size": 32, **settings}, tmp_path / "run", progress=False)
+    own = {"text": "{name: sgd, lr: '0.1'}", "no name": "{lr: 0.1}"}.get(recipe or "")
+    if own:
+        (tmp_path / "own.yaml").write_text(f"method: {{name: sce}}\noptimizer: {own}\n")
+    its = tmp_path / "own.yaml" if own else recipe
+    resolve(DATA, its, {"train.batch_size": 32, **settings}, tmp_path / "run", progress=False)
     found = [line for line in capsys.readouterr().err.splitlines() if "optimizer.lr" in line]
     assert [line.removeprefix("warning: ") for line in found] == ([f"{said}; set optimizer.lr too"] if said else [])
 
