@@ -29,6 +29,10 @@ _REFUSALS = (
 )
 
 
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False, emoji=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
+
+
 def _other_process() -> bool:
     from glocal.distributed import process_rank
 
@@ -89,16 +93,14 @@ def main() -> None:
     except BaseException as error:
         if isinstance(error, SystemExit) and error.code == 2:  # of the command line, which has been said
             for line in _meant_settings(sys.argv[1:]):
-                Console(stderr=True, highlight=False, emoji=False).print(
-                    f"glocal: {line}", soft_wrap=True, markup=False
-                )
+                _say(line)
         number, text = getattr(error, "signal", None), _in_a_line(error)
         if debug or text is None:
             raise
         text = harmless(text)
         alike = number is not None or isinstance(error, TogetherError)  # all processes end with it: one says so
         if not (alike and _other_process()):
-            Console(stderr=True, highlight=False, emoji=False).print(f"glocal: {text}", soft_wrap=True, markup=False)
+            _say(text)
         if number is None:
             sys.exit(2)
         sys.stdout.flush()

@@ -290,12 +290,9 @@ def read_about(folder: Path) -> About:
     """
     path = folder / ABOUT
     if not path.is_file():
-        there = folder.exists()
-        what, out = (
-            (f"there is no {ABOUT} in it", f"embeddings/{folder.resolve().name}")
-            if there
-            else ("there is no such folder", folder)
-        )
+        what, out = "there is no such folder", str(folder)
+        if folder.exists():  # of images, or a run: embeddings have a folder of their own
+            what, out = f"there is no {ABOUT} in it", f"embeddings/{folder.resolve().name}"
         raise GlocalError(f"{folder}: {what}; `glocal embed BACKBONE DATA --out {out}` makes embeddings")
     try:
         content: dict[str, Any] = read_json(path)

@@ -14,6 +14,7 @@ from glocal.papers import Metric, PaperRow, PaperTable
 from glocal.papers.measured import protocol_settings, row_recipe
 from glocal.reproduction.budgets import Budget, settings_of
 from glocal.reproduction.images import Given, Images, belonging_to, check_names, images_for, open_images
+from glocal.reproduction.jobs import digest_of_recipe
 from glocal.settings import validated
 from glocal.views.plan import ViewPlan
 
@@ -65,6 +66,12 @@ class Planned:
     def printed(self) -> AnyRecipe:
         """The recipe of the row."""
         return row_recipe(self.row)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what the row's recipe says, which a result remembers."""
+        assert self.row.recipe  # a row that can be run
+        return digest_of_recipe(self.row.recipe)
 
     @cached_property
     def recipe(self) -> AnyRecipe:

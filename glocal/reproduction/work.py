@@ -14,7 +14,7 @@ from glocal.papers import PaperRow
 from glocal.reproduction.equal import EQUAL, Spending, epochs_for
 from glocal.reproduction.gathering import folder_names, machine, row_of, runs_of, slug
 from glocal.reproduction.heading import heading, networks
-from glocal.reproduction.jobs import JOB, Job, digest_of_recipe, is_done, read_job, read_result, take_over
+from glocal.reproduction.jobs import JOB, Job, is_done, read_job, read_result, take_over
 from glocal.reproduction.planning import Choices, Planned, metric_titles, with_epochs
 from glocal.reproduction.studies import Study
 from glocal.reproduction.writing import read_written, write
@@ -206,12 +206,12 @@ class Work:
         found: dict[str, float] = {}
         for one in self.planned:
             job = self._job("cost", self._of_cost(one), one, one.settings)
-            trial = (read_result(self._of_cost(one)) or {}) if is_done(job) else {}  # not of what the row was before
+            trial = read_result(Path(job.folder)) if is_done(job) else None  # none of what the row was before
             runs = [run for run in self._finished(one) if run.get("cpu_minutes")]
             if runs:
                 key = "cpu_minutes" if self.device == "cpu" else "wall_minutes"
                 found[one.row.label] = 60 * sum(run[key] for run in runs) / sum(run["epochs"] for run in runs)
-            elif trial.get("epoch_seconds"):
+            elif trial and trial.get("epoch_seconds"):
                 found[one.row.label] = trial["epoch_seconds"]
         return {**found, **self.spending.costs("time")}
 
@@ -242,7 +242,6 @@ class Work:
         watched = one.recipe.monitor.knn_epochs and self.choices.held_out is None and len(one.test) == 1
         test = {"data.test": one.test[0]} if watched else {}
         overrides = {**machine_s, **test, **settings, "seed": seed}
-        assert one.row.recipe  # a row that can be run
         job = {
             "kind": kind,
             "folder": str(folder),
@@ -250,7 +249,7 @@ class Work:
             "seed": seed,
             "equal": equal,
             "recipe": one.row.recipe,
-            "recipe_digest": digest_of_recipe(one.row.recipe),
+            "recipe_digest": one.digest,
             "overrides": json.loads(json.dumps(overrides)),  # as it is read back
             "data": one.data,
             "test": one.test,

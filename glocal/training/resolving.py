@@ -175,7 +175,9 @@ def _tell_of_optimizer(recipe: AnyRecipe, mapping: Mapping[str, Any], overrides:
     said, first, on_top = _settings_of(mapping, overrides), flatten(mapping), _settings_of({}, overrides)
     name = recipe.optimizer.name
     if "optimizer.lr" in first and "optimizer.lr" in said and "optimizer.lr" not in on_top:
-        before = first.get("optimizer.name") or build_recipe(mapping).optimizer.name
+        others = {path: value for path, value in overrides.items() if path != "optimizer.name"}
+        usual = build_recipe(mapping, others, data_size=recipe.data.size).optimizer.name
+        before = first.get("optimizer.name", usual)
         if before != name:
             rate = f"optimizer.lr={recipe.optimizer.lr:g} is the recipe's for {before}"
             warn(f"{rate}, and optimizer.name is {name}; set optimizer.lr too")

@@ -342,6 +342,13 @@ def test_a_rate_of_another_optimiser_is_told(
     assert [line.removeprefix("warning: ") for line in found] == ([f"{said}; set optimizer.lr too"] if said else [])
 
 
+def test_a_recipe_that_holds_only_with_what_is_set_on_top_is_built_so(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("method: {name: sce, temperature: -1}\noptimizer: {lr: 0.1}\n")
+    mended = {"train.batch_size": 32, "method.temperature": 0.1}
+    resolved, *_ = resolve(DATA, tmp_path / "own.yaml", mended, tmp_path / "run", progress=False)
+    assert resolved.optimizer.lr == 0.1
+
+
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("method", ["{name: sce}\noptimizer: {lr: 0.1, warmup_epochs: 0.1}", "{name: glocal}"])
 def test_a_run_that_is_extended_keeps_its_warm_up(tmp_path: Path, method: str) -> None:
