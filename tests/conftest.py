@@ -1,5 +1,6 @@
 """Small data that tests make for themselves, and how many processes and threads they take."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ from tests.preloaded import Preloaded
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Tests that are named one by one run in this process: starting others would take longer than they do."""
     return 0 if config.args and all("::" in name for name in config.args) else None
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now lasts: Python need not look through it for garbage again and again, a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

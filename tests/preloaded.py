@@ -19,10 +19,11 @@ from typing import Any
 
 # Everything is loaded; nothing has run, and so no thread been started, before a fork.
 _PARENT = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 import matplotlib.pyplot, torch.utils.tensorboard
 import glocal.embeddings.making, glocal.evaluation, glocal.training.run
 from glocal.cli import main
+gc.freeze()
 for line in sys.stdin:
     task = json.loads(line)
     if "end" in task:  # the pipe's end is not seen where another process has inherited it
@@ -44,6 +45,9 @@ for line in sys.stdin:
         sys.exit()
     print(process, flush=True)
 """
+NO_PICTURES = "from glocal.training import run; run.draw_views = run.draw_loss = lambda *_, **__: None\n"
+"""For `before`: what the fixture `no_pictures` does in a test's own process."""
+
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 

@@ -1,5 +1,6 @@
 """A process that decodes and hangs, or dies, costs a start of the same command, and its image is named."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -89,6 +90,7 @@ def test_a_signal_is_heard_while_a_batch_does_not_come(tmp_path: Path, shape_ima
     state = newest_checkpoint(tmp_path / "a" / "checkpoints")
     assert state is not None
     assert state["step"] >= 6
+    assert not multiprocessing.active_children()  # or Python would wait in the end for a process that heeds no signal
 
 
 def test_a_process_that_dies_while_it_hands_a_batch_over_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from glocal.methods.patchwise_dino import PatchwiseDINO
 from glocal.training import lookout, loop
 from glocal.views.batch import Views
 from tests.methods.cases import RESNET_RUN, VIT_RUN, cases, parameters
-from tests.preloaded import Preloaded
+from tests.preloaded import NO_PICTURES, Preloaded
 from tests.training.test_runs import assert_equal
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -82,9 +82,6 @@ def test_a_run_that_was_stopped_between_checkpoints_ends_in_the_same_weights(
     assert whole["step"] == parts["step"] == 12
     assert_equal(whole["method"], parts["method"])
     assert_equal(whole["optimizers"], parts["optimizers"])
-
-
-NO_PICTURES = "from glocal.training import run; run.draw_views = run.draw_loss = lambda *_, **__: None"
 
 
 def start_both(preloaded: Preloaded, arguments: list[str], **environment: str) -> str:

@@ -16,7 +16,7 @@ from glocal.checkpoints import checkpoint_files
 from glocal.config import build_recipe
 from glocal.data.lanes.skipped import read_skipped
 from glocal.training import machine
-from tests.preloaded import Preloaded
+from tests.preloaded import NO_PICTURES, Preloaded
 from tests.training.test_runs import TINY
 
 STREAMING = {
@@ -24,7 +24,6 @@ STREAMING = {
     **{"data.lane": "streaming", "data.workers": 0, "train.device": "cpu", "train.devices": 2, "train.batch_size": 8},
     **{"train.epochs": 3, "train.checkpoint_steps": None, "monitor.knn_epochs": 0},
 }
-NO_PICTURES = "import glocal.training.run as run; run.draw_views = run.draw_loss = lambda *_, **__: None\n"
 
 Pair = tuple[CompletedProcess[bytes], CompletedProcess[bytes]]
 

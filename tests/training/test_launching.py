@@ -13,7 +13,7 @@ from glocal.checkpoints import checkpoint_files, newest_checkpoint
 from glocal.config import build_recipe
 from glocal.errors import GlocalError
 from glocal.training.machine import as_launched
-from tests.preloaded import Preloaded
+from tests.preloaded import NO_PICTURES, Preloaded
 from tests.training.test_every_method import start_both
 from tests.training.test_lock import SETTINGS
 
@@ -52,7 +52,7 @@ def test_a_run_goes_on_with_other_processes_and_ends_as_it_would_have(tmp_path: 
     assert Run(tmp_path / "a").recipe.train.machines == 2
     alone, half = (newest_checkpoint(tmp_path / "a/checkpoints"), tmp_path / "a/checkpoints/step-000000004.pt")
     half.unlink()  # back to step 2
-    done = preloaded.run(*words, f"--out={tmp_path / 'a'}")
+    done = preloaded.run(*words, f"--out={tmp_path / 'a'}", before=NO_PICTURES)
     assert done.returncode == 0, done.stderr
     again = newest_checkpoint(tmp_path / "a/checkpoints")
     assert alone is not None

@@ -12,7 +12,7 @@ import torch
 
 from glocal.checkpoints import newest_checkpoint
 from glocal.signals import STOP, StopSignals
-from tests.preloaded import Command, Preloaded
+from tests.preloaded import NO_PICTURES, Command, Preloaded
 
 EPOCHS = 5  # 2 steps each
 SETTINGS = [
@@ -57,7 +57,7 @@ def command(data: Path, out: Path) -> list[str]:
 
 
 def start(preloaded: Preloaded, data: Path, out: Path, sign: Path) -> Command:
-    process = preloaded.start(*command(data, out), before=WAITING.format(sign=str(sign)))
+    process = preloaded.start(*command(data, out), before=NO_PICTURES + WAITING.format(sign=str(sign)))
     deadline = time.monotonic() + 120
     while not sign.exists() and time.monotonic() < deadline and process.running():
         time.sleep(0.02)
@@ -90,7 +90,7 @@ def test_a_signal_to_the_whole_group_twice_leaves_a_checkpoint_and_one_line(
     if number != signal.SIGTERM:
         return
     for out in ("a", "whole"):
-        preloaded.run(*command(data, tmp_path / out)).check_returncode()
+        preloaded.run(*command(data, tmp_path / out), before=NO_PICTURES).check_returncode()
     continued, whole = (newest_checkpoint(tmp_path / out / "checkpoints") for out in ("a", "whole"))
     assert continued is not None
     assert whole is not None

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ctypes import Array, c_longlong
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
@@ -83,6 +84,20 @@ class Readings:
         """Ends the processes: one that hangs heeds nothing else, and Python would wait for it in the end."""
         for process in self.processes:
             process.kill()
+
+    def kill_stuck(self) -> None:
+        """Ends the processes that have read one image for `LOOK`, where nobody waits any more for what they make."""
+        before, end = self.now(), time.monotonic() + LOOK
+        stuck = {pid: place for place, pid in enumerate(before) if place % 2 == 0 and before[place + 1] != _NONE}
+        while stuck and time.monotonic() < end:
+            time.sleep(0.01)
+            now = self.now()
+            stuck = {pid: place for pid, place in stuck.items() if now[place + 1] == before[place + 1]}
+        for process in self.processes:
+            if process.pid in stuck:
+                process.kill()
+                with suppress(RuntimeError):  # torch's, of a process that it had not asked to end
+                    process.join()
 
 
 def _alive() -> set[int | None]:

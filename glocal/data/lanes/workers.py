@@ -75,6 +75,7 @@ def batches_of(
             yield from awaited(batches, readings, patience)
         finally:
             ending.cancel()
+            readings.kill_stuck()
         return
     with closing(Threads(lambda take: take(), repeat(partial(next, batches)), readings, threads=1, ahead=0)) as made:
         yield from awaited(made, readings, patience)
