@@ -7,7 +7,7 @@ from collections import defaultdict
 from statistics import mean
 from typing import Any, NamedTuple
 
-from results_numbers import average, same, shown, table, tuning
+from results_numbers import minutes_of, same, shown, table, tuning
 from results_pictures import ALIKE, runs_of, values
 
 BRACKETS = (1, 2, 3, 5, 10, 20, 60, 180)  # CPU minutes of training
@@ -82,7 +82,7 @@ def _entries(file: dict[str, Any], row: dict[str, Any]) -> list[Entry]:
     named = settings.get("method.name") or settings.get("method", {}).get("name", "")
     method = str(row.get("recipe") or row["label"]), str(named)
     for alike in ALIKE:
-        minutes = average(runs_of(row, alike), "cpu_minutes")
+        minutes = minutes_of(runs_of(row, alike))
         measures = {title: its for metric, title in file["metrics"].items() if (its := values(row, alike, metric))}
         if minutes is not None and measures:
             found.append(Entry(str(row["label"]), method, minutes, measures))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind_from_stats
 
 NUMBERS = {1: "one seed", 2: "two seeds"}
 
@@ -15,6 +15,12 @@ def average(runs: list[dict[str, Any]], key: str) -> float | None:
     """The mean of what the runs have under a key; None where none has it."""
     found = [run[key] for run in runs if run.get(key) is not None]
     return mean(found) if found else None
+
+
+def minutes_of(runs: list[dict[str, Any]]) -> float | None:
+    """The median of the CPU minutes of runs: a faster machine for one changes it little; None where none has them."""
+    found = [run["cpu_minutes"] for run in runs if run.get("cpu_minutes") is not None]
+    return median(found) if found else None
 
 
 def shown(found: list[float]) -> str:
@@ -53,7 +59,8 @@ def same(a: list[float], b: list[float]) -> bool:
     """Whether two rows are not told apart: by Welch's t test at 5 %, or because one of them has a single seed."""
     if error_of(a, b) is None:
         return True
-    return float(ttest_ind(a, b, equal_var=False).pvalue) > 0.05
+    found = ttest_ind_from_stats(mean(a), stdev(a), len(a), mean(b), stdev(b), len(b), equal_var=False)
+    return float(found.pvalue) > 0.05
 
 
 def tuning(file: dict[str, Any]) -> bool:

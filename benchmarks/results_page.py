@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 from results_best import best, changes_method, data_of
-from results_numbers import average, compared, shown, table, tuning
+from results_numbers import average, compared, minutes_of, shown, table, tuning
 from results_pictures import ALIKE, draw, runs_of, values
 
 from glocal.config import build_recipe, load_mapping
@@ -30,11 +30,10 @@ Every number here was measured by `glocal reproduce` and is computed from the fi
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. In tables of differences,
 the number in brackets is the difference divided by its standard error. With three seeds a row, 2.8 or more comes by
 chance once in twenty comparisons; with two seeds, 4.3. With one seed nothing is known. CPU minutes are those of the
-training alone, one thread a run. The same training can take a quarter more on another day, and FNC's took half as much
-again, so compare minutes within a table. The last column of a table has the k-NN accuracy that was measured while
-training, at the end and at its best, for some papers report their best epoch. All other numbers here are from the last
-epoch. [The end](#how-the-tables-were-made) has the commands that measure each table again, and what was scaled down
-from print."""
+training alone, one thread a run; of several seeds, the median. The last column of a table has the k-NN accuracy that
+was measured while training, at the end and at its best, for some papers report their best epoch. All other numbers here
+are from the last epoch. [The end](#how-the-tables-were-made) has the commands that measure each table again, and what
+was scaled down from print."""
 
 FIRST = """\
 The best row in each measure among those that took so many minutes or less, and the best row of another method. "Not
@@ -64,12 +63,31 @@ def spent(file: dict[str, Any], alike: str) -> str:
 def also(file: dict[str, Any], kinds: list[str]) -> str:
     """What else the rows of a file have alike that were run in equal epochs alone; empty where nothing."""
     found = []
-    for alike, key, apart in (("views", "views", 1.0), ("time", "cpu_minutes", 1.15)):
-        its = [average(runs_of(row, "epochs"), key) for row in file["rows"] if runs_of(row, "epochs")]
+    done = [runs for row in file["rows"] if (runs := runs_of(row, "epochs"))]
+    views = [average(runs, "views") for runs in done]
+    for alike, its, apart in (("views", views, 1.0), ("time", list(map(minutes_of, done)), 1.15)):
         known = [value for value in its if value]
         if kinds == ["epochs"] and len(known) == len(its) > 1 and max(known) <= apart * min(known):
             found.append(f"{'about ' * (apart > 1)}{ALIKE[alike]}")
     return f", which is {' and '.join(found)} too" if found else ""
+
+
+def slower(files: list[dict[str, Any]]) -> str:
+    """How far the minutes of one row lie apart over seeds; empty where none has several."""
+    apart: dict[str, float] = {}
+    for file in files:
+        for row in file["rows"]:
+            runs = [run for alike in ALIKE for run in runs_of(row, alike) if run.get("cpu_minutes")]
+            epochs = [run["cpu_minutes"] / run["epochs"] for run in runs]
+            if len(epochs) > 1:
+                apart[f"{row['label']} ({title_of(file)})"] = max(epochs) / min(epochs)
+    if not apart:
+        return ""
+    most = max(apart, key=apart.__getitem__)
+    return (
+        "CPU minutes depend on the machine and the day too. An epoch of one row took up to "
+        f"{apart[most]:.1f} times as long with one seed as with another: {most}."
+    )
 
 
 def published(file: dict[str, Any]) -> str:
@@ -201,7 +219,7 @@ def cells(row: dict[str, Any], alike: str, file: dict[str, Any]) -> Iterator[str
     done = runs_of(row, alike)
     yield ", ".join(str(run["seed"]) for run in done) or "–"
     yield ", ".join(sorted({str(run["epochs"]) for run in done})) or "–"
-    views, minutes = average(done, "views"), average(done, "cpu_minutes")
+    views, minutes = average(done, "views"), minutes_of(done)
     yield "–" if views is None else f"{views / 1000:.0f}"
     yield "–" if minutes is None else f"{minutes:.1f}"
     yield from (shown(values(row, alike, metric)) for metric in file["metrics"])
@@ -283,7 +301,7 @@ def page(folder: Path, images: Path | None = None) -> str:
     if not files:
         return f"# Results\n\n{INTRODUCTION}\n\nNothing has been measured yet.\n"
     which = "## Which method for how many images, minutes and which network"
-    parts = ["# Results", INTRODUCTION, which, FIRST, best(files)]
+    parts = ["# Results", INTRODUCTION, *filter(None, [slower(files)]), which, FIRST, best(files)]
     tables = [f"{printed_as(file)}:\n\n{found}" for file in files if (found := published(file))]
     if recipes := of_recipes(files):
         tables.append(f"{BESIDE}\n\n{recipes}")
