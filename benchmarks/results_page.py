@@ -73,7 +73,7 @@ def also(file: dict[str, Any], kinds: list[str]) -> str:
 
 
 def slower(files: list[dict[str, Any]]) -> str:
-    """How far the minutes of one row lie apart over seeds; empty where none has several."""
+    """How far the minutes of one row lie apart over seeds; empty where none has several that differ."""
     apart: dict[str, float] = {}
     for file in files:
         for row in file["rows"]:
@@ -81,9 +81,9 @@ def slower(files: list[dict[str, Any]]) -> str:
             epochs = [run["cpu_minutes"] / run["epochs"] for run in runs]
             if len(epochs) > 1:
                 apart[f"{row['label']} ({title_of(file)})"] = max(epochs) / min(epochs)
-    if not apart:
+    most = max(apart, key=apart.__getitem__, default="")
+    if apart.get(most, 1.0) < 1.05:
         return ""
-    most = max(apart, key=apart.__getitem__)
     return (
         "CPU minutes depend on the machine and the day too. An epoch of one row took up to "
         f"{apart[most]:.1f} times as long with one seed as with another: {most}."

@@ -33,6 +33,7 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     failed = {"seed": 3, "error": "out of memory"}
     rows = [row("A", [60, 61, 62]), row("B", [58, 59, 60], published={"linear": 70.5}), row("C", [50, 50, 50])]
     rows[2]["results"]["time"]["runs"].append(failed)
+    rows[2]["results"]["time"]["runs"][0]["cpu_minutes"] = 50  # on another machine: the median does not change
     for run, accuracy in zip(rows[0]["results"]["time"]["runs"], [(40, 43, 41), (39, 42, 41)], strict=False):
         run["curve"] = [[epoch, 4.0 * epoch, value] for epoch, value in enumerate(accuracy, 1)]
     file = {
@@ -46,6 +47,8 @@ def test_numbers_are_computed_and_what_is_missing_is_said(tmp_path: Path, result
     assert "\n5,000 of its own images; network resnet18:\n" in found
     assert "| 20 | **A** 61.0 ± 1.0 in 20.0 min; then B 59.0 ± 1.0 in 20.0 min (not told apart) |" in found
     assert "\n2030-01-01 · cores 2\n" in found
+    assert "up to 2.5 times as long with one seed as with another: C (A study)." in found
+    assert "| C | 0, 1, 2 | 5 | 10 | 20.0 |" in found
     same = {**file, "table": "u", "title": "Another study", "comparisons": [], "rows": [row("D", [70, 71, 72])]}
     (tmp_path / "u.json").write_text(json.dumps(same))
     elsewhere = {**same, "table": "v", "command": "glocal reproduce v --data shapes"}
