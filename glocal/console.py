@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from glocal.distributed import process_rank
@@ -60,18 +61,20 @@ def name_cell(text: str) -> Text:
     return Text(harmless(printable(text)))
 
 
-def progress_bar(unit: str, *, visible: bool = True, extra: tuple[str, ...] = ()) -> Progress:
-    """A bar with a count, `extra` fields of the task, the time spent and the time left; hidden off a terminal."""
+def progress_bar(unit: str, *, visible: bool = True, extra: tuple[str, ...] = (), left: str | None = None) -> Progress:
+    """A bar with a count, `extra` fields of the task, the time spent and the time left; hidden off a terminal.
+
+    The time left is that of the last half minute's pace. What moves more slowly says it in a field of the task, `left`.
+    """
+    usual = (TextColumn("so far,"), TimeRemainingColumn(), TextColumn("left"))
     return Progress(
         TextColumn("{task.description}", markup=False),  # names of folders are in it
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         *(TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in extra),
-        TimeElapsedColumn(),
-        TextColumn("so far,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TimeElapsedColumn(table_column=Column(min_width=7)),  # at a narrow terminal names are cut, not times
+        *(usual if left is None else (TextColumn(f"so far{{task.fields[{left}]}}"),)),
         console=console,
         disable=not visible or process_rank() != 0 or not console.is_terminal,
         transient=True,

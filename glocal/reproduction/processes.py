@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from glocal.console import console, progress_bar, tell
 from glocal.files import write_text
 from glocal.reproduction.jobs import LOG, RESULT, Job, is_done, read_result
+from glocal.reproduction.remaining import Remaining
 from glocal.signals import Stopped, StopSignals
+from glocal.training.budget import in_words
 
-_ROOM = 24  # characters of a job's title beside the bar
+_ROOM, _REST = 24, 67  # characters of a job's title beside the bar, at most, and of all else in that line
 _POLL = 0.2  # seconds
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -45,41 +48,60 @@ def run_jobs(
         Stopped: Ctrl-C, SIGTERM or another signal that means stop; the workers have written checkpoints.
     """
     waiting = [job for job in jobs if not is_done(job)]
-    running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by place, which says the GPU
-    bar = progress_bar("jobs", visible=progress, extra=("now",))
+    running: dict[int, _Running] = {}  # by place, which says the GPU
+    remaining = Remaining(number)
+    bar = progress_bar("jobs", visible=progress, extra=("now",), left="left")
     done = len(jobs) - len(waiting)
+
+    def time_left() -> str:
+        seconds = remaining.seconds(((one.job, one.seconds()) for one in running.values()), waiting)
+        return f", about {in_words(seconds)} left" if seconds else ""
+
     with StopSignals() as stop, bar:
-        task = bar.add_task("reproduce", total=len(jobs), completed=done, now="")
+        task = bar.add_task("reproduce", total=len(jobs), completed=done, now="", left="")
         try:
             while (waiting or running) and stop.received is None:
                 while waiting and len(running) < number:
                     place = next(free for free in range(number) if free not in running)
                     job = waiting.pop(0)
-                    running[place] = job, _start(job, device, place)
-                bar.update(task, now="; ".join(_short(job.title) for job, _ in running.values()))
+                    running[place] = _Running(job, _start(job, device, place), time.monotonic())
+                room = min(_ROOM, max(6, (console.width - _REST) // number - 2))
+                now = "; ".join(_short(one.job.title, room) for one in running.values())
+                bar.update(task, now=now, left=time_left())
                 time.sleep(_POLL)
-                for place, job in _ended(running):
-                    _, process = running.pop(place)
-                    _explain(job, process.returncode)
+                for place in [place for place, one in running.items() if one.process.poll() is not None]:
+                    ended = running.pop(place)
+                    job = ended.job
+                    _explain(job, ended.process.returncode)
+                    if is_done(job):
+                        remaining.ended(job, ended.seconds())
                     done += 1
                     bar.update(task, completed=done)
                     after(job)
                     if progress and not console.is_terminal:
-                        tell(f"{done} of {len(jobs)}: {job.title}{_said(job)}")
+                        tell(f"{done} of {len(jobs)}: {job.title}{_said(job)}{time_left()}")
         finally:
-            for _, process in running.values():
-                if process.poll() is None:
-                    process.terminate()
-            for _, process in running.values():
-                process.wait()
+            for one in running.values():
+                if one.process.poll() is None:
+                    one.process.terminate()
+            for one in running.values():
+                one.process.wait()
         if stop.received is not None:
             left = len(waiting) + len(running)
             raise Stopped(f"stopped with {left} of {len(jobs)} jobs to do", stop.received)
 
 
-def _short(title: str) -> str:
-    """Beside the bar there is little room."""
-    return title if len(title) <= _ROOM else f"{title[: _ROOM - 1]}…"
+class _Running(NamedTuple):
+    job: Job
+    process: subprocess.Popen[bytes]
+    began: float
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+def _short(title: str, room: int) -> str:
+    return title if len(title) <= room else f"{title[: room - 1]}…"
 
 
 def _start(job: Job, device: str, place: int) -> subprocess.Popen[bytes]:
@@ -100,10 +122,6 @@ def _start(job: Job, device: str, place: int) -> subprocess.Popen[bytes]:
             stderr=log,
             env=environment,
         )
-
-
-def _ended(running: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> Iterator[tuple[int, Job]]:
-    yield from [(place, job) for place, (job, process) in running.items() if process.poll() is not None]
 
 
 def _explain(job: Job, code: int) -> None:
