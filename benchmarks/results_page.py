@@ -57,7 +57,10 @@ def spent(file: dict[str, Any], alike: str) -> str:
     if alike == "time":
         ends = dict.fromkeys(f"{end:.1f}" for end in (min(all_), max(all_)))  # whole epochs: not quite the same
         return f"{' to '.join(ends)} CPU minutes"
-    return f"{round(min(all_), -3):,} image views" if alike == "views" else f"{min(all_)} epochs"
+    if alike == "views":
+        ends = dict.fromkeys(f"{round(end, -3):,}" for end in (min(all_), max(all_)))
+        return f"{' to '.join(ends)} image views"
+    return f"{min(all_)} epochs"
 
 
 def also(file: dict[str, Any], kinds: list[str]) -> str:

@@ -13,7 +13,7 @@ from tests.methods.cases import MOCO_BUDGET, RESNET_RUN, STRONG_VIEW, MethodCase
 CASE = MethodCase(
     trained={"loss": {"backbone", "projector"}},
     run={**RESNET_RUN, "method.queue_size": 128, "method.momentum": 0.95},
-    budget={**MOCO_BUDGET, "method.output_dim": 256, "views": [{**STRONG_VIEW, "count": 2}], "train.epochs": 12},
+    budget={**MOCO_BUDGET, "method.output_dim": 256, "views": [{**STRONG_VIEW, "count": 2}], "train.epochs": 20},
 )
 
 
