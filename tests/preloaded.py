@@ -19,11 +19,10 @@ from typing import Any
 
 # Everything is loaded; nothing has run, and so no thread been started, before a fork.
 _PARENT = """
-import gc, json, os, signal, sys
+import json, os, signal, sys
 import matplotlib.pyplot, torch.utils.tensorboard
 import glocal.embeddings.making, glocal.evaluation, glocal.training.run
 from glocal.cli import main
-gc.freeze()
 for line in sys.stdin:
     task = json.loads(line)
     if "end" in task:  # the pipe's end is not seen where another process has inherited it
