@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,8 +63,9 @@ def processes_together() -> Iterator[None]:
     meet_again("gloo", timedelta(days=7))
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=timedelta(days=7))
+    atexit.register(leave)  # after an error no earlier: one process tells of it, as long as it knows its number
     yield
-    dist.destroy_process_group()  # not after an error, of which one process tells as long as it knows its number
+    leave()
 
 
 def meet_again(backend: str, patience: timedelta | None = None) -> None:
@@ -80,9 +83,15 @@ def meet_again(backend: str, patience: timedelta | None = None) -> None:
 
 
 def leave() -> None:
-    """Takes leave of the other processes: one that just ends can end the others' waiting with an error."""
+    """Takes leave of the other processes: one that just ends can end the others' waiting with an error.
+
+    To destroy the group is not enough: the parallel module holds it too, in a cycle that only the garbage collector
+    frees. Until then gloo's threads live on, and one that lets go of a tensor when Python has ended aborts the process.
+    """
     if dist.is_available() and dist.is_initialized():
+        _by_cpu.clear()
         dist.destroy_process_group()
+        gc.collect()
 
 
 def wait_for_all() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 # Everything is loaded; nothing has run, and so no thread been started, before a fork.
 _PARENT = """
-import json, os, signal, sys
+import faulthandler, json, os, signal, sys
 import matplotlib.pyplot, torch.utils.tensorboard
 import glocal.embeddings.making, glocal.evaluation, glocal.training.run
 from glocal.cli import main
@@ -37,6 +37,7 @@ for line in sys.stdin:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
         for number, (name, flags) in enumerate(task["files"]):
             os.dup2(os.open(name, flags, 0o644), number)
+        faulthandler.enable()  # one that crashes says where
         os.environ.update(task["environment"])
         sys.argv = ["glocal", *task["arguments"]]
         exec(task["before"], {"__name__": "before"})
