@@ -108,10 +108,9 @@ def _dots(file: dict[str, Any], alike: str) -> Any:
 
 
 def _mean_curve(row: dict[str, Any], alike: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Minutes and accuracy, the mean of the runs that have all points."""
+    """The median of minutes and the mean of accuracy over the runs that have all points, as in the tables."""
     curves = [np.array(run["curve"], dtype=float) for run in runs_of(row, alike) if run.get("curve")]
     if not curves:
         return None
-    whole = [curve for curve in curves if len(curve) == max(map(len, curves))]
-    _, minutes, accuracy = np.mean(whole, axis=0).T
-    return minutes, accuracy
+    whole = np.stack([curve for curve in curves if len(curve) == max(map(len, curves))])  # (seeds, points, 3)
+    return np.median(whole[..., 1], axis=0), whole[..., 2].mean(axis=0)

@@ -38,6 +38,7 @@ _CROPS = ("global_ratio", "local_ratio", "smallest_local", "global_scale", "loca
 _IN_THE_VIEWS = {f"method.{name}" for name in _CROPS}
 _FILLED_IN = {"method.images", "method.classes", "method.clusters"}  # by a run, from its images, where they are null
 
+_VIEWS = "views."  # so begin the paths of single settings of views, which are there when the method is known
 _RESIZES = ("bilinear", "bicubic")  # what views can do of the ways in which weights' images were resized
 
 
@@ -238,17 +239,8 @@ def _resolved(
     data_size: int | None,
     statistics: ImageStatistics | None = None,
 ) -> AnyRecipe:
-    raw = copied(mapping)
-    method = raw.get("method")
-    named = overrides.get("method.name")
-    if isinstance(method, Mapping) and named is not None and not same_method(_word(named), _word(method.get("name"))):
-        raw["method"] = {}  # settings of one method say nothing about another
-    of_views = {path: value for path, value in overrides.items() if path.startswith("views.")}
-    for path, value in overrides.items():
-        if path not in of_views:
-            assign(raw, path, value)
-    raw = _with_method(raw)
-    recipe = _check(raw)
+    raw, recipe = sections(mapping, overrides)
+    of_views = {path: value for path, value in overrides.items() if path.startswith(_VIEWS)}
     kind = method_class(recipe.method.name)
     size = recipe.data.size or data_size or 224
     raw["data"] = {**(raw.get("data") or {}), "size": size}
@@ -272,6 +264,30 @@ def _resolved(
     if kind.reads_geometry:
         _refuse_warps(recipe)
     return recipe
+
+
+def sections(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], AnyRecipe]:
+    """Checks what can be checked before the images are known: all but single settings of views.
+
+    Args:
+        mapping, overrides: as for `build_recipe`.
+
+    Returns:
+        The mapping with what is set on top of it, and what that says.
+
+    Raises:
+        GlocalError: as `build_recipe`.
+    """
+    raw = copied(mapping)
+    method = raw.get("method")
+    named = overrides.get("method.name")
+    if isinstance(method, Mapping) and named is not None and not same_method(_word(named), _word(method.get("name"))):
+        raw["method"] = {}  # settings of one method say nothing about another
+    for path, value in overrides.items():
+        if not path.startswith(_VIEWS):
+            assign(raw, path, value)
+    raw = _with_method(raw)
+    return raw, _check(raw)
 
 
 def _refuse_warps(recipe: AnyRecipe) -> None:

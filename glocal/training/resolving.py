@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glocal.config import DEFAULT_METHOD, AnyRecipe, build_recipe, load_mapping, settle_row
+from glocal.config import DEFAULT_METHOD, AnyRecipe, build_recipe, load_mapping, sections, settle_row
 from glocal.console import note, warn
 from glocal.data.decoding.reading import allow_pixels
 from glocal.data.lanes.choice import natural_size
@@ -57,6 +57,7 @@ def resolve(
         there = f"; the run in {folder} goes on with --recipe {folder}/recipe.yaml" if goes_on(folder) else ""
         raise GlocalError(f"no images: give a folder or a data set (--data), or data.source in the recipe{there}")
     start = begin(mapping, overrides or {}, folder)
+    sections(start.mapping, start.overrides)  # a mistyped key is told before a million images are listed
     largest = start.overrides.get("data.max_pixels", (start.mapping.get("data") or {}).get("max_pixels"))
     allow_pixels(largest if isinstance(largest, int) else None)  # before the first header is read
     source = open_by(named, start.mapping.get("data"), start.overrides, without=folder)

@@ -394,6 +394,17 @@ def _SameImage() -> Any:
 
 
 @pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [({"train.epoch": 5}, "train.epochs"), ({"method.name": "moco", "method.queue": 64}, "method.queue_size")],
+)
+def test_a_mistyped_setting_is_told_before_the_images_are_listed(
+    tmp_path: Path, overrides: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(GlocalError, match=f"did you mean {told}"):  # and not that there is no such folder
+        glocal.pretrain(tmp_path / "nowhere", tmp_path / "a", overrides=overrides, progress=False)
+
+
 def test_other_settings_in_the_same_folder_are_refused_and_harmless_ones_not(tmp_path: Path) -> None:
     run(tmp_path / "a", train__epochs=1)
     with pytest.raises(
