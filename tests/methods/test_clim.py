@@ -25,6 +25,7 @@ CASE = MethodCase(
         "method.refresh_epochs": 2,
         "method.neighbors": 10,
         "method.positives": 5,
+        "train.epochs": 20,
     },
 )
 
