@@ -90,10 +90,14 @@ def _entries(file: dict[str, Any], row: dict[str, Any]) -> list[Entry]:
 
 
 def first(entries: list[Entry], title: str) -> str:
-    """The best of some rows in one measure, with its minutes, and the best one of another method."""
-    ranked = sorted(
-        (one for one in entries if title in one.measures), key=lambda one: mean(one.measures[title]), reverse=True
-    )
+    """The best of some rows in one measure, with its minutes, and the best one of another method.
+
+    A row with a single seed counts only where its method has no other: what is a little better once may be chance.
+    """
+    measured = [one for one in entries if title in one.measures]
+    several = {one.method for one in measured if len(one.measures[title]) > 1}
+    kept = [one for one in measured if len(one.measures[title]) > 1 or one.method not in several]
+    ranked = sorted(kept, key=lambda one: mean(one.measures[title]), reverse=True)
     if not ranked:
         return "–"
     top = ranked[0]

@@ -28,16 +28,17 @@ ROOT = Path(__file__).parents[1]
 INTRODUCTION = """\
 Every number here was measured by `glocal reproduce` and is computed from the files in `benchmarks/results/` by
 `benchmarks/results_page.py`; nothing is typed. ± is the sample standard deviation over seeds. In tables of differences,
-the number in brackets is the difference divided by its standard error. With three seeds a row, 2.8 or more comes by
-chance once in twenty comparisons; with two seeds, 4.3. With one seed nothing is known. CPU minutes are those of the
-training alone, one thread a run; of several seeds, the median. The last column of a table has the k-NN accuracy that
-was measured while training, at the end and at its best, for some papers report their best epoch. All other numbers here
-are from the last epoch. [The end](#how-the-tables-were-made) has the commands that measure each table again, and what
-was scaled down from print."""
+the number in brackets is the difference divided by its standard error. Between two equally good rows of three seeds,
+2.8 or more turns up once in twenty times; of two seeds, 4.3. Take less for chance. A single seed shows no spread, so
+its difference may always be chance. CPU minutes are those of the training alone, one thread a run; of several seeds,
+the median. The last column of a table has the k-NN accuracy that was measured while training, at the end and at its
+best, for some papers report their best epoch. All other numbers here are from the last epoch. [The
+end](#how-the-tables-were-made) has the commands that measure each table again, and what was scaled down from print."""
 
 FIRST = """\
-The best row in each measure among those that took so many minutes or less, and the best row of another method. "Not
-told apart" means that the difference may be chance, or that one of the two has a single seed."""
+The best row in each measure among those that took so many minutes or less, and the best row of another method. A row
+with one seed counts only where its method has no row with more. "Not told apart" means that the difference may be
+chance, or that one of the two has a single seed."""
 
 LOOKS = "k-NN in training: last, best (%)"
 LOOKS_TUNING = "k-NN in training, of training images: last, best (%)"

@@ -146,6 +146,9 @@ def test_the_next_one_is_another_method_and_not_other_settings(tmp_path: Path, r
     file = {"table": "t", "title": "T", "command": "c", "rows": rows, "metrics": {"linear": "linear"}}
     first = results_page.best([file])
     assert "**A** 60.0 (one seed) in 20.0 min; then B 50.0" in first
+    more = row("A, slowly", [59, 59.5], settings=settings, recipe="a")  # what was better once may be chance
+    first = results_page.best([{**file, "rows": [rows[0], more, rows[2]]}])
+    assert "**A, slowly** 59.2 ± 0.4 (two seeds) in 20.0 min; then B 50.0 (one seed)" in first
 
 
 def test_runs_of_other_days_and_machines_are_named(tmp_path: Path, results_page: Any) -> None:
