@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,4 +135,39 @@ def pair_tokens(
         weight=weight,
         teacher_starts=[0, *teaches.sum(dim=1).cumsum(0).tolist()],
         student_starts=[0, *learns.sum(dim=(1, 2)).cumsum(0).tolist()],
+    )
+
+
+class PatchRows(NamedTuple):
+    """Matched patches of several views, each beside the one of a fixed view that it learns from, on the CPU.
+
+    Attributes:
+        row: (M,) int64, of the learning views' tokens (B · tokens), one view after another.
+        image: (M,) int64, its image.
+        token: (M,) int64, what it learns from, among the tokens of its image in the fixed view; 0 is the CLS token.
+        weight: (M,): each image in each view has the same share, and so have the patches in it; 1 in all.
+    """
+
+    row: Tensor
+    image: Tensor
+    token: Tensor
+    weight: Tensor
+
+
+def patch_rows(matches: PatchMatches, tokens: Sequence[int]) -> PatchRows:
+    """The rows of matched patches, without CLS tokens.
+
+    Args:
+        matches: of the fixed view (a) with each learning view (b), (B, V, M), on the CPU.
+        tokens: of each learning view, with the CLS token.
+    """
+    image, view, _ = matches.valid.nonzero(as_tuple=True)
+    size = torch.tensor(tokens)
+    offset = len(matches.valid) * (size.cumsum(0) - size)
+    found = matches.valid.sum(dim=-1)  # (B, V)
+    return PatchRows(
+        row=offset[view] + image * size[view] + 1 + matches.index_b[matches.valid],
+        image=image,
+        token=1 + matches.index_a[matches.valid],
+        weight=1 / (found.numel() * found[image, view]),
     )

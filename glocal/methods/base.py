@@ -81,7 +81,7 @@ class Method(nn.Module):
         now: the settings that may be schedules, as numbers for the present step.
         seed: the run's seed, for draws of the method's own (`glocal.views.random`).
         phases: the updates of a step, in order; the last one's loss is the one that is logged.
-        refresh_epochs: every so many epochs, from `refresh_first` on, `refresh` gets the embeddings of all images; 0:
+        refresh_epochs: in epoch `refresh_first` and then every so many, `refresh` gets the embeddings of all images; 0:
             never.
         optimizers: the names of the optimisers that the method works with.
         compares_rows: `compare` looks at each row by itself; False where the other rows are negatives.

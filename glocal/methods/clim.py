@@ -44,8 +44,8 @@ class SelectionSettings(MethodSettings):
     """
 
     rule: Rule = "center"  # random, knn, kmeans, knn_kmeans: the alternatives of Table 6 (there knn has neighbors=10)
-    refresh_epochs: int = Field(5, ge=1)  # positives are selected in epochs 0, refresh_epochs, 2·refresh_epochs, …
-    first_epoch: int = Field(0, ge=0)  # but in none before this one: till then every image is its own positive
+    refresh_epochs: int = Field(5, ge=1)  # epochs between two selections
+    first_epoch: int = Field(0, ge=0)  # of the first selection: till then every image is its own positive
     clusters: Amount | None = None  # null: one for 128 images, about the paper's 10,000 for ImageNet
     cluster_start: Literal["k-means++", "random"] = "random"
     cluster_iterations: Rounds = 20

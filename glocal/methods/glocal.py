@@ -29,6 +29,7 @@ from torch.nn.functional import normalize
 
 from glocal.distributed import all_gather, all_gather_with_gradient, process_count, process_rank
 from glocal.losses import decorrelation, local_dissimilarity, sce, view_contrast
+from glocal.losses.tokens import patch_rows
 from glocal.methods.base import Method, ParameterGroup
 from glocal.methods.clim import SelectionSettings, draw_partners, mix, select
 from glocal.models.affinity import affinity_loss, fixed_affinity
@@ -243,20 +244,14 @@ class Glocal(Method):
             grids[1:],
             rule=settings.matching,
         )
-        image, view, _ = matches.valid.nonzero(as_tuple=True)  # (M,)
-        learning = [tokens[number] for number in views]
-        start = torch.tensor([0, *(its.shape[0] * its.shape[1] for its in learning)]).cumsum(0)
-        row = start[view] + image * (grids[1:][view] ** 2 + 1) + 1 + matches.index_b[matches.valid]
-        found = matches.valid.sum(dim=-1)  # (B, V)
-        weight = 1 / (found.numel() * found[image, view])
-        row, image, column, weight = (
-            to_device(its, whole.device) for its in (row, image, 1 + matches.index_a[matches.valid], weight)
-        )
+        learning = [tokens[view] for view in views]
+        rows = patch_rows(matches, [its.shape[1] for its in learning])
+        row, image, token, weight = (to_device(its, whole.device) for its in rows)
         others = all_gather(whole.detach().transpose(0, 1))  # (P·B, W, D)
         place = torch.arange(len(others), device=whole.device).repeat_interleave(len(whole))
         return sce(
             self.project(torch.cat([its.flatten(0, 1) for its in learning])[row]),
-            self.project(tokens[1][image, column]).detach(),
+            self.project(tokens[1][image, token]).detach(),
             others.flatten(0, 1),
             temperature=self.now.temperature,
             target_temperature=self.now.target_temperature,

@@ -178,16 +178,15 @@ class Work:
     def _refreshes(self, epochs: int, done: int) -> int:
         if not self.refresh_epochs:
             return 0
-        first = max(shortened(self.refresh_first, epochs, self.refresh_of), -(-done // self.steps_per_epoch))
-        return max(0, -(-epochs // self.refresh_epochs) - -(-first // self.refresh_epochs))
+        first, begun = shortened(self.refresh_first, epochs, self.refresh_of), -(-done // self.steps_per_epoch)
+        return len(range(first, epochs, self.refresh_epochs)) - len(
+            range(first, min(begun, epochs), self.refresh_epochs)
+        )
 
     def most_epochs(self, costs: Costs, seconds: float) -> int:
         """The most epochs that take no longer; 0 where not even one does."""
         most = max(1, int(seconds / (costs.step * self.steps_per_epoch)) + 1)
-        epochs = bisect_right(range(1, most + 1), seconds, key=lambda epochs: self.seconds(costs, epochs))
-        while epochs and self.seconds(costs, epochs) > seconds:  # where a shortened start shifts a look by one
-            epochs -= 1
-        return epochs
+        return bisect_right(range(1, most + 1), seconds, key=lambda epochs: self.seconds(costs, epochs))
 
     def nearest_epochs(self, costs: Costs, seconds: float, over: float) -> int:
         """The epochs whose end is nearest to a time, at most `over` seconds after it; 0 where not even one fits.

@@ -98,9 +98,12 @@ def train(
     module, *wrapped = fabric.setup(method, *optimizers.values())
     optimizers = dict(zip(optimizers, wrapped, strict=True))
     bounds = set(dict(method.named_buffers())).intersection(not_finite(method, {}))  # some networks keep infinite ones
-    refresh_every = method.refresh_epochs * order.steps_per_epoch
+    refresh_first, refresh_every = (
+        epochs * order.steps_per_epoch for epochs in (method.refresh_first, method.refresh_epochs)
+    )
     beside = stream_beside(fabric.device)
-    batches = made_beside(lane.batches(first_step, _next_multiple(first_step, refresh_every, total)), beside)
+    until = _next_refresh(first_step, refresh_first, refresh_every, total)
+    batches = made_beside(lane.batches(first_step, until), beside)
     freeze = Freeze(method, settings.freeze_backbone_epochs * order.steps_per_epoch)
     meter = LossMeter(fabric.device, settings.batch_size, first_step)
     saved, kept, done, last_save = "none yet", first_step, first_step, time.monotonic()
@@ -159,17 +162,17 @@ def train(
             for step in range(first_step, total):
                 clock = Clock(step, order.steps_per_epoch, length_at(step, settings, order.steps_per_epoch))
                 epoch = step // order.steps_per_epoch
-                if refresh_every and step % refresh_every == 0:
-                    if epoch >= method.refresh_first:
-                        start = time.perf_counter()
-                        meet()
-                        with aside("refresh"):
-                            found = lent(method, lambda: embed_all(method, lane, order.length, fabric, meet))
-                            method.refresh(found, epoch)
-                        if fabric.global_rank == 0 and progress:
-                            said = f"epoch {epoch}: {recipe.method.name} looked at all images in"
-                            bar.console.print(f"{said} {time.perf_counter() - start:.1f} s", markup=False)
-                    batches = made_beside(lane.batches(step, _next_multiple(step, refresh_every, total)), beside)
+                if refresh_every and step >= refresh_first and (step - refresh_first) % refresh_every == 0:
+                    start = time.perf_counter()
+                    meet()
+                    with aside("refresh"):
+                        found = lent(method, lambda: embed_all(method, lane, order.length, fabric, meet))
+                        method.refresh(found, epoch)
+                    if fabric.global_rank == 0 and progress:
+                        said = f"epoch {epoch}: {recipe.method.name} looked at all images in"
+                        bar.console.print(f"{said} {time.perf_counter() - start:.1f} s", markup=False)
+                    until = _next_refresh(step, refresh_first, refresh_every, total)
+                    batches = made_beside(lane.batches(step, until), beside)
                 parts = list(islice(batches, settings.accumulate))
                 asked, late = meet() if several else (0, False)
                 freeze.at(step)
@@ -244,9 +247,9 @@ def steps_of(epochs: float, order: BatchOrder) -> int:
     return max(1, round(epochs * order.steps_per_epoch)) if epochs else 0
 
 
-def _next_multiple(step: int, every: int, last: int) -> int:
-    """The first multiple of `every` after `step`, at most `last`."""
-    return min(last, (step // every + 1) * every) if every else last
+def _next_refresh(step: int, first: int, every: int, last: int) -> int:
+    """The first of `first`, `first + every`, … that comes after `step`, at most `last`; `last` without `every`."""
+    return min(last, max(first, first + ((step - first) // every + 1) * every)) if every else last
 
 
 @torch.no_grad()

@@ -1,9 +1,12 @@
 """CLIM: mixing, resolutions, positives."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+import glocal
 from glocal.config import build_recipe, load_mapping
 from glocal.errors import GlocalError
 from glocal.losses import cutmix_info_nce, info_nce
@@ -118,6 +121,25 @@ def test_selection_waits_for_its_first_epoch() -> None:
     assert (method.refresh_epochs, method.refresh_first) == (5, 5)
     clustered(method, epoch=5)
     assert method.positives.shape == (64, 5)
+
+
+def test_positives_are_selected_from_the_first_epoch_on_and_then_every_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selected = []
+    select = CLIM.refresh
+    monkeypatch.setattr(
+        CLIM, "refresh", lambda self, found, epoch: (selected.append(epoch), select(self, found, epoch))
+    )
+    settings = {
+        **CASE.run,
+        "method.name": "clim",
+        "method.first_epoch": 1,
+        "method.refresh_epochs": 2,
+        "train.epochs": 6,
+    }
+    glocal.pretrain("shapes:train:32", tmp_path, overrides=settings, progress=False)
+    assert selected == [1, 3, 5]
 
 
 def test_settings_that_exclude_each_other_are_named() -> None:
